@@ -1,0 +1,228 @@
+"""What is inside frames: functions, arguments, values and exceptions as bytes, and the culprit when they refuse.
+
+Plain pickle first; what it cannot carry goes by cloudpickle, which takes 15 ms to import and so is met on first
+need only. Both sides use this.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import pickle
+import sys
+import traceback
+import types
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
+
+PROTOCOL = 5
+_FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
+
+
+@functools.cache
+def main_is_importable() -> bool:
+    """Whether a fresh child can import this process's `__main__`: not in notebooks, `-c`, stdin or a prompt."""
+    main = sys.modules.get("__main__")
+    if main is None:
+        return False
+    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
+        return True
+    path = getattr(main, "__file__", None)
+    return path is not None and os.path.isfile(path)
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle `value`, by cloudpickle where plain pickle cannot. Raises whatever the latter raises."""
+    try:
+        data = pickle.dumps(value, PROTOCOL)
+    except Exception:
+        pass
+    else:
+        # A reference into a `__main__` that the other side cannot import would only fail over there.
+        if main_is_importable() or b"__main__" not in data:
+            return data
+    import cloudpickle
+
+    return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
+
+
+def dump_function(fn: Callable[..., Any]) -> bytes:
+    """Pickle the function of a task. Raises: `SerializationError`."""
+    try:
+        return dumps(fn)
+    except Exception as error:
+        raise _explained("function", fn, error) from error
+
+
+def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+    """Pickle the arguments of a call: `args` alone, or with `kwargs`. Raises: `SerializationError`."""
+    arguments = (args, dict(kwargs)) if kwargs else args
+    try:
+        return dumps(arguments)
+    except Exception as error:
+        for position, value in enumerate(args):
+            if _refusal(value) is not None:
+                raise _explained(f"argument {position}", value, error) from error
+        for name, value in kwargs.items():
+            if _refusal(value) is not None:
+                raise _explained(f"argument {name!r}", value, error) from error
+        raise _explained("arguments", arguments, error) from error
+
+
+def is_stateless(fn: Callable[..., Any]) -> bool:
+    """Whether `fn` pickles as a mere name, so that its bytes can be kept: they can never go stale."""
+    return (
+        isinstance(fn, _FUNCTIONS_BY_REFERENCE)
+        and getattr(fn, "__self__", None).__class__ in (types.NoneType, types.ModuleType)
+        and "<" not in getattr(fn, "__qualname__", "<")
+        and (getattr(fn, "__module__", None) != "__main__" or main_is_importable())
+    )
+
+
+# -- failures ------------------------------------------------------------------------------------------------
+
+
+class Failure(NamedTuple):
+    """How a call failed, as the child tells it: plain strings and bytes, so it always crosses.
+
+    `kind` is "raised", with the pickled exception; or "function", "arguments", "result" or "exception": the thing
+    that did not cross.
+    """
+
+    kind: str
+    type_name: str
+    text: str
+    traceback: str
+    pickled: bytes | None
+
+
+def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int = 1) -> bytes:
+    """Pickle what became of a call that failed with `error`; `frames_to_skip` of ours are left out of its
+    traceback."""
+    trace = error.__traceback__
+    for _ in range(frames_to_skip):
+        trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    type_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
+    try:
+        shown = "".join(traceback.format_exception(type(error), error, trace))
+    except Exception as broken:  # the user's __str__ may raise too
+        shown = f"{type_name}: (no traceback: {broken!r})\n"
+    pickled = _dump_exception(error) if kind == "raised" else None
+    if kind == "raised" and pickled is None:
+        kind = "exception"
+    return pickle.dumps(tuple(Failure(kind, type_name, _text_of(error), shown, pickled)), PROTOCOL)
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:
+        return f"(its text could not be made: {broken!r})"
+
+
+class _ByParts:
+    """Pickles an exception without its `__init__`, which may want other arguments than `args`."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self.error), self.error.args, dict(self.error.__dict__))
+
+
+def _dump_exception(error: BaseException) -> bytes | None:
+    """Pickle `error` such that it surely loads, or return None. Loading is tried here: the parent is too late."""
+    for form in (error, _ByParts(error)):
+        try:
+            data = dumps(form)
+            loaded = pickle.loads(data)
+        except Exception:
+            continue
+        if type(loaded).__qualname__ == type(error).__qualname__:
+            return data
+    return None
+
+
+def load_failure(body: bytes) -> tuple[BaseException, str]:
+    """Return the exception that a call failed with, and the kind of the failure.
+
+    The child's traceback is its `__cause__`. Runs the user's code (`__setstate__` and the like) under a guard.
+    """
+    failure = Failure(*pickle.loads(body))
+    error: BaseException | None = None
+    if failure.pickled is not None:
+        try:
+            error = pickle.loads(failure.pickled)
+        except Exception:
+            failure = failure._replace(kind="exception")
+    if not isinstance(error, BaseException):
+        error = SerializationError(_crossing_message(failure))
+    error.__cause__ = RemoteTraceback(failure.traceback)
+    return error, failure.kind
+
+
+def _crossing_message(failure: Failure) -> str:
+    if failure.kind == "exception":
+        return (
+            f"the task raised {failure.type_name}: {failure.text}\nbut that exception cannot be pickled and "
+            f"loaded again; the traceback below is the child's"
+        )
+    if failure.kind == "function":
+        return (
+            f"the function could not be loaded in the child ({failure.type_name}: {failure.text}); it must be "
+            f"importable there: define it in a module, or above the `if __name__ == '__main__':` of the script"
+        )
+    if failure.kind == "arguments":
+        return f"the arguments could not be loaded in the child ({failure.type_name}: {failure.text})"
+    return f"the {failure.kind} could not be pickled: {failure.text}"
+
+
+# -- who is to blame -----------------------------------------------------------------------------------------
+
+
+def explain_result(value: Any, error: BaseException) -> SerializationError:
+    """Return the error that names what in the result `value` refused to be pickled."""
+    return _explained("result", value, error)
+
+
+def _explained(what: str, value: Any, error: BaseException) -> SerializationError:
+    path, culprit = _find_culprit(value)
+    where = f", at {path}" if path else ""
+    kind = type(culprit)
+    return SerializationError(
+        f"the {what} cannot be pickled: {kind.__module__}.{kind.__qualname__}{where} ({_text_of(error)})"
+    )
+
+
+def _refusal(value: Any) -> Exception | None:
+    try:
+        dumps(value)
+    except Exception as error:
+        return error
+    return None
+
+
+def _find_culprit(value: Any, path: str = "", depth: int = 0) -> tuple[str, Any]:
+    """Return the path to the innermost part of `value` that cannot be pickled, and that part."""
+    if depth < 8:  # deeper paths do not read any better
+        for step, part in _parts_of(value):
+            if _refusal(part) is not None:
+                return _find_culprit(part, path + step, depth + 1)
+    return path, value
+
+
+def _parts_of(value: Any) -> list[tuple[str, Any]]:
+    if isinstance(value, Mapping):
+        return [(f"[{key!r}]", part) for key, part in list(value.items())[:1000]]
+    if isinstance(value, (list, tuple)):
+        return [(f"[{index}]", part) for index, part in enumerate(value[:1000])]
+    if isinstance(value, (set, frozenset)):
+        return [("{...}", part) for part in list(value)[:1000]]
+    if isinstance(value, types.FunctionType):
+        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
+        return [(f" closing over {name}", cell.cell_contents) for name, cell in cells]
+    if isinstance(value, types.MethodType):
+        return [(".__self__", value.__self__)]
+    return [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]

@@ -1,0 +1,53 @@
+"""What the operating system lends: `linux` (epoll, pidfd, memfd, signals from a pipe) or the `portable` rest.
+
+The choice is made once, here. PROCBACKGROUND_PLATFORM=portable forces the fallback on Linux, so that the tests can
+run it there.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM") != "portable"
+
+if IS_LINUX:
+    from procbackground._platform.linux import (
+        HAS_PIDFD,
+        STACK_SIGNAL,
+        Poller,
+        Wakeup,
+        arm_life_pipe,
+        count_oom_kills,
+        make_memory_file,
+        open_pidfd,
+        send_signal,
+        tree_rss_bytes,
+    )
+else:
+    from procbackground._platform.portable import (
+        HAS_PIDFD,
+        STACK_SIGNAL,
+        Poller,
+        Wakeup,
+        arm_life_pipe,
+        count_oom_kills,
+        make_memory_file,
+        open_pidfd,
+        send_signal,
+        tree_rss_bytes,
+    )
+
+__all__ = [
+    "HAS_PIDFD",
+    "IS_LINUX",
+    "STACK_SIGNAL",
+    "Poller",
+    "Wakeup",
+    "arm_life_pipe",
+    "count_oom_kills",
+    "make_memory_file",
+    "open_pidfd",
+    "send_signal",
+    "tree_rss_bytes",
+]

@@ -1,0 +1,1 @@
+"""Decisions only: no thread, clock, pipe or log line below this package."""

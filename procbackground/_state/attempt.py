@@ -1,0 +1,65 @@
+"""One execution of a job in one worker: the transition table.
+
+The states are plain strings: a job that simply succeeds passes three of them in a few microseconds, and goes
+straight from state to state there (`scheduler`, marked "shortcut"); a test holds the shortcuts against this table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+# States.
+QUEUED: Final = "queued"
+SENT: Final = "sent"  # written to a worker, which may have begun it: its mark in the shared page tells
+STOPPING: Final = "stopping"
+RETURNED: Final = "returned"
+RAISED: Final = "raised"
+STOPPED: Final = "stopped"
+LOST: Final = "lost"
+
+# Events.
+DISPATCHED: Final = "dispatched"
+TAKEN_BACK: Final = "taken back"  # before it began: the attempt is not charged
+STOP_ASKED: Final = "stop asked"
+VALUE_CAME: Final = "value came"
+ERROR_CAME: Final = "error came"
+WORKER_DIED: Final = "worker died"
+
+TRANSITIONS: Mapping[str, Mapping[str, str]] = {
+    QUEUED: {DISPATCHED: SENT, STOP_ASKED: STOPPED},
+    SENT: {
+        VALUE_CAME: RETURNED,
+        ERROR_CAME: RAISED,
+        TAKEN_BACK: QUEUED,
+        STOP_ASKED: STOPPING,
+        WORKER_DIED: LOST,
+    },
+    # The answer may be in the pipe already when we ask for the stop; an answer counts. A second stop changes
+    # nothing: the first reason is the one that is reported.
+    STOPPING: {
+        VALUE_CAME: RETURNED,
+        ERROR_CAME: RAISED,
+        TAKEN_BACK: STOPPED,
+        STOP_ASKED: STOPPING,
+        WORKER_DIED: STOPPED,
+    },
+    RETURNED: {},
+    RAISED: {},
+    STOPPED: {},
+    LOST: {},
+}
+
+TERMINAL = frozenset(state for state, exits in TRANSITIONS.items() if not exits)
+
+
+class IllegalTransition(Exception):
+    """An event that cannot happen in this state: a bug, never a user's mistake."""
+
+
+def next_state(state: str, event: str) -> str:
+    """Return the state after `event`; raise `IllegalTransition` for a pair the table lacks."""
+    try:
+        return TRANSITIONS[state][event]
+    except KeyError:
+        raise IllegalTransition(f"{event!r} in state {state!r}") from None

@@ -1,0 +1,188 @@
+"""A job: a task from queued to settled, across its attempts.
+
+A million may be queued, so a job stores what differs from its like and no more: what it shares with others of the
+same function and limits is in a `Recipe`, what only a job with a history needs is in a `History`.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from procbackground._state import attempt as a
+from procbackground.report import Attempt, Outcome
+from procbackground.retry import Retry
+from procbackground.task import NO_LIMIT
+
+if TYPE_CHECKING:
+    from procbackground._state.fleet import Worker
+    from procbackground.handle import TaskHandle
+
+# A task that runs for less is worth sending ahead of its turn; above, waiting in a worker's pipe buys nothing, and
+# the task would have to be fetched back for another worker.
+SHORT_TASK_S = 0.001
+
+PREFETCH_DEPTH = 16  # 1 gives 25,000 no-ops a second, 16 gives 160,000, 64 not twice that
+
+
+class Recipe:
+    """What jobs of the same function and limits have in common. Limits are resolved: `inf` is none."""
+
+    __slots__ = (
+        "blob", "deadline_s", "depth", "interval_s", "is_loop", "isolate", "mean_s", "memory_limit", "name",
+        "needs_judge", "priority", "reusable", "retry", "stalled_s", "timeout_s", "watch_s",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        name: str,
+        blob: bytes,
+        *,
+        reusable: bool = False,
+        is_loop: bool = False,
+        retry: Retry | None = None,
+        timeout_s: float = NO_LIMIT,
+        deadline_s: float = NO_LIMIT,
+        stalled_s: float = NO_LIMIT,
+        memory_limit: int | None = None,
+        priority: int = 0,
+        interval_s: float = 0.0,
+        isolate: bool = False,
+    ) -> None:
+        self.name = name
+        encoded = name.encode()[:65535]
+        self.blob = struct.pack("<H", len(encoded)) + encoded + blob
+        self.reusable = reusable
+        self.is_loop = is_loop
+        self.retry = retry if retry is not None and retry.can_retry else None
+        self.needs_judge = self.retry is not None and self.retry.judges_results
+        self.timeout_s = timeout_s
+        self.deadline_s = deadline_s
+        self.stalled_s = stalled_s
+        self.watch_s = min(timeout_s, stalled_s)  # how soon after its start an attempt is worth a look
+        self.memory_limit = memory_limit
+        self.priority = priority
+        self.interval_s = interval_s
+        self.isolate = isolate
+        self.mean_s = -1.0  # running mean of the duration of an attempt; below 0 while unknown
+        self.depth = 1  # how many may be on their way to one worker
+
+    def learn(self, duration_s: float, count: int = 1) -> None:
+        """Take in that `count` attempts took `duration_s` together, and settle how far to send ahead."""
+        mean_s = duration_s / count
+        if self.mean_s >= 0:
+            # Slow down at once, speed up with patience: a wrong guess of "short" makes other tasks wait.
+            weight = 0.5 if mean_s > self.mean_s else 0.2
+            mean_s = self.mean_s + weight * (mean_s - self.mean_s)
+        self.mean_s = mean_s
+        is_short = mean_s < SHORT_TASK_S and self.timeout_s > 10 * SHORT_TASK_S
+        self.depth = PREFETCH_DEPTH if is_short and not self.isolate else 1
+
+
+class History:
+    """What a job gathers once anything but a plain success happens to it."""
+
+    __slots__ = (
+        "attempts", "deadline_s", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
+        "stalled_since_s",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.attempts: list[Attempt] = []
+        self.first_started_s: float | None = None  # monotonic
+        self.idle_for_s = 0.0  # spent in pauses between attempts
+        self.deadline_s = NO_LIMIT  # monotonic
+        self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
+        self.iterations = 0  # of a loop's process, when an iteration of it failed last
+        self.deaths_in_a_row = 0  # processes of a loop that ended without one whole iteration
+
+
+# Between attempts a job is in none of the attempt's states.
+JUDGED = "judged"  # its outcome is with the retry policy
+WAITING = "waiting"  # for its next attempt
+SETTLED = "settled"
+
+
+class Job:
+    """An accepted task. `state` is one of `_state.attempt` or of this module."""
+
+    __slots__ = (
+        "attempt", "flags", "handle", "history", "number", "payload", "recipe", "sequence", "started_s",
+        "state", "worker",
+    )  # fmt: skip
+
+    def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes, flags: int = 0) -> None:
+        self.handle = handle
+        self.recipe = recipe
+        self.payload = payload  # what follows the function in the request
+        self.flags = flags  # of the request
+        self.number = 0  # order of acceptance
+        self.state = a.QUEUED
+        self.attempt = 1
+        self.sequence = 0  # of the latest dispatch, within its worker
+        self.worker: Worker | None = None
+        self.started_s = 0.0  # monotonic, of the running attempt
+        self.history: History | None = None
+
+    def __lt__(self, other: Job) -> bool:
+        """Whether this job goes first: higher priority, then order of acceptance."""
+        if self.recipe.priority != other.recipe.priority:
+            return self.recipe.priority > other.recipe.priority
+        return self.number < other.number
+
+    @property
+    def has_settled(self) -> bool:
+        return self.state == SETTLED
+
+    @property
+    def needs_fresh_worker(self) -> bool:
+        """Whether the next attempt must run in a process that has run nothing else."""
+        return self.attempt > 1 or self.recipe.isolate
+
+    def with_history(self) -> History:
+        if self.history is None:
+            self.history = History()
+        return self.history
+
+    def move(self, event: str) -> None:
+        """Take the attempt's next state from the table."""
+        self.state = a.next_state(self.state, event)
+
+    def record(
+        self,
+        outcome: Outcome,
+        now_s: float,
+        wall: Callable[[float], float],
+        *,
+        pid: int | None,
+        exit_code: int | None = None,
+        error: BaseException | None = None,
+        cost: tuple[float, int] | None = None,
+    ) -> None:
+        """Note how the running attempt ended; `wall` turns monotonic times into those of `time.time()`."""
+        cpu_seconds, peak_memory = cost if cost is not None else (None, None)
+        history = self.with_history()
+        history.attempts.append(
+            Attempt(
+                number=self.attempt,
+                pid=pid,
+                started=wall(self.started_s),
+                ended=wall(now_s),
+                outcome=outcome,
+                exit_code=exit_code,
+                error=error,
+                cpu_seconds=cpu_seconds,
+                peak_memory=peak_memory,
+            )
+        )
+        if history.first_started_s is None:
+            history.first_started_s = self.started_s
+
+    def attempts(self) -> list[Attempt]:
+        """The attempts that have ended, and the running one."""
+        ended = list(self.history.attempts) if self.history is not None else []
+        worker = self.worker
+        if worker is not None and self.state in (a.SENT, a.STOPPING):
+            ended.append(Attempt(self.attempt, worker.pid, worker.wall(self.started_s)))
+        return ended

@@ -1,0 +1,147 @@
+"""Settles handles and tells observers, outside every lock, where the user's code cannot hold anybody up.
+
+Seventh stop of a task. Two kinds of threads: one tells the observers, in order; a few, made on demand, run what may
+block otherwise: unpickling of values that are more than plain data, retry policies, done-callbacks.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from procbackground.observers.base import events_wanted_by
+
+logger = logging.getLogger("procbackground")
+
+# A thread that has been at one piece of work for longer is held up by the user's code: others get another thread.
+HELD_UP_S = 0.05
+MAX_THREADS = 64  # of held-up ones; beyond that the rest waits
+IDLE_THREAD_S = 5.0
+
+
+class Errands:
+    """Runs pieces of the user's code in threads of its own, in order while none of them blocks."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self._changed = threading.Condition(threading.Lock())
+        self._threads: dict[threading.Thread, float | None] = {}  # since when each is at its present work
+        self._idle = 0
+        self._is_stopping = False
+
+    def put(self, fn: Callable[..., object], *args: Any) -> None:
+        """Have `fn(*args)` run soon. What it raises is logged."""
+        with self._changed:
+            self._work.append((fn, args))
+            if self._idle:
+                self._changed.notify()
+            elif not self._threads:
+                self._add_thread()
+
+    def relieve(self) -> bool:
+        """Give waiting work another thread if all are held up; return whether work is still waiting."""
+        if not self._work:
+            return False
+        with self._changed:
+            now_s = time.monotonic()
+            is_held_up = all(
+                since_s is not None and now_s - since_s > HELD_UP_S for since_s in self._threads.values()
+            )
+            if self._work and is_held_up and not self._idle and len(self._threads) < MAX_THREADS:
+                self._add_thread()
+            return bool(self._work)
+
+    @property
+    def has_backlog(self) -> bool:
+        return bool(self._work)
+
+    def owns(self, thread: threading.Thread) -> bool:
+        return thread in self._threads
+
+    def stop(self, timeout_s: float) -> None:
+        """Let the threads end when all work is done; wait up to `timeout_s`, and leave to itself what blocks."""
+        with self._changed:
+            self._is_stopping = True
+            self._changed.notify_all()
+            threads = list(self._threads)
+        until_s = time.monotonic() + timeout_s
+        for thread in threads:
+            if thread is not threading.current_thread():
+                thread.join(max(0.0, until_s - time.monotonic()))
+
+    def _add_thread(self) -> None:
+        thread = threading.Thread(target=self._run, name=f"{self._name}-errand", daemon=True)
+        self._threads[thread] = time.monotonic()
+        thread.start()
+
+    def _run(self) -> None:
+        me = threading.current_thread()
+        while True:
+            with self._changed:
+                self._threads[me] = None
+                while not self._work:
+                    if self._is_stopping or len(self._threads) - self._idle > 4:
+                        del self._threads[me]
+                        return
+                    self._idle += 1
+                    was_told = self._changed.wait(IDLE_THREAD_S)
+                    self._idle -= 1
+                    if not was_told and not self._work:
+                        del self._threads[me]
+                        return
+                fn, args = self._work.popleft()
+                self._threads[me] = time.monotonic()
+            try:
+                fn(*args)
+            except Exception:
+                logger.exception("exception in %r", fn)
+            del fn, args  # keeps nothing of a finished task alive while it waits
+
+
+class Observers:
+    """Passes events to the observers, one at a time, in one thread."""
+
+    def __init__(self, observers: Iterable[Any], name: str) -> None:
+        self._observers = [(observer, events_wanted_by(observer)) for observer in observers]
+        self.wanted: frozenset[str] = frozenset().union(*(wanted for _, wanted in self._observers))
+        self._events: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._name = name
+
+    def start(self) -> None:
+        if self.wanted and self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
+            self._thread.start()
+
+    def put(self, name: str, event: Any) -> None:
+        """Have the observers' method `name` called with `event`. Make the event only if `name` is in `wanted`."""
+        self._events.put((name, event))
+
+    def owns(self, thread: threading.Thread) -> bool:
+        return thread is self._thread
+
+    def stop(self, timeout_s: float) -> bool:
+        """Wait until all events are delivered; return False when an observer holds them up for `timeout_s`."""
+        if self._thread is None:
+            return True
+        self._events.put(None)
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (told := self._events.get()) is not None:
+            name, event = told
+            for observer, wanted in self._observers:
+                if name not in wanted:
+                    continue
+                try:
+                    getattr(observer, name)(event)
+                except Exception:  # one bad observer must not cost the others their news
+                    logger.exception("observer %r failed in %s", observer, name)
+            del told, event

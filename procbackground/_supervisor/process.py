@@ -1,0 +1,284 @@
+"""One worker's process as the parent holds it: its pipes, its signals, its end; and starting one directly.
+
+`Direct` starts each worker as a `multiprocessing` process of its own: what `spawn` and `fork` contexts ask for,
+and what there is without a zygote (see `zygote`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+from procbackground import _platform
+from procbackground._state.fleet import Worker
+from procbackground._wire import FrameReader
+from procbackground._worker.main import Boot, WorkerFds
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
+
+
+class WorkerProcess:
+    """The process of a worker, from the parent's side."""
+
+    __slots__ = (
+        "closed", "death_fd", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen", "pid", "pidfd",
+        "process", "reader", "result_fd", "task_fd", "unsent", "worker",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        launcher: Launcher,
+        pid: int,
+        task_fd: int,
+        result_fd: int,
+        death_fd: int,
+        pidfd: int | None,
+        notes_fd: int,
+        process: BaseProcess | None = None,
+    ) -> None:
+        self.launcher = launcher
+        self.pid = pid
+        self.task_fd = task_fd  # -1 once closed
+        self.result_fd = result_fd  # -1 once at its end
+        self.death_fd = death_fd  # readable when the process has ended
+        self.pidfd = pidfd
+        self.notes_fd = notes_fd
+        self.notes_seen = 0
+        self.process = process
+        self.exit_code: int | None = None
+        self.is_dying = False
+        self.closed = False
+        self.reader = FrameReader()
+        self.unsent: memoryview | None = None
+        self.worker: Worker | None = None  # set once the supervisor has it
+        for fd in (task_fd, result_fd):
+            os.set_blocking(fd, False)
+
+    def write(self, data: bytes | memoryview) -> memoryview | None:
+        """Write to the worker; return what the pipe has no room for."""
+        try:
+            written = os.write(self.task_fd, data)
+        except BlockingIOError:
+            written = 0
+        except OSError:
+            return None  # it died: its death is noticed elsewhere, and the jobs go to another
+        return None if written == len(data) else memoryview(data)[written:]
+
+    def signal_group(self, signal_number: int) -> None:
+        """Signal the worker and what it started in its group.
+
+        Until it is released its pid cannot be used again, so no stranger is met.
+        """
+        try:
+            os.killpg(self.pid, signal_number)
+        except (ProcessLookupError, PermissionError):
+            # It has not made itself a group leader yet (or macOS reports a group of zombies this way).
+            _platform.send_signal(self.pidfd, self.pid, signal_number)
+
+    def ask_for_stack(self) -> bool:
+        """Have the child dump its Python stacks; return False where that is not possible."""
+        if not _platform.STACK_SIGNAL:
+            return False
+        self.notes_seen = self._notes_size()
+        _platform.send_signal(self.pidfd, self.pid, _platform.STACK_SIGNAL)
+        return True
+
+    def read_notes(self) -> str | None:
+        """Return what the child has noted since `ask_for_stack`, or since its start; None when that is nothing."""
+        size = self._notes_size() - self.notes_seen
+        if size <= 0:
+            return None
+        try:
+            return os.pread(self.notes_fd, min(size, NOTES_LIMIT), self.notes_seen).decode(errors="replace")
+        except OSError:
+            return None
+
+    def _notes_size(self) -> int:
+        try:
+            return os.fstat(self.notes_fd).st_size
+        except OSError:
+            return 0
+
+    def close_tasks(self) -> None:
+        """Let the worker know that nothing more will come."""
+        if self.task_fd >= 0:
+            os.close(self.task_fd)
+            self.task_fd = -1
+
+    def close(self) -> None:
+        """Let go of all descriptors, and of the pid."""
+        if self.closed:
+            return
+        self.closed = True
+        self.close_tasks()
+        fds = {self.result_fd, self.notes_fd}
+        if self.pidfd is not None:
+            fds.add(self.pidfd)
+        for fd in fds:
+            if fd >= 0:
+                os.close(fd)
+        self.launcher.release(self)
+
+
+# Told of a worker whose process did not start, why, and whether another try may do better.
+LaunchFailed: TypeAlias = Callable[[Worker, Exception, bool], None]
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failed start is the machine's state of the moment, not a mistake that will repeat itself."""
+    return isinstance(error, (OSError, EOFError))  # EOFError: the fork server died, and is started again
+
+
+class Launcher(Protocol):
+    """Starts the processes of workers."""
+
+    def launch(self, worker: Worker) -> None:
+        """Start a process for `worker`; tells `launched` or `launch_failed` of the supervisor, now or later."""
+
+    def exit_code_of(self, process: WorkerProcess) -> int | None:
+        """Return the exit code of a process that has ended, or None while it is not known."""
+
+    def release(self, process: WorkerProcess) -> None:
+        """The pid may be used again."""
+
+    def close(self) -> None:
+        """Let go of everything; no worker lives any more."""
+
+    def expects_exit_code(self, process: WorkerProcess) -> bool:
+        """Whether an exit code that is not known yet will be told."""
+
+    def preload(self, module: str) -> None:
+        """Workers started later should have imported `module` already, if that is possible."""
+
+
+class Fd:
+    """A descriptor that travels to a child of any start method."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd
+
+        return _receive_fd, (DupFd(self.fd),)
+
+    def take(self) -> int:
+        """Return the descriptor, in the child."""
+        os.set_inheritable(self.fd, False)
+        return self.fd
+
+
+def _receive_fd(duplicate: Any) -> Fd:
+    return Fd(duplicate.detach())
+
+
+class Direct:
+    """Starts each worker by the context's own `Process`."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        boot: Boot,
+        page_fd: int,
+        life_fd: int,
+        launched: Callable[[Worker, WorkerProcess], None],
+        launch_failed: LaunchFailed,
+    ) -> None:
+        self._context: Any = context
+        self._boot = boot
+        self._page_fd = page_fd
+        self._life_fd = life_fd
+        self._launched = launched
+        self._launch_failed = launch_failed
+
+    def launch(self, worker: Worker) -> None:
+        fds: list[int] = []
+        try:
+            task_read, task_write = os.pipe()
+            fds += (task_read, task_write)
+            result_read, result_write = os.pipe()
+            fds += (result_read, result_write)
+            notes_fd = _platform.make_memory_file("procbackground-notes")
+            fds.append(notes_fd)
+            theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, self._page_fd)]
+            process = self._context.Process(
+                target=run_directly,
+                name=f"procbackground-worker-{worker.number}",
+                args=(theirs, worker.number, worker.line, self._boot),
+                daemon=False,  # a daemonic process may not start children of its own
+            )
+            process.start()
+        except Exception as error:
+            for fd in fds:
+                os.close(fd)
+            self._launch_failed(worker, error, is_passing(error))
+            return
+        os.close(task_read)
+        os.close(result_write)
+        # The fork server reaps its children at once, so that a pid is no handle on them; then the sentinel is.
+        own_child = self._context.get_start_method() != "forkserver"
+        pidfd = _platform.open_pidfd(process.pid) if own_child else None
+        death_fd = process.sentinel if pidfd is None else pidfd
+        self._launched(
+            worker,
+            WorkerProcess(
+                self, process.pid, task_write, result_read, death_fd, pidfd, notes_fd, process
+            ),
+        )
+
+    def exit_code_of(self, process: WorkerProcess) -> int | None:
+        assert process.process is not None
+        return process.process.exitcode
+
+    def expects_exit_code(self, process: WorkerProcess) -> bool:
+        return False  # `multiprocessing` knows it once the sentinel is ready
+
+    def release(self, process: WorkerProcess) -> None:
+        child = process.process
+        assert child is not None
+        child.join(1.0)  # has ended: this only reaps it
+        try:
+            child.close()
+        except ValueError:
+            pass  # still there: `multiprocessing` reaps it when it next looks
+
+    def close(self) -> None:
+        pass
+
+    def preload(self, module: str) -> None:
+        pass
+
+
+def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
+    """The target of a worker's own `multiprocessing` process."""
+    from procbackground._page import map_page
+    from procbackground._worker.main import Worker as ChildWorker
+    from procbackground._worker.main import leave
+
+    tasks, results, life, notes, page = (fd.take() for fd in fds)
+    words = map_page(page)
+    os.close(page)
+    leave(ChildWorker(WorkerFds(tasks, results, life, notes), words, line, boot).run())
+
+
+def wait_for_exit(process: BaseProcess, timeout_s: float) -> int | None:
+    """Wait for a helper process to end by itself, then end it; return its exit code."""
+    process.join(timeout_s)
+    if process.exitcode is None and process.pid is not None:
+        os.kill(process.pid, signal.SIGKILL)
+        until_s = time.monotonic() + 1.0
+        while process.exitcode is None and time.monotonic() < until_s:
+            process.join(0.05)
+    exit_code = process.exitcode
+    try:
+        process.close()
+    except ValueError:
+        pass  # unkillable: left to the life pipe
+    return exit_code

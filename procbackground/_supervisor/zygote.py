@@ -1,0 +1,223 @@
+"""Keeps a zygote that forks fresh workers in a millisecond, and replaces it when it dies or hangs.
+
+The parent's side; the child's is `_worker.zygote`. The zygote is started by the context's `Process`, so by default
+from the fork server: it is a clean, single-threaded process whatever the parent has running.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable
+from multiprocessing.context import BaseContext
+from typing import TYPE_CHECKING, Any
+
+from procbackground._state.fleet import Worker
+from procbackground._supervisor.process import Fd, LaunchFailed, WorkerProcess, is_passing, wait_for_exit
+from procbackground._worker import zygote as child
+from procbackground._worker.main import Boot
+
+if TYPE_CHECKING:
+    from multiprocessing.process import BaseProcess
+
+FIRST_ANSWER_S = 60.0  # it imports `__main__` and what that imports before it can answer
+ANSWER_S = 2.0  # a fork takes a millisecond
+
+
+class Zygote:
+    """Starts workers by asking the zygote to fork itself."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        boot: Boot,
+        page_fd: int,
+        life_fd: int,
+        preload: tuple[str, ...],
+        watch: Callable[[int, Callable[[], None]], None],
+        forget: Callable[[int], None],
+        launched: Callable[[Worker, WorkerProcess], None],
+        launch_failed: LaunchFailed,
+        exited: Callable[[WorkerProcess], None],
+    ) -> None:
+        self._context: Any = context
+        self._boot = boot
+        self._page_fd = page_fd
+        self._life_fd = life_fd
+        self._preloaded = list(preload)
+        self._unfit: set[str] = set()  # modules that start threads when imported
+        self._watch = watch
+        self._forget = forget
+        self._launched = launched
+        self._launch_failed = launch_failed
+        self._exited = exited
+        self._control: socket.socket | None = None
+        self._process: BaseProcess | None = None
+        self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
+        self._has_answered = False
+        self._living: dict[int, WorkerProcess] = {}
+
+    # -- what the supervisor asks --------------------------------------------------------------------------
+
+    def launch(self, worker: Worker) -> None:
+        try:
+            if self._control is None:
+                self._start()
+            assert self._control is not None
+            self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
+        except Exception as error:
+            self._launch_failed(worker, error, is_passing(error))
+            return
+        self._pending[worker.number] = (worker, time.monotonic())
+
+    def exit_code_of(self, process: WorkerProcess) -> int | None:
+        return process.exit_code
+
+    def expects_exit_code(self, process: WorkerProcess) -> bool:
+        return process.pid in self._living
+
+    def release(self, process: WorkerProcess) -> None:
+        self._living.pop(process.pid, None)
+        self._ask(child.REAP + child.PID.pack(process.pid))
+
+    def preload(self, module: str) -> None:
+        if module == "__main__" or module in self._preloaded or module in self._unfit:
+            return
+        self._preloaded.append(module)
+        self._ask(child.PRELOAD + module.encode())
+
+    def close(self) -> None:
+        self._end()
+
+    @property
+    def overdue_s(self) -> float:
+        """When a zygote that has not answered is to be taken for dead; `inf` when nothing is asked of it."""
+        if not self._pending:
+            return float("inf")
+        asked_s = min(asked_s for _, asked_s in self._pending.values())
+        return asked_s + (ANSWER_S if self._has_answered else FIRST_ANSWER_S)
+
+    def replace(self) -> None:
+        """End a zygote that hangs; the next launch starts another. The workers live on."""
+        self._end()
+
+    # -- its life ------------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            ours.setblocking(False)
+            fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
+            process = self._context.Process(
+                target=_run_zygote,
+                name="procbackground-zygote",
+                args=(fds, self._boot, tuple(self._preloaded)),
+                daemon=False,
+            )
+            process.start()
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        self._control = ours
+        self._process = process
+        self._has_answered = False
+        self._watch(ours.fileno(), self._read)
+
+    def _end(self) -> None:
+        control, self._control = self._control, None
+        process, self._process = self._process, None
+        if control is not None:
+            self._forget(control.fileno())
+            control.close()
+        exit_code = None
+        if process is not None:
+            exit_code = wait_for_exit(process, 0.5)
+        # One that ends by itself before its first answer could not import `__main__`, and never will.
+        never_worked = not self._has_answered and exit_code is not None and exit_code > 0
+        pending, self._pending = self._pending, {}
+        for worker, _ in pending.values():
+            if never_worked:
+                self._launch_failed(worker, ChildProcessError(_never_worked(exit_code)), False)
+            else:
+                self._launch_failed(worker, ConnectionError("the zygote died"), True)
+        orphans, self._living = self._living, {}
+        for orphan in orphans.values():
+            # Nobody will tell their exit codes; their pidfds still tell their ends.
+            if orphan.is_dying:
+                self._exited(orphan)
+
+    def _ask(self, request: bytes) -> None:
+        if self._control is None:
+            return
+        try:
+            self._control.send(request)
+        except OSError:
+            pass  # full or dead: a hint or a zombie less, and both are seen to when the zygote is replaced
+
+    # -- its answers ---------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        while self._control is not None:
+            try:
+                packet, fds, _, _ = socket.recv_fds(self._control, 4096, 4)
+            except BlockingIOError:
+                return
+            except OSError:
+                packet, fds = b"", []
+            if not packet:
+                self._end()
+                return
+            self._has_answered = True
+            self._take(packet[:1], packet[1:], fds)
+
+    def _take(self, kind: bytes, body: bytes, fds: list[int]) -> None:
+        if kind == child.EXITED:
+            pid, exit_code = child.EXIT.unpack(body)
+            process = self._living.get(pid)
+            if process is not None:
+                process.exit_code = exit_code
+                self._exited(process)
+        elif kind == child.FORKED:
+            number, pid = child.FORK_RESULT.unpack(body)
+            worker = self._pending.pop(number)[0]
+            for fd in fds:
+                os.set_inheritable(fd, False)
+            if len(fds) < 4:
+                # We are out of descriptors; the kernel dropped those that did not fit.
+                for fd in fds:
+                    os.close(fd)
+                os.kill(pid, signal.SIGKILL)
+                self._ask(child.REAP + child.PID.pack(pid))
+                self._launch_failed(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)), True)
+                return
+            task_fd, result_fd, pidfd, notes_fd = fds
+            process = WorkerProcess(self, pid, task_fd, result_fd, pidfd, pidfd, notes_fd)
+            self._living[pid] = process
+            self._launched(worker, process)
+        elif kind == child.REFUSED:
+            number, code = child.FORK_RESULT.unpack(body)
+            self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)), True)
+        elif kind == child.UNFIT:
+            # Start over without that module: a fork of a process with threads may find a lock held for ever.
+            module = body.decode()
+            self._unfit.add(module)
+            if module in self._preloaded:
+                self._preloaded.remove(module)
+            self._end()
+
+
+def _never_worked(exit_code: int | None) -> str:
+    return (
+        f"the process that is to start them ended with exit code {exit_code} while it prepared `__main__`; its "
+        "own output says why. A script that starts a manager when it is imported lacks "
+        "`if __name__ == '__main__':`"
+    )
+
+
+def _run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:
+    child.serve(child.ZygoteFds(*(fd.take() for fd in fds)), boot, preload)

@@ -1,0 +1,33 @@
+"""The worker's way to the parent: whole frames into one pipe, from any thread of the child."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+from procbackground import _wire
+
+
+class Channel:
+    """Writes frames. A frame that was cut short ends the process: nothing after it could be read."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._lock = threading.Lock()
+        self._is_torn = False
+        self._pid = os.getpid()
+
+    def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
+        """Write one frame, behind `prefix`, a frame that belongs to it."""
+        data = prefix + _wire.HEADER.pack(len(body), sequence, kind) + body
+        with self._lock:
+            if self._is_torn:
+                os._exit(1)
+            self._is_torn = True
+            _wire.write_all(self._fd, data)
+            self._is_torn = False
+
+    @property
+    def is_own(self) -> bool:
+        """Whether this is the worker, not a process that the task forked: two writers would mix their frames."""
+        return os.getpid() == self._pid

@@ -1,0 +1,301 @@
+"""Calls one function and turns whatever happens into an answer. In the child."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import struct
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from procbackground import _wire
+from procbackground._page import ITERATIONS, PAUSED, SIGN_NS, STOP
+from procbackground._pickling import PROTOCOL, dump_failure, dumps, explain_result
+from procbackground._worker import relay
+from procbackground._worker.channel import Channel
+from procbackground.context import Context
+
+_HEAD = struct.Struct("<BHI")  # the call's part of `_wire.CALL_HEAD`
+_HEAD_SIZE = _HEAD.size
+_NAME_LENGTH = struct.Struct("<H")
+
+# Attempts shorter than this are not worth the system calls that measure them, nor the bytes that report it.
+WORTH_MEASURING_S = 0.001
+
+KEPT_FUNCTIONS = 256
+
+
+class StopTask(SystemExit):
+    """Unwinds a task that is to stop: its `finally` blocks run."""
+
+
+class TaskContext(Context):
+    """The running task as seen from inside it; made on the first `current()` of a call."""
+
+    __slots__ = ("_executor", "_sequence")
+
+    def __init__(self, executor: Executor, name: str, attempt: int, sequence: int) -> None:
+        super().__init__(name, attempt)
+        self._executor = executor
+        self._sequence = sequence
+
+    @property
+    def stopping(self) -> bool:
+        executor = self._executor
+        executor.is_cooperative = True
+        return executor.words[executor.base + STOP] != 0
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        self.heartbeat()
+        channel = self._executor.channel
+        if channel.is_own:
+            told = (_number(done), None if total is None else _number(total), _text(message))
+            channel.send(_wire.PROGRESS, self._sequence, pickle.dumps(told, PROTOCOL))
+
+    def heartbeat(self) -> None:
+        executor = self._executor
+        executor.words[executor.base + SIGN_NS] = time.monotonic_ns()
+
+    def wait(self, seconds: float) -> bool:
+        if not self.stopping:
+            self._executor.sleep(seconds)
+        return self.stopping
+
+
+class Executor:
+    """Runs calls and loops, one at a time, and answers each."""
+
+    def __init__(self, channel: Channel, words: memoryview, base: int, task_fd: int) -> None:
+        self.channel = channel
+        self.words = words
+        self.base = base
+        self.is_calling = False  # the user's code is on the stack
+        self.is_cooperative = False  # ... and looks after `stopping` itself
+        self._was_stopped = False
+        self._task_fd = task_fd
+        self._is_loop = False
+        self._wake_pipe: tuple[int, int] | None = None
+        self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
+        self._name = ""
+        self._attempt = 1
+        self._sequence = 0
+        self._context: TaskContext | None = None
+
+    # -- one call ------------------------------------------------------------------------------------------
+
+    def call(self, sequence: int, body: bytes) -> None:
+        """Run the request in `body` and send its answer before anything else is begun."""
+        flags, self._attempt, length = _HEAD.unpack_from(body)
+        self._sequence = sequence
+        self._context = None
+        self.is_cooperative = False
+        what = "function"
+        cpu_start_s = time.process_time()
+        start_s = time.perf_counter()
+        self.is_calling = True
+        try:
+            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
+            if "loguru" in sys.modules:
+                relay.install_loguru()
+            what = "arguments"
+            arguments: Any = ()
+            if len(body) > _HEAD_SIZE + length:
+                arguments = pickle.loads(body[_HEAD_SIZE + length :])
+            what = "raised"
+            if flags & _wire.PER_ITEM:
+                value = self._call_each(fn, arguments)
+            elif flags & _wire.HAS_KWARGS:
+                value = fn(*arguments[0], **arguments[1])
+            else:
+                value = fn(*arguments)
+            del arguments
+            what = "result"
+            kind = _wire.NOTHING if value is None else _wire.VALUE
+            answer = b"" if value is None else _dump_result(value)
+            del value
+        except StopTask:
+            raise
+        except BaseException as error:
+            if self._was_stopped:
+                raise StopTask from error  # what an unwinding task raises is no answer
+            kind = _wire.FAILURE
+            answer = dump_failure(error, what)
+        finally:
+            self.is_calling = False
+        prefix = b""
+        if time.perf_counter() - start_s >= WORTH_MEASURING_S:
+            prefix = _cost_frame(time.process_time() - cpu_start_s)
+        # What the task printed is there when its result is.
+        try:
+            sys.stdout.flush()
+        except Exception:
+            pass
+        self.channel.send(kind, sequence, answer, prefix)
+
+    def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
+        kept = self._functions.get(blob)
+        if kept is None:
+            (name_length,) = _NAME_LENGTH.unpack_from(blob)
+            name = blob[2 : 2 + name_length].decode()
+            kept = (pickle.loads(blob[2 + name_length :]), name)
+            if flags & _wire.IS_REUSABLE:
+                if len(self._functions) >= KEPT_FUNCTIONS:
+                    self._functions.clear()
+                self._functions[blob] = kept
+        self._name = kept[1]
+        return kept[0]
+
+    def _call_each(self, fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
+        """Call `fn` for each item of a chunk; a raising item yields its failure and harms no other."""
+        answers: list[Any] = []
+        words, sign = self.words, self.base + ITERATIONS
+        for index, item in enumerate(items):
+            words[sign] = index  # a death is charged to this item
+            try:
+                answers.append((True, fn(*item)))
+            except StopTask:
+                raise
+            except BaseException as error:
+                if self._was_stopped:
+                    raise StopTask from error
+                answers.append((False, dump_failure(error)))
+        return answers
+
+    # -- a loop --------------------------------------------------------------------------------------------
+
+    def loop(self, sequence: int, body: bytes) -> None:
+        """Run iterations until a stop is asked for. Between them there is a look at a word, and no message."""
+        flags, self._attempt, length = _HEAD.unpack_from(body)
+        self._sequence = sequence
+        self._is_loop = True
+        position = _HEAD_SIZE + length
+        interval_s, notes_starts = _wire.LOOP_HEAD.unpack_from(body, position)
+        position += _wire.LOOP_HEAD.size
+        try:
+            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
+        except Exception as error:
+            self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "function"))
+            return
+        try:
+            arguments = pickle.loads(body[position:]) if len(body) > position else ()
+        except Exception as error:
+            self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
+            return
+        args, kwargs = arguments if flags & _wire.HAS_KWARGS else (arguments, {})
+        if "loguru" in sys.modules:
+            relay.install_loguru()
+        while self._iterate(fn, args, kwargs, interval_s, notes_starts):
+            pass
+        self.channel.send(_wire.LOOP_ENDED, sequence)
+
+    def _iterate(
+        self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool
+    ) -> bool:
+        """Run iterations until one fails or a stop is asked for; return whether to go on."""
+        words = self.words
+        stop, count, sign, paused = (self.base + word for word in (STOP, ITERATIONS, SIGN_NS, PAUSED))
+        finished = words[count]
+        self.is_calling = True
+        try:
+            # 0.1 µs an iteration over the body: two words and a call.
+            while not words[stop]:
+                if notes_starts:
+                    words[sign] = time.monotonic_ns()
+                fn(*args, **kwargs)
+                finished += 1
+                words[count] = finished
+                if interval_s:
+                    self._pause(interval_s, paused)
+            return False
+        except StopTask:
+            raise
+        except BaseException as error:
+            if self._was_stopped:
+                raise StopTask from error
+            failure = dump_failure(error)
+        finally:
+            self.is_calling = False
+        words[paused] = 1  # the parent decides; its time is not the iteration's
+        try:
+            sys.stdout.flush()
+        except Exception:
+            pass
+        self.channel.send(_wire.ITERATION_FAILED, self._sequence, failure)
+        if not os.read(self._task_fd, _wire.HEADER_SIZE):
+            return False  # the parent wants no more of this process
+        self._attempt = 1
+        self._context = None
+        if interval_s and not words[stop]:
+            self._pause(interval_s, paused)
+        words[paused] = 0
+        return True
+
+    def _pause(self, interval_s: float, paused: int) -> None:
+        self.words[paused] = 1
+        try:
+            sys.stdout.flush()
+        except Exception:
+            pass
+        self.sleep(interval_s)
+        self.words[paused] = 0
+
+    # -- stopping ------------------------------------------------------------------------------------------
+
+    def current(self) -> Context:
+        """What `procbackground.current()` returns here."""
+        if self._is_loop:
+            # A retried iteration that passed was the last to bear its attempt's number.
+            attempt = 1 if self.words[self.base + ITERATIONS] else self._attempt
+            return TaskContext(self, self._name, attempt, self._sequence)
+        context = self._context
+        if context is None:
+            context = self._context = TaskContext(self, self._name, self._attempt, self._sequence)
+        return context
+
+    def stop(self) -> None:
+        """Called in the handler of an announced SIGTERM, in the main thread, anywhere in the user's code."""
+        if self._wake_pipe is not None:
+            os.write(self._wake_pipe[1], b"\0")
+        if not self.is_cooperative:
+            self._was_stopped = True
+            raise StopTask(-15)
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until `seconds` have passed or a stop is asked for: by SIGTERM, or for a loop by the end of its
+        task pipe."""
+        if self._wake_pipe is None:
+            self._wake_pipe = os.pipe()
+            os.set_blocking(self._wake_pipe[1], False)
+        watched = [self._wake_pipe[0]]
+        if self._is_loop:
+            watched.append(self._task_fd)
+        # Asked after the pipe exists: a stop that came before wrote to no pipe, one that comes later does.
+        if seconds > 0 and not self.words[self.base + STOP]:
+            select.select(watched, [], [], seconds)
+
+
+def _number(value: Any) -> float:
+    """Return a plain number: the parent loads progress where foreign code must not run."""
+    return value if type(value) in (int, float) else float(value)
+
+
+def _text(message: Any) -> str | None:
+    return None if message is None else str(message)
+
+
+def _dump_result(value: Any) -> bytes:
+    try:
+        return dumps(value)
+    except Exception as error:
+        raise explain_result(value, error) from error
+
+
+def _cost_frame(cpu_s: float) -> bytes:
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak_bytes = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
+    return _wire.frame(_wire.MEASURED, 0, _wire.COST.pack(max(0.0, cpu_s), peak_bytes))

@@ -1,0 +1,81 @@
+"""Makes the child audible: its log records, the standard library's and loguru's, travel to the parent's handlers."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+import pickle
+import sys
+from typing import Any
+
+from procbackground import _wire
+from procbackground._pickling import PROTOCOL
+from procbackground._worker.channel import Channel
+
+_channel: Channel | None = None
+_has_loguru = False
+
+
+class _RelayHandler(logging.handlers.QueueHandler):
+    """Prepares records as for a queue, and sends them up the worker's pipe."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__(None)  # type: ignore[arg-type]  # there is no queue: `enqueue` sends
+        self._channel = channel
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        if self._channel.is_own:
+            body = pickle.dumps(("logging", record.__dict__), PROTOCOL)
+            self._channel.send(_wire.LOG_RECORD, 0, body)
+
+
+def install(channel: Channel, level: int) -> None:
+    """Replace the root logger's handlers by one that sends records of `level` and above to the parent.
+
+    What a module configured while it was imported would print a second time.
+    """
+    global _channel, _has_loguru
+    _channel, _has_loguru = channel, False
+    logging.root.handlers[:] = [_RelayHandler(channel)]
+    logging.root.setLevel(level)
+    if "loguru" in sys.modules:
+        install_loguru()
+
+
+def install_loguru() -> None:
+    """Likewise for loguru, once the child has imported it."""
+    global _has_loguru
+    if _has_loguru or not hasattr(sys.modules.get("loguru"), "logger"):
+        return
+    _has_loguru = True
+    from loguru import logger
+
+    logger.remove()
+    logger.add(_send_loguru, level=0, format="{message}", catch=True)
+
+
+def _send_loguru(message: Any) -> None:
+    record = message.record
+    exception = record["exception"]
+    shown = {
+        "level": record["level"].name,
+        "level_no": record["level"].no,
+        "message": record["message"],
+        "name": record["name"],
+        "function": record["function"],
+        "line": record["line"],
+        "time": record["time"],
+        "extra": {str(key): _plain(value) for key, value in record["extra"].items()},
+        "exception": str(message) if exception is not None else None,
+    }
+    if _channel is not None and _channel.is_own:
+        _channel.send(_wire.LOG_RECORD, 0, pickle.dumps(("loguru", shown), PROTOCOL))
+
+
+def _plain(value: Any) -> Any:
+    """Return `value` if it crosses by plain pickle, else its text."""
+    try:
+        pickle.loads(pickle.dumps(value, PROTOCOL))
+    except Exception:
+        return repr(value)
+    return value

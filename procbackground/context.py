@@ -1,0 +1,51 @@
+"""What running code may ask and tell: `current()` in a task; outside one, a context whose calls do nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+
+class Context:
+    """The running task, as seen from inside it. Get it by `procbackground.current()`.
+
+    Outside a task `attempt` is 1, `name` is "" and `stopping` is False, `wait` just sleeps and the other calls do
+    nothing, so that functions stay callable in plain code.
+    """
+
+    __slots__ = ("attempt", "name")
+
+    def __init__(self, name: str = "", attempt: int = 1) -> None:
+        self.name = name
+        self.attempt = attempt
+
+    @property
+    def stopping(self) -> bool:
+        """Whether a stop was asked for: by `cancel()`, `close()`, a timeout or a deadline."""
+        return False
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell how far the task is. Reaches `handle.progress` and `on_task_progress`, and counts as a heartbeat."""
+
+    def heartbeat(self) -> None:
+        """Tell that the task is alive: `stalled_threshold` counts from here. Costs well under a microsecond."""
+
+    def wait(self, seconds: float) -> bool:
+        """Sleep for `seconds`, or until a stop is asked for; return `stopping`."""
+        time.sleep(max(0.0, seconds))
+        return False
+
+
+_OUTSIDE = Context()
+_find_current: Callable[[], Context] | None = None
+
+
+def current() -> Context:
+    """Return the context of the running task; outside a task one whose calls do nothing."""
+    return _OUTSIDE if _find_current is None else _find_current()
+
+
+def set_finder(find: Callable[[], Context] | None) -> None:
+    """Tell `current()` where to look; the worker calls this once when it starts."""
+    global _find_current
+    _find_current = find

@@ -1,0 +1,146 @@
+"""Every exception that the package raises, each with the facts of the failure as attributes.
+
+At the bottom of the import order: the child imports it too, so it stays free of psutil, tenacity and loguru.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+from concurrent.futures.process import BrokenProcessPool
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from procbackground.task import Task
+
+
+class ProcbackgroundError(Exception):
+    """Root of all errors of this package.
+
+    Attributes: `task`, the `Task` concerned, or None; `attempt`, its number from 1 on, or None; `pid` of the
+    process that ran it, or None when none did.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        task: Task[Any] | None = None,
+        attempt: int | None = None,
+        pid: int | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.task = task
+        self.attempt = attempt
+        self.pid = pid
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Nested managers send these through a pipe. A task whose function cannot be pickled must not cost the
+        # error its type, so such a task stays behind.
+        state = dict(self.__dict__)
+        try:
+            pickle.dumps(state.get("task"))
+        except Exception:
+            state["task"] = None
+        return _rebuild, (type(self), self.args, state)
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class TaskTimeoutError(ProcbackgroundError, TimeoutError):
+    """An attempt ran over its `timeout`, or the task over its `deadline`.
+
+    Attributes: `timeout`, the limit that was passed, in seconds; `stack`, the Python stack of the child at that
+    moment as text, or None where it could not be taken.
+    """
+
+    def __init__(
+        self, message: str = "", *, timeout: float = 0.0, stack: str | None = None, **facts: Any
+    ) -> None:
+        super().__init__(message, **facts)
+        self.timeout = timeout
+        self.stack = stack
+
+
+class MemoryLimitError(ProcbackgroundError, MemoryError):
+    """The attempt's process tree held more than its `memory_limit`.
+
+    Attributes: `limit` and `peak`, in bytes.
+    """
+
+    def __init__(self, message: str = "", *, limit: int = 0, peak: int = 0, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.limit = limit
+        self.peak = peak
+
+
+class WorkerDiedError(ProcbackgroundError, BrokenProcessPool):
+    """The worker ended before it answered; the task may have run in part.
+
+    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell.
+    """
+
+    def __init__(self, message: str = "", *, exit_code: int | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.exit_code = exit_code
+
+    @property
+    def signal(self) -> str | None:
+        """Name of the signal that killed the worker, such as "SIGKILL", or None."""
+        return signal_name(self.exit_code)
+
+
+class SerializationError(ProcbackgroundError, pickle.PicklingError):
+    """The function, an argument, the result or the exception could not cross between the processes.
+
+    The message says which, of what type, and where in it. Found at the handle, never raised by `submit`.
+    """
+
+
+class InitializerError(ProcbackgroundError, BrokenProcessPool):
+    """The initializer failed in a starting worker, or workers die before they take their first task.
+
+    The manager starts no further workers: what was queued fails with this, and so does what is submitted later.
+    """
+
+
+class ManagerClosedError(ProcbackgroundError, RuntimeError):
+    """Work was given to a manager that is closing or closed."""
+
+
+class UnknownTaskTypeError(ProcbackgroundError, ValueError):
+    """The type of a task is no `TaskType`."""
+
+
+class RemoteTraceback(Exception):
+    """The traceback of the child, as text: the `__cause__` of an exception that a task raised."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.text = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.text}"""'
+
+
+def signal_name(exit_code: int | None) -> str | None:
+    """Return "SIGKILL" for -9 and so on; None for an exit code that is no signal's."""
+    if exit_code is None or exit_code >= 0:
+        return None
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"  # real-time signals have no names
+
+
+def death_phrase(exit_code: int | None) -> str:
+    """Return how a process ended, to be read after "worker 17 "."""
+    name = signal_name(exit_code)
+    if name is not None:
+        return f"was killed by {name}"
+    return "died" if exit_code is None else f"ended with exit code {exit_code}"

@@ -1,0 +1,139 @@
+"""What observers are told: one frozen event class for each `on_...` method of an observer.
+
+`time` is `time.time()`. `attempt` counts from 1. `task`, `handle` and `attempt` are None in events of a process
+outside any task, and in `ManagerClosed`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from procbackground.report import CloseReport, ProcessInfo
+from procbackground.task import Task
+
+if TYPE_CHECKING:
+    from procbackground.handle import TaskHandle
+
+
+@dataclass(frozen=True, slots=True)
+class _TaskEvent:
+    task: Task[Any]
+    handle: TaskHandle[Any]
+    attempt: int
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskAdded(_TaskEvent):
+    """The manager accepted the task."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStarted(_TaskEvent):
+    """An attempt (for a loop: a process of it) began in the process `pid`."""
+
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaskProgress(_TaskEvent):
+    """The task called `current().progress(done, total, message)`."""
+
+    done: float
+    total: float | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStalled(_TaskEvent):
+    """The attempt has been silent for `silent_for` seconds, its `stalled_threshold`; it runs on.
+
+    `stack` is the Python stack of the child as text, or None where it could not be taken.
+    """
+
+    silent_for: float
+    stack: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRetrying(_TaskEvent):
+    """The attempt failed with `error` (None: a result that the policy did not accept); the next one starts in
+    `delay` seconds."""
+
+    error: BaseException | None
+    delay: float
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSucceeded(_TaskEvent):
+    """The task returned `result`."""
+
+    result: Any
+
+
+@dataclass(frozen=True, slots=True)
+class TaskFailed(_TaskEvent):
+    """The task (for a loop: an iteration) failed with `error` and is not tried again."""
+
+    error: BaseException
+
+
+@dataclass(frozen=True, slots=True)
+class TaskCancelled(_TaskEvent):
+    """The task was cancelled, or the loop ended as asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ProcessEvent:
+    task: Task[Any] | None
+    handle: TaskHandle[Any] | None
+    attempt: int | None
+    time: float
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessStarted(_ProcessEvent):
+    """A worker process is ready for work."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessSampled(_ProcessEvent):
+    """Memory and CPU of a worker's process tree."""
+
+    sample: ProcessInfo
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessExited(_ProcessEvent):
+    """A worker process ended; `exit_code` as `Process.exitcode`, None where unknown."""
+
+    exit_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerClosed:
+    """The manager closed; the last event of all."""
+
+    task: None
+    handle: None
+    attempt: None
+    time: float
+    report: CloseReport
+
+
+Event: TypeAlias = (
+    TaskAdded
+    | TaskStarted
+    | TaskProgress
+    | TaskStalled
+    | TaskRetrying
+    | TaskSucceeded
+    | TaskFailed
+    | TaskCancelled
+    | ProcessStarted
+    | ProcessSampled
+    | ProcessExited
+    | ManagerClosed
+)

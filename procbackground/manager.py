@@ -1,0 +1,535 @@
+"""Front door: checks and pickles a task, makes its handle, and gives it to the supervisor.
+
+First stop of a task. Everything here runs in the caller's thread, the pickling too: it is the caller's time, and
+a snapshot of the arguments.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import types
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+
+from procbackground import _wire
+from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
+from procbackground._state.job import Job, Recipe
+from procbackground._state.scheduler import resolve
+from procbackground._stream import Stream, map_results
+from procbackground._supervisor.loop import Supervisor, close_all_at_exit
+from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
+from procbackground.handle import TaskHandle
+from procbackground.report import CloseReport, ProcessInfo, Stats
+from procbackground.retry import Retry
+from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, qualified_name
+
+if TYPE_CHECKING:
+    from multiprocessing.context import BaseContext
+
+    from procbackground.observers import Observer
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+KEPT_RECIPES = 512
+_HASHED_BY_IDENTITY = frozenset({types.FunctionType, types.BuiltinFunctionType})
+
+_exit_lock = threading.Lock()
+_is_registered_for_exit = False
+
+
+class _Defaults:
+    """The manager's limits, for tasks that name none of their own."""
+
+    __slots__ = ("memory_limit", "reports_stalls", "retry", "stalled_threshold", "timeout")
+
+    def __init__(
+        self,
+        retry: Retry | int | None,
+        timeout: float | None,
+        stalled_threshold: float | None,
+        memory_limit: int | str | None,
+        reports_stalls: bool,
+    ) -> None:
+        check_duration("timeout", timeout)
+        check_duration("stalled_threshold", stalled_threshold)
+        self.retry = Retry.of_attempts(retry) if isinstance(retry, int) else retry
+        self.timeout = timeout
+        self.stalled_threshold = stalled_threshold
+        self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
+        self.reports_stalls = reports_stalls
+
+
+class _FrontDoor(Executor):
+    """What a manager and its `options(...)` views have in common: ways to give it work."""
+
+    def __init__(self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any]) -> None:
+        self._supervisor = supervisor
+        self._defaults = defaults
+        self._fields = fields
+        self._recipes: dict[Any, Recipe] = {}  # by function, of calls with the manager's defaults
+        self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
+        self._make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
+
+    # -- giving work ---------------------------------------------------------------------------------------
+
+    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+        """Run `fn(*args, **kwargs)` once in a child process and return its handle. Safe from any thread.
+
+        Blocks while `max_pending` tasks wait already.
+        Raises (now): `ManagerClosedError`, `InitializerError`.
+        Fails with (later): what the function raised, with the child's traceback as its cause;
+        `SerializationError`, naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`;
+        `WorkerDiedError`.
+        """
+        handle: TaskHandle[R] = TaskHandle(self._supervisor, (self._make_task, fn, args, kwargs))
+        # Keeping the pickled function of a plain function saves a third of a task's cost in this thread.
+        recipe = self._recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        if recipe is None:
+            return self._run_other(handle, fn, args, kwargs)
+        try:
+            payload = dump_arguments(args, kwargs) if args or kwargs else b""
+        except SerializationError as error:
+            return self._reject(handle, recipe, error)
+        flags = _wire.HAS_KWARGS | _wire.IS_REUSABLE if kwargs else _wire.IS_REUSABLE
+        handle._job = job = Job(handle, recipe, payload, flags)
+        self._supervisor.accept(job)
+        return handle
+
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
+        """The same as `run`, under `concurrent.futures.Executor`'s name."""
+        return self.run(fn, *args, **kwargs)
+
+    def run_task(self, task: Task[R]) -> TaskHandle[R]:
+        """Run `task` under its own limits, or in iterations if it is a loop; return its handle. Safe from any thread.
+
+        Blocks while `max_pending` tasks wait already. A loop given to a manager whose loops were cancelled is
+        cancelled at once.
+        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`.
+        Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
+        """
+        if not isinstance(task, Task):
+            raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
+        handle: TaskHandle[R] = TaskHandle(self._supervisor, task)
+        self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
+        return handle
+
+    def map(
+        self,
+        fn: Callable[..., R],
+        /,
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+    ) -> Iterator[R]:
+        """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
+
+        The items are taken and sent at once; with `buffersize` only that many ahead of the results taken.
+        `chunksize` items travel together; by default as many as make one to five milliseconds of work. An item
+        that raises, times out or kills its worker fails alone, whatever the chunk: the iterator raises its error
+        when it is that item's turn. Items of one chunk that ran in the millisecond before a death run again;
+        with a chunk size of 1 none does.
+
+        Args:
+            timeout: seconds from now within which each result must be there; `TimeoutError` past that.
+        Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
+        """
+        if chunksize is not None and chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        if not callable(fn):
+            raise TypeError(f"map takes a callable, not {type(fn).__name__}")
+        return map_results(self._submit_chunk, self.run, fn, iterables, timeout, chunksize, buffersize)
+
+    def stream(
+        self, tasks: Iterable[Task[R]], *, ordered: bool = False, buffersize: int | None = None
+    ) -> Stream[R]:
+        """Run the tasks of an iterable, pulled lazily, and yield each one's handle once it is done.
+
+        Never more than `buffersize` (by default, 32 for each worker) are out: the way to run ten million items
+        in flat memory. With `ordered` the handles come in the order of the tasks, else as they are done. Leaving
+        the iteration half-way cancels what is out. Works in `for` and, without blocking the event loop, in
+        `async for`. What the iterable raises ends the iteration with it, after the handles of what was out.
+        """
+        if buffersize is not None and buffersize < 1:
+            raise ValueError("buffersize must be None or > 0")
+        return Stream(self.run_task, tasks, ordered, buffersize or 32 * self._max_workers)
+
+    def options(self, **task_fields: Any) -> Options:
+        """Return a view on this manager whose calls run under the given fields of `Task`.
+
+        `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
+        that are out of range.
+        """
+        fields = {**self._fields, **task_fields}
+        for name in ("fn", "args", "kwargs"):
+            if name in fields:
+                raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
+        _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
+        return Options(self._supervisor, self._defaults, fields, self._max_workers)
+
+    # -- how that is done ----------------------------------------------------------------------------------
+
+    _max_workers = 1
+
+    def _run_other(
+        self, handle: TaskHandle[R], fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskHandle[R]:
+        """A call of a function that is new, or that has a state to be pickled each time."""
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        if self._fields:
+            task = self._make_task(fn, args, kwargs)
+            handle._spec = task
+            self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
+            return handle
+        self._accept_call(handle, Task(fn), args, kwargs, self._recipes, fn, False)
+        return handle
+
+    def _accept_task(self, handle: TaskHandle[Any], task: Task[Any], is_loop: bool) -> None:
+        key = None
+        if type(task.fn) in _HASHED_BY_IDENTITY:
+            key = (
+                task.fn, is_loop, task.name, task.retry, task.timeout, task.deadline, task.stalled_threshold,
+                task.memory_limit, task.priority, task.interval, task.isolate,
+            )  # fmt: skip
+            recipe = self._task_recipes.get(key)
+            if recipe is not None:
+                try:
+                    payload = dump_arguments(task.args, task.kwargs) if task.args or task.kwargs else b""
+                except SerializationError as error:
+                    self._reject(handle, recipe, error)
+                    return
+                flags = _wire.HAS_KWARGS | _wire.IS_REUSABLE if task.kwargs else _wire.IS_REUSABLE
+                self._give(handle, recipe, payload, flags)
+                return
+        self._accept_call(handle, task, task.args, task.kwargs, self._task_recipes, key, is_loop)
+
+    def _accept_call(
+        self,
+        handle: TaskHandle[Any],
+        task: Task[Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+        recipes: dict[Any, Recipe],
+        key: Any,
+        is_loop: bool,
+    ) -> None:
+        recipe = None
+        try:
+            is_reusable = is_stateless(task.fn)
+            recipe = self._recipe_of(task, b"", is_loop, is_reusable)
+            recipe = self._recipe_of(task, dump_function(task.fn), is_loop, is_reusable)
+            payload = dump_arguments(args, kwargs) if args or kwargs else b""
+        except SerializationError as error:
+            assert recipe is not None
+            self._reject(handle, recipe, error)
+            return
+        if is_reusable:
+            if key is not None and type(task.fn) in _HASHED_BY_IDENTITY:
+                if len(recipes) >= KEPT_RECIPES:
+                    recipes.clear()
+                recipes[key] = recipe
+            self._supervisor.preload(task.fn.__module__)
+        flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
+        self._give(handle, recipe, payload, flags)
+
+    def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes, flags: int) -> None:
+        handle._job = job = Job(handle, recipe, payload, flags)
+        if recipe.is_loop:
+            self._supervisor.accept_loop(job)
+        else:
+            self._supervisor.accept(job)
+
+    def _reject(self, handle: TaskHandle[R], recipe: Recipe, error: SerializationError) -> TaskHandle[R]:
+        error.task, error.attempt = handle.task, 1
+        self._supervisor.reject(Job(handle, recipe, b""), error)
+        return handle
+
+    def _recipe_of(self, task: Task[Any], blob: bytes, is_loop: bool, is_reusable: bool) -> Recipe:
+        defaults = self._defaults
+        retry = task.retry if task.retry is not None else defaults.retry
+        assert not isinstance(retry, int)
+        memory_limit = task.memory_limit if task.memory_limit is not None else defaults.memory_limit
+        assert not isinstance(memory_limit, str)
+        # A loop is meant to run on: only a threshold of its own makes an iteration a stalled one.
+        stalled_s = resolve(task.stalled_threshold, None if is_loop else defaults.stalled_threshold)
+        return Recipe(
+            task.name,
+            blob,
+            reusable=is_reusable,
+            is_loop=is_loop,
+            retry=retry,
+            timeout_s=resolve(task.timeout, defaults.timeout),
+            deadline_s=resolve(task.deadline, None),
+            stalled_s=stalled_s if defaults.reports_stalls else NO_LIMIT,
+            memory_limit=memory_limit,
+            priority=task.priority,
+            interval_s=task.interval,
+            isolate=task.isolate,
+        )
+
+    def _submit_chunk(self, fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> TaskHandle[Any]:
+        """Run `fn` for each of `items` in one request; its value is a list of (ok, value or failure)."""
+        raise NotImplementedError
+
+
+class Manager(_FrontDoor):
+    """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
+
+    Nothing is started before the first task, and workers only as they are needed.
+
+    Args:
+        max_workers: one-off tasks that run at once; by default one for each CPU this process may use. Loops have
+            a process of their own beside them.
+        mp_context: a `multiprocessing` context; by default `forkserver` where it exists, else `spawn`.
+        initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
+            tasks fail with `InitializerError`.
+        max_tasks_per_child: tasks after which a worker is replaced; by default it never is.
+        observer: an `Observer`, or an iterable of them.
+        retry: a `Retry`, or an int (that many attempts), for tasks without their own; default one attempt.
+        timeout: seconds that one attempt may run, for tasks without their own.
+        stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
+        memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
+        max_pending: tasks that may wait; `run` and `run_task` block while there are that many.
+        grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
+        preload: modules that workers find imported already (with the default context on Linux).
+    """
+
+    def __init__(
+        self,
+        max_workers: int | None = None,
+        mp_context: BaseContext | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: tuple[Any, ...] = (),
+        *,
+        max_tasks_per_child: int | None = None,
+        observer: Observer | Iterable[Observer] | None = None,
+        retry: Retry | int | None = None,
+        timeout: float | None = None,
+        stalled_threshold: float | None = None,
+        memory_limit: int | str | None = None,
+        max_pending: int | None = None,
+        grace: float = 5.0,
+        preload: Sequence[str] = (),
+    ) -> None:
+        if max_workers is None:
+            max_workers = usable_cpus()
+        elif max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError("initializer must be a callable")
+        for name, number in (("max_tasks_per_child", max_tasks_per_child), ("max_pending", max_pending)):
+            if number is not None and (not isinstance(number, int) or number < 1):
+                raise (TypeError if not isinstance(number, int) else ValueError)(
+                    f"{name} must be an int of 1 or more, or None"
+                )
+        if not grace >= 0:
+            raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+        observers = _as_observers(observer)
+        reports_stalls = any(_hears_stalls(each) for each in observers)
+        defaults = _Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls)
+        supervisor = Supervisor(
+            context=_default_context() if mp_context is None else mp_context,
+            max_workers=max_workers,
+            max_tasks_per_child=max_tasks_per_child,
+            initializer=None if initializer is None else _dump_initializer(initializer, initargs),
+            observers=observers,
+            keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
+            max_pending=max_pending,
+            grace_s=grace,
+            preload=tuple(preload),
+        )
+        super().__init__(supervisor, defaults, {})
+        self._max_workers = max_workers
+        _register_for_exit()
+
+    # -- asking and waiting --------------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Block until no one-off is queued, running or waiting for its retry; return False past `timeout` seconds."""
+        return self._supervisor.wait(timeout)
+
+    def count_of(self, type: TaskType | str) -> int:
+        """Return how many tasks of that type have not ended. Raises: `UnknownTaskTypeError`."""
+        return self._supervisor.count(loops=_task_type(type) is TaskType.LOOP)
+
+    def stats(self) -> Stats:
+        """Return the counters since the manager's start."""
+        return self._supervisor.stats()
+
+    def processes(self) -> list[ProcessInfo]:
+        """Return a snapshot of the worker processes; its figures are taken by `psutil` in this call."""
+        return self._supervisor.processes()
+
+    # -- ending --------------------------------------------------------------------------------------------
+
+    def cancel(self, timeout: float | None = None) -> bool:
+        """End loops after their running iteration; those added later are not run. One-offs go on.
+
+        Blocks until they have ended, `timeout` seconds at the most; returns whether they all have.
+        """
+        return self._supervisor.end_loops(timeout)
+
+    def close(self, timeout: float | None = None) -> CloseReport:
+        """Accept nothing more, end loops, let one-offs finish; then leave nothing behind.
+
+        Past `timeout` seconds queued tasks are cancelled, and the process trees of running ones get SIGTERM and,
+        `grace` seconds later, SIGKILL. Afterwards no child, thread or descriptor is left, every handle is done and
+        every event has reached its observer. Never waits longer than timeout, grace and a moment together.
+        Idempotent, and safe from any thread; a second call with a shorter timeout hastens the first.
+        """
+        check_timeout(timeout)
+        return self._supervisor.close(timeout)
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it."""
+        self._supervisor.ask_to_close(None)
+        if cancel_futures:
+            self._supervisor.cancel_queued()
+        if wait:
+            self._supervisor.close(None)
+
+    @contextmanager
+    def closing_on(self, *signals: int, timeout: float | None = None) -> Iterator[Manager]:
+        """Close when one of `signals` comes: a context manager, for the main thread.
+
+        The first signal starts `close(timeout)`, a second one stops everything at once. On leaving, the old
+        handlers are back, and a close that was started is over.
+        """
+        check_timeout(timeout)
+        seen: list[int] = []
+
+        def close_on(signal_number: int, frame: Any) -> None:
+            seen.append(signal_number)
+            # Takes no lock: the main thread may hold it where the signal found it.
+            self._supervisor.ask_to_close(timeout if len(seen) == 1 else 0.0)
+            if len(seen) > 1:
+                raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(128 + signal_number)
+
+        before = {number: signal.signal(number, close_on) for number in signals}
+        try:
+            yield self
+            if seen:
+                self.close(timeout)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def __enter__(self) -> Manager:
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
+        # An exception that leaves the block (Ctrl-C too) means that nobody wants the rest.
+        self.close(None if exc_type is None else 0.0)
+
+    async def __aenter__(self) -> Manager:
+        return self
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: object, traceback: object
+    ) -> None:
+        import asyncio
+
+        await asyncio.to_thread(self.close, None if exc_type is None else 0.0)
+
+    def __del__(self) -> None:
+        # A manager that is dropped lets its tasks finish, and goes away with its workers.
+        supervisor = self.__dict__.get("_supervisor")
+        if supervisor is not None:
+            supervisor.ask_to_close(None)
+
+
+class Options(_FrontDoor):
+    """A view on a manager whose calls run under other limits; see `Manager.options`. An Executor, too."""
+
+    def __init__(
+        self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any], max_workers: int
+    ) -> None:
+        super().__init__(supervisor, defaults, fields)
+        self._max_workers = max_workers
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Shut down the manager that this is a view on."""
+        self._supervisor.ask_to_close(None)
+        if cancel_futures:
+            self._supervisor.cancel_queued()
+        if wait:
+            self._supervisor.close(None)
+
+
+def usable_cpus() -> int:
+    """Return the number of CPUs that this process may run on."""
+    if hasattr(os, "process_cpu_count"):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise `ValueError` unless `timeout` is None, or 0 or more seconds."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+
+
+def _default_context() -> BaseContext:
+    import multiprocessing
+
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def _dump_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
+    try:
+        return dumps((initializer, tuple(initargs)))
+    except Exception as error:
+        raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
+
+
+def _as_observers(observer: Any) -> list[Any]:
+    if observer is None:
+        return []
+    if isinstance(observer, Iterable):
+        return list(observer)
+    return [observer]
+
+
+def _hears_stalls(observer: Any) -> bool:
+    from procbackground.observers import events_wanted_by
+
+    return "on_task_stalled" in events_wanted_by(observer)
+
+
+def _task_type(type_: Any) -> TaskType:
+    try:
+        return TaskType(type_)
+    except ValueError:
+        known = ", ".join(str(each) for each in TaskType)
+        raise UnknownTaskTypeError(f"{type_!r} is no task type; there are {known}") from None
+
+
+def _make_task(fields: dict[str, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Task[Any]:
+    return Task(fn, args, kwargs, **fields)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _register_for_exit() -> None:
+    """Have managers closed when the interpreter exits, before it joins threads and before `multiprocessing` joins
+    its children: both would wait for ours."""
+    global _is_registered_for_exit
+    with _exit_lock:
+        if _is_registered_for_exit:
+            return
+        _is_registered_for_exit = True
+    threading._register_atexit(close_all_at_exit)  # type: ignore[attr-defined]  # as concurrent.futures does

@@ -1,0 +1,65 @@
+"""The base of observers, and which events an observer wants."""
+
+from __future__ import annotations
+
+from procbackground import events
+
+
+class Observer:
+    """Told what happens, one method an event. Override those you want; the others cost nothing.
+
+    The methods are called one at a time, in one thread of the manager; events of one task arrive in order. What
+    a method raises is logged and harms nobody.
+    """
+
+    def on_task_added(self, event: events.TaskAdded) -> None:
+        """The manager accepted a task."""
+
+    def on_task_started(self, event: events.TaskStarted) -> None:
+        """An attempt began in a process."""
+
+    def on_task_progress(self, event: events.TaskProgress) -> None:
+        """A running task told how far it is."""
+
+    def on_task_stalled(self, event: events.TaskStalled) -> None:
+        """An attempt was silent for its `stalled_threshold`; it runs on. Once an attempt."""
+
+    def on_task_retrying(self, event: events.TaskRetrying) -> None:
+        """An attempt failed and there will be another."""
+
+    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
+        """A one-off returned. Not sent for loops."""
+
+    def on_task_failed(self, event: events.TaskFailed) -> None:
+        """A one-off, or an iteration of a loop, failed for good."""
+
+    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
+        """A task was cancelled, or a loop ended as asked."""
+
+    def on_process_started(self, event: events.ProcessStarted) -> None:
+        """A worker process is ready."""
+
+    def on_process_sampled(self, event: events.ProcessSampled) -> None:
+        """Memory and CPU of a worker's process tree."""
+
+    def on_process_exited(self, event: events.ProcessExited) -> None:
+        """A worker process ended."""
+
+    def on_manager_closed(self, event: events.ManagerClosed) -> None:
+        """The manager closed: the last event."""
+
+
+EVENT_NAMES = tuple(name for name in vars(Observer) if name.startswith("on_"))
+
+
+def events_wanted_by(observer: object) -> frozenset[str]:
+    """Return the names of the `on_...` methods that `observer` has of its own.
+
+    Only those events are made. Any object with such methods will do; deriving from `Observer` is not required.
+    """
+    wanted = set()
+    for name in EVENT_NAMES:
+        method = getattr(observer, name, None)
+        if callable(method) and getattr(method, "__func__", method) is not getattr(Observer, name):
+            wanted.add(name)
+    return frozenset(wanted)

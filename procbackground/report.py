@@ -1,0 +1,123 @@
+"""What a manager tells when asked: attempts, progress, counters, processes, and how a close went. All immutable."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from procbackground.errors import signal_name
+from procbackground.task import Task
+
+
+class Outcome(StrEnum):
+    """How an attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    RAISED = "raised"
+    TIMED_OUT = "timed_out"
+    OVER_MEMORY = "over_memory"
+    DIED = "died"
+    NOT_SERIALIZED = "not_serialized"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One execution of a task in one process.
+
+    Attributes:
+        number: from 1 on; for a loop, within the iteration.
+        pid: of the process; None when it never got one.
+        started, ended: `time.time()`; ended is None while it runs.
+        outcome: None while it runs.
+        exit_code: as `Process.exitcode` where the process ended (-9 is SIGKILL); None where it lives or is unknown.
+        error: the exception it ended with, or None.
+        cpu_seconds: CPU time that the process spent on it (`time.process_time`), measured by the child for
+            attempts of a millisecond and more; None for shorter ones and for a process that died.
+        peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`.
+    """
+
+    number: int
+    pid: int | None
+    started: float
+    ended: float | None = None
+    outcome: Outcome | None = None
+    exit_code: int | None = None
+    error: BaseException | None = None
+    cpu_seconds: float | None = None
+    peak_memory: int | None = None
+
+    @property
+    def signal(self) -> str | None:
+        """Name of the signal that ended the process, such as "SIGKILL", or None."""
+        return signal_name(self.exit_code)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a running task last said by `current().progress(...)`."""
+
+    done: float
+    total: float | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters since the manager's start; `queued` and `running` are of now.
+
+    `retried` counts further attempts, `respawned` workers started in place of one that died or was stopped.
+    """
+
+    added: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    respawned: int
+    queued: int
+    running: int
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessInfo:
+    """One worker process at one moment.
+
+    Attributes: `pid`; `task` and `attempt`, None while idle; `since`, the `time.time()` at which it began what it
+    does now; `rss` in bytes and `cpu_percent` (mean since the start; 100 is one core), both summed over the process
+    and its descendants, from `psutil`.
+    """
+
+    pid: int
+    task: Task[Any] | None
+    attempt: int | None
+    since: float
+    rss: int
+    cpu_percent: float
+
+
+@dataclass(frozen=True, slots=True)
+class CloseReport:
+    """How a close went.
+
+    Attributes:
+        finished: one-offs that ended by themselves while the manager closed.
+        cancelled: tasks ended while they were queued or waited for a retry, and loops.
+        stopped: running tasks that ended within `grace` of SIGTERM.
+        killed: running tasks that needed SIGKILL.
+        leftovers: pids that could not be removed; normally empty.
+        seconds: how long the close took.
+    """
+
+    finished: int = 0
+    cancelled: int = 0
+    stopped: int = 0
+    killed: int = 0
+    leftovers: tuple[int, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing was cut short and nothing is left."""
+        return not (self.cancelled or self.stopped or self.killed or self.leftovers)

@@ -1,0 +1,107 @@
+"""When to try again: tenacity's strategies, asked in the parent and never slept on.
+
+A pure decision: attempts and the time go in, a delay or None comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from tenacity import RetryCallState
+    from tenacity.retry import retry_base
+    from tenacity.stop import stop_base
+    from tenacity.wait import wait_base
+
+    StopStrategy: TypeAlias = stop_base | Callable[[RetryCallState], bool]
+    WaitStrategy: TypeAlias = wait_base | Callable[[RetryCallState], float]
+    RetryStrategy: TypeAlias = retry_base | Callable[[RetryCallState], bool]
+
+
+class Retry:
+    """When to try again, in tenacity's own strategies under tenacity's own names and defaults.
+
+    `stop` says when to give up (default: never), `wait` how many seconds to pause before the next attempt
+    (default: none), `retry` which outcomes to try again after (default: any `Exception`). Everything in
+    `tenacity.stop`, `tenacity.wait` and `tenacity.retry` works, combinations and users' own callables too. They
+    are asked in the parent, with a real `tenacity.RetryCallState`; the pause holds neither thread nor process.
+    """
+
+    __slots__ = ("judges_results", "max_attempts", "retry", "stop", "wait")
+
+    def __init__(
+        self,
+        stop: StopStrategy | None = None,
+        wait: WaitStrategy | None = None,
+        retry: RetryStrategy | None = None,
+    ) -> None:
+        import tenacity  # on first use in the parent: the child imports this module too
+
+        for name, strategy in (("stop", stop), ("wait", wait), ("retry", retry)):
+            if strategy is not None and not callable(strategy):
+                raise TypeError(f"{name} must be a tenacity strategy or a callable, not {strategy!r}")
+        self.stop: Callable[[Any], Any] = tenacity.stop_never if stop is None else stop
+        self.wait: Callable[[Any], Any] = tenacity.wait_none() if wait is None else wait
+        self.retry: Callable[[Any], Any] = tenacity.retry_if_exception_type() if retry is None else retry
+        # A value needs the policy's opinion only if the policy can ask for results at all. tenacity's exception
+        # strategies cannot, and knowing that keeps tenacity off the path of a task that simply succeeds.
+        asks_exceptions_only = tenacity.retry_if_exception.__call__
+        self.judges_results = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
+        self.max_attempts: int | None = None
+        if isinstance(self.stop, tenacity.stop_after_attempt):
+            self.max_attempts = self.stop.max_attempt_number
+
+    @classmethod
+    def of_attempts(cls, attempts: int) -> Retry:
+        """Return the policy that an int stands for: that many attempts in all, without a pause."""
+        import tenacity
+
+        if isinstance(attempts, bool) or attempts < 1:
+            raise ValueError(f"retry must allow at least 1 attempt, not {attempts!r}")
+        return cls(stop=tenacity.stop_after_attempt(attempts))
+
+    @property
+    def can_retry(self) -> bool:
+        """Whether a second attempt is possible at all."""
+        return self.max_attempts != 1
+
+    def __repr__(self) -> str:
+        return f"Retry(stop={self.stop!r}, wait={self.wait!r}, retry={self.retry!r})"
+
+    def next_delay_s(
+        self,
+        call: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]],
+        attempt_number: int,
+        outcome: tuple[bool, Any],
+        first_started_s: float,
+        idle_for_s: float,
+        now_s: float,
+    ) -> float | None:
+        """Return the seconds to wait before the next attempt, or None when there is to be none.
+
+        `outcome` is (failed, exception or value). The order of the questions is tenacity's: `retry`, then `wait`,
+        then `stop`, which therefore sees the upcoming pause.
+        """
+        import tenacity
+
+        failed, value = outcome
+        # Interrupts, exits and cancellations are somebody's decision to end, not a fault to get over.
+        if failed and not isinstance(value, Exception):
+            return None
+        retrying = tenacity.Retrying(stop=self.stop, wait=self.wait, retry=self.retry)
+        state = tenacity.RetryCallState(retrying, *call)
+        state.attempt_number = attempt_number
+        state.start_time = first_started_s
+        state.idle_for = idle_for_s
+        state.outcome = tenacity.Future(attempt_number)
+        if failed:
+            state.outcome.set_exception(value)
+        else:
+            state.outcome.set_result(value)
+        state.outcome_timestamp = now_s
+        if not self.retry(state):
+            return None
+        delay_s = max(0.0, float(self.wait(state)))
+        state.upcoming_sleep = delay_s
+        return None if self.stop(state) else delay_s

@@ -1,0 +1,107 @@
+"""What is asked of a manager: `Task` and its limits. Immutable and reusable; nothing here runs anything."""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from procbackground.retry import Retry
+
+R = TypeVar("R")
+
+NO_LIMIT = math.inf
+
+_UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
+
+
+class TaskType(StrEnum):
+    """How often a task runs: once, or in iterations until it is cancelled."""
+
+    ONE_OFF = "one_off"
+    LOOP = "loop"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Task(Generic[R]):
+    """What to run, and under which limits. `None` in a limit means the manager's; `math.inf` means no limit.
+
+    Attributes:
+        fn: any callable; what plain pickle cannot carry goes by cloudpickle.
+        args: positional arguments, pickled when the task is given to the manager.
+        kwargs: keyword arguments, likewise.
+        type: `TaskType.ONE_OFF`, or `TaskType.LOOP` for iterations until `cancel()` or `close()`.
+        name: shown in events and logs; the qualified name of `fn` unless given.
+        meta: the caller's own data for observers; never sent to the child.
+        retry: a `Retry`, or an int: that many attempts.
+        timeout: seconds that one attempt (a loop's iteration) may run; then its process tree is stopped.
+        deadline: seconds that the task may take from `run_task` on, with queueing, attempts and waits.
+        stalled_threshold: seconds of silence after which an attempt is reported as stalled; it runs on.
+        memory_limit: bytes (or "512MiB") that the attempt's process tree may hold.
+        priority: higher goes first; equal ones in the order they came.
+        interval: loops only: seconds between two iterations.
+        isolate: every attempt in a process that has run nothing else and runs nothing after.
+    """
+
+    fn: Callable[..., R]
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    type: TaskType = TaskType.ONE_OFF
+    name: str = ""
+    meta: Mapping[str, Any] = field(default_factory=dict)
+    retry: Retry | int | None = None
+    timeout: float | None = None
+    deadline: float | None = None
+    stalled_threshold: float | None = None
+    memory_limit: int | str | None = None
+    priority: int = 0
+    interval: float = 0.0
+    isolate: bool = False
+
+    def __post_init__(self) -> None:
+        if not callable(self.fn):
+            raise TypeError(f"a task's fn must be callable, not {type(self.fn).__name__}")
+        object.__setattr__(self, "args", tuple(self.args))
+        if not self.name:
+            object.__setattr__(self, "name", qualified_name(self.fn))
+        if isinstance(self.retry, int):
+            object.__setattr__(self, "retry", Retry.of_attempts(self.retry))
+        if self.memory_limit is not None:
+            object.__setattr__(self, "memory_limit", parse_size(self.memory_limit))
+        for name in ("timeout", "deadline", "stalled_threshold"):
+            check_duration(name, getattr(self, name))
+        if not self.interval >= 0:
+            raise ValueError(f"interval must be 0 or more seconds, not {self.interval!r}")
+
+
+def check_duration(name: str, seconds: float | None) -> None:
+    """Raise `ValueError` unless `seconds` is None or more than 0 (`math.inf` included)."""
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"{name} must be more than 0 seconds, not {seconds!r}")
+
+
+def qualified_name(fn: Callable[..., Any]) -> str:
+    """Return the name under which `fn` shows in events: its qualified name, or its type's when it has none."""
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    return getattr(fn, "__qualname__", None) or type(fn).__qualname__
+
+
+def parse_size(size: int | str) -> int:
+    """Return `size` in bytes. Strings take decimal (`"2GB"`) and binary (`"512MiB"`, `"2G"`) units."""
+    if isinstance(size, str):
+        match = _SIZE.fullmatch(size)
+        if match is None:
+            raise ValueError(f"not a size: {size!r}; write bytes as an int, or a string such as '512MiB'")
+        number, unit, binary = match.groups()
+        # As in GNU tools: "M" and "MiB" are powers of 1024, "MB" is a power of 1000.
+        is_decimal = not binary and size.strip()[-1:] in "bB" and unit
+        size = int(float(number) * (1000 if is_decimal else 1024) ** _UNITS[unit.upper()])
+    if not size > 0:
+        raise ValueError(f"a size must be more than 0 bytes, not {size!r}")
+    return int(size)
