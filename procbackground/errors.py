@@ -46,7 +46,10 @@ class ProcbackgroundError(Exception):
 
 
 def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
-    error = cls.__new__(cls, *args)
+    try:
+        error = cls.__new__(cls, *args)
+    except TypeError:  # with several built-in bases the inherited __new__ may be the wrong one
+        error = BaseException.__new__(cls, *args)
     error.args = args
     error.__dict__.update(state)
     return error

@@ -142,8 +142,7 @@ class _FrontDoor(Executor):
         """
         if chunksize is not None and chunksize < 1:
             raise ValueError("chunksize must be >= 1.")
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        _check_buffersize(buffersize)
         if not callable(fn):
             raise TypeError(f"map takes a callable, not {type(fn).__name__}")
         return map_results(self._submit_chunk, self.run, fn, iterables, timeout, chunksize, buffersize)
@@ -158,8 +157,7 @@ class _FrontDoor(Executor):
         the iteration half-way cancels what is out. Works in `for` and, without blocking the event loop, in
         `async for`. What the iterable raises ends the iteration with it, after the handles of what was out.
         """
-        if buffersize is not None and buffersize < 1:
-            raise ValueError("buffersize must be None or > 0")
+        _check_buffersize(buffersize)
         return Stream(self.run_task, tasks, ordered, buffersize or 32 * self._max_workers)
 
     def options(self, **task_fields: Any) -> Options:
@@ -407,14 +405,23 @@ class Manager(_FrontDoor):
         check_timeout(timeout)
         seen: list[int] = []
 
-        def close_on(signal_number: int, frame: Any) -> None:
+        def note(signal_number: int, frame: Any) -> None:
             seen.append(signal_number)
-            # Takes no lock: the main thread may hold it where the signal found it.
-            self._supervisor.ask_to_close(timeout if len(seen) == 1 else 0.0)
             if len(seen) > 1:
                 raise KeyboardInterrupt if signal_number == signal.SIGINT else SystemExit(128 + signal_number)
 
-        before = {number: signal.signal(number, close_on) for number in signals}
+        # Python runs a handler when the main thread next executes bytecode, and a signal that comes just before
+        # that thread blocks in a lock may find it there for good. The interpreter's C handler writes to this pipe
+        # at once, and a thread of ours acts on it.
+        read_fd, write_fd = os.pipe()
+        os.set_blocking(write_fd, False)
+        listener = threading.Thread(
+            target=_close_when_told, args=(read_fd, self._supervisor, frozenset(signals), timeout),
+            name="procbackground-signals", daemon=True,
+        )  # fmt: skip
+        listener.start()
+        wakeup_before = signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, note) for number in signals}
         try:
             yield self
             if seen:
@@ -422,6 +429,10 @@ class Manager(_FrontDoor):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(wakeup_before)
+            os.close(write_fd)
+            listener.join()
+            os.close(read_fd)
 
     def __enter__(self) -> Manager:
         return self
@@ -465,6 +476,18 @@ class Options(_FrontDoor):
             self._supervisor.close(None)
 
 
+def _close_when_told(
+    fd: int, supervisor: Supervisor, signals: frozenset[int], timeout: float | None
+) -> None:
+    """Close at the first of `signals` that comes by the wake-up pipe, at once at the second; end with the pipe."""
+    seen = 0
+    while numbers := os.read(fd, 64):
+        for number in numbers:
+            if number in signals:
+                seen += 1
+                supervisor.ask_to_close(timeout if seen == 1 else 0.0)
+
+
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may run on."""
     if hasattr(os, "process_cpu_count"):
@@ -478,6 +501,15 @@ def check_timeout(timeout: float | None) -> None:
     """Raise `ValueError` unless `timeout` is None, or 0 or more seconds."""
     if timeout is not None and not timeout >= 0:
         raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+
+
+def _check_buffersize(buffersize: int | None) -> None:
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
 
 
 def _default_context() -> BaseContext:

@@ -103,7 +103,8 @@ class CloseReport:
 
     Attributes:
         finished: one-offs that ended by themselves while the manager closed.
-        cancelled: tasks ended while they were queued or waited for a retry, and loops.
+        cancelled: one-offs ended while they were queued or waited for a retry. Loops that ended as asked are not
+            counted.
         stopped: running tasks that ended within `grace` of SIGTERM.
         killed: running tasks that needed SIGKILL.
         leftovers: pids that could not be removed; normally empty.

@@ -19,9 +19,11 @@ if IS_LINUX:
         Wakeup,
         arm_life_pipe,
         count_oom_kills,
+        descendants,
         make_memory_file,
         open_pidfd,
         send_signal,
+        start_time,
         tree_rss_bytes,
     )
 else:
@@ -32,9 +34,11 @@ else:
         Wakeup,
         arm_life_pipe,
         count_oom_kills,
+        descendants,
         make_memory_file,
         open_pidfd,
         send_signal,
+        start_time,
         tree_rss_bytes,
     )
 
@@ -46,8 +50,10 @@ __all__ = [
     "Wakeup",
     "arm_life_pipe",
     "count_oom_kills",
+    "descendants",
     "make_memory_file",
     "open_pidfd",
     "send_signal",
+    "start_time",
     "tree_rss_bytes",
 ]

@@ -126,6 +126,39 @@ def count_oom_kills() -> int:
     return 0
 
 
+def descendants(pid: int) -> list[tuple[int, int]]:
+    """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
+    found = []
+    pids = [pid]
+    while pids:
+        for child in _children(pids.pop()):
+            start = start_time(child)
+            if start is not None:
+                found.append((child, start))
+                pids.append(child)
+    return found
+
+
+def start_time(pid: int) -> int | None:
+    """Return when `pid` started, in clock ticks since boot: with the pid it names a process for good."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return int(file.read().rpartition(b")")[2].split()[19])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _children(pid: int) -> list[int]:
+    pids: list[int] = []
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
+                pids += map(int, file.read().split())
+    except (OSError, ValueError):
+        pass  # it ended meanwhile
+    return pids
+
+
 def tree_rss_bytes(pid: int) -> int:
     """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
     total = 0
@@ -135,9 +168,7 @@ def tree_rss_bytes(pid: int) -> int:
         try:
             with open(f"/proc/{pid}/statm", "rb") as file:
                 total += int(file.read().split()[1]) * _PAGE_BYTES
-            for thread in os.listdir(f"/proc/{pid}/task"):
-                with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
-                    pids += map(int, file.read().split())
         except (OSError, ValueError):
             continue  # it ended meanwhile
+        pids += _children(pid)
     return total

@@ -112,6 +112,27 @@ def count_oom_kills() -> int:
     return 0
 
 
+def descendants(pid: int) -> list[tuple[int, float]]:
+    """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
+    import psutil  # in the parent only
+
+    try:
+        children = psutil.Process(pid).children(recursive=True)
+    except psutil.Error:
+        return []
+    return [(child.pid, start) for child in children if (start := start_time(child.pid)) is not None]
+
+
+def start_time(pid: int) -> float | None:
+    """Return when `pid` started: with the pid it names a process for good."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).create_time()
+    except psutil.Error:
+        return None
+
+
 def tree_rss_bytes(pid: int) -> int:
     """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
     import psutil  # in the parent only

@@ -180,9 +180,9 @@ class Job:
             history.first_started_s = self.started_s
 
     def attempts(self) -> list[Attempt]:
-        """The attempts that have ended, and the running one."""
+        """The attempts that have ended, and the running one; for a loop those of the last iteration that failed."""
         ended = list(self.history.attempts) if self.history is not None else []
         worker = self.worker
-        if worker is not None and self.state in (a.SENT, a.STOPPING):
+        if worker is not None and self.state in (a.SENT, a.STOPPING) and not self.recipe.is_loop:
             ended.append(Attempt(self.attempt, worker.pid, worker.wall(self.started_s)))
         return ended

@@ -187,7 +187,8 @@ class Scheduler:
         self.unsettled_loops = 0
         self.next_scan_s = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
-        self.stopped = self.killed = 0  # running one-offs ended by a close
+        self.cancelled_by_close = 0  # one-offs that did not run then
+        self.stopped = self.killed = 0  # running tasks ended by a close
         self.is_closing = False
         self.is_draining = False  # no jobs are left; workers are leaving
         self.refuses_loops = False
@@ -248,8 +249,9 @@ class Scheduler:
             return True
         return self.active + self.starting < self.max_workers and self.starting < self.queue.length
 
-    def answers_came(self, worker: Worker, count: int, now_s: float) -> list[Job]:
-        """`count` values came from the worker; return their jobs. `refill` is to follow."""
+    def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
+        """`count` values came from the worker, the `last` of them to that request; return their jobs. `refill` is
+        to follow."""
         inflight = worker.inflight
         since_s = worker.head_since_s
         jobs = []
@@ -261,17 +263,19 @@ class Scheduler:
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             jobs.append(job)
+        if job.sequence != last:
+            raise AssertionError(f"{worker!r} answered request {last}, and {job.sequence} was due")
         job.recipe.learn(now_s - since_s, count)
         worker.done += count
         worker.head_since_s = now_s
         if inflight and inflight[0].has_settled:
-            self._stop(worker, FOR_CANCEL, now_s)  # it was cancelled while it waited in the pipe
+            self._watch_ghost(worker, now_s)
         return jobs
 
     def refill(self, worker: Worker, now_s: float) -> list[Job]:
         """Give a worker that answered its next jobs; return those to be written to it, in one go."""
         inflight = worker.inflight
-        if worker.state != fleet.BUSY:
+        if worker.state != fleet.BUSY or worker.loop is not None:
             return []
         if worker.is_last or worker.sent == self.max_tasks_per_child:
             if not inflight:
@@ -546,8 +550,7 @@ class Scheduler:
         reason = worker.stop_reason if job.state == a.STOPPED else None
         if reason == FOR_CLOSE:
             self._count_stop(worker)
-            self._end(job)
-            self.commands.append(Cancelled(job, worker))
+            self._cancel(job, worker)
             return
         self._judge(job, reason or DIED, b"", worker)
 
@@ -624,8 +627,13 @@ class Scheduler:
         worker.done += 1
         worker.head_since_s = now_s
         if worker.inflight and worker.inflight[0].has_settled:
-            self._stop(worker, FOR_CANCEL, now_s)
+            self._watch_ghost(worker, now_s)
         return job
+
+    def _watch_ghost(self, worker: Worker, now_s: float) -> None:
+        """A job that was cancelled while it waited in the worker's pipe runs now. It is likely short: its answer
+        is dropped, unless it proves to be long."""
+        self._at(now_s + RESCUE_AFTER_S, "ghost", (worker, worker.inflight[0]))
 
     def judged(self, job: Job, delay_s: float | None, now_s: float) -> str:
         """The policy wants another attempt after `delay_s`, or with None no more.
@@ -637,6 +645,10 @@ class Scheduler:
         if delay_s is None or self.broken_by is not None:
             self._end(job)
             return OVER
+        if job.history is not None and now_s >= job.history.deadline_s:
+            # The deadline passed while the policy thought: that is what ends the job, whatever failed before.
+            self.commands.append(Judge(job, FOR_DEADLINE, b"", None, None))
+            return STALE
         job.attempt += 1
         self.retried += 1
         self.keeps_spare = True
@@ -676,6 +688,13 @@ class Scheduler:
         job.state = job_settled
         job.payload = b""
 
+    def _cancel(self, job: Job, worker: Worker | None = None) -> None:
+        """End a job and have its handle cancelled; `worker` is the one whose death that is."""
+        if self.is_closing and worker is None and not job.recipe.is_loop:
+            self.cancelled_by_close += 1
+        self._end(job)
+        self.commands.append(Cancelled(job, worker))
+
     # -- loops ---------------------------------------------------------------------------------------------
 
     def accept_loop(self, loop: Job, now_s: float) -> bool:
@@ -688,6 +707,7 @@ class Scheduler:
             loop.state = job_settled
             return False
         if loop.recipe.deadline_s != NO_LIMIT:
+            loop.with_history().deadline_s = now_s + loop.recipe.deadline_s
             self._at(now_s + loop.recipe.deadline_s, "deadline", loop)
         self.loops.add(loop)
         self.loops_queue.append(loop)
@@ -722,6 +742,12 @@ class Scheduler:
         if loop.has_settled:
             return STALE
         history = loop.with_history()
+        if self.refuses_loops:
+            # No further iteration. A worker that waits was told so, and says when it has ended.
+            self._waiting.discard(loop)
+            if worker is None or worker.loop is not loop:
+                self._cancel(loop)
+            return OVER if delay_s is None else STALE
         if delay_s is not None:
             if worker is not None and worker.state == fleet.BUSY:
                 worker.loop = None
@@ -746,8 +772,7 @@ class Scheduler:
         """The loop saw the stop and ended after its running iteration."""
         loop, worker.loop = worker.loop, None
         if loop is not None and not loop.has_settled:
-            self._end(loop)
-            self.commands.append(Cancelled(loop))
+            self._cancel(loop)
         self._retire_loop_worker(worker, now_s)
         self.drain_if_done(now_s)
 
@@ -761,14 +786,13 @@ class Scheduler:
             return
         if loop.state in (a.SENT, a.STOPPING):
             if worker.stop_reason == FOR_CLOSE or self.refuses_loops:
-                self._end(loop)
-                self.commands.append(Cancelled(loop))
+                self._count_stop(worker)
+                self._cancel(loop)
                 return
             loop.move(a.WORKER_DIED)
             self._judge(loop, worker.stop_reason or DIED, b"", worker)
         elif self.refuses_loops:
-            self._end(loop)
-            self.commands.append(Cancelled(loop))
+            self._cancel(loop)
 
     def end_loops(self, now_s: float) -> None:
         """Loops end after their running iteration; those added later are not run."""
@@ -778,8 +802,7 @@ class Scheduler:
             if worker is not None and worker.loop is loop and worker.state == fleet.BUSY:
                 self.commands.append(EndLoop(worker))
             elif worker is None or worker.state != fleet.STOPPING:
-                self._end(loop)
-                self.commands.append(Cancelled(loop))
+                self._cancel(loop)
 
     # -- stopping ------------------------------------------------------------------------------------------
 
@@ -818,6 +841,7 @@ class Scheduler:
             self._terminate(worker, now_s)
 
     def _terminate(self, worker: Worker, now_s: float) -> None:
+        worker.is_signalled = True
         if worker.stop_reason == FOR_MEMORY:
             self._kill(worker)  # a polite request would leave it time to take the rest of the memory
             return
@@ -853,8 +877,7 @@ class Scheduler:
         """Cancel all one-offs that are not in a worker."""
         for job in (*self.queue, *self.fresh_queue, *list(self._waiting)):
             if not job.recipe.is_loop:
-                self._end(job)
-                self.commands.append(Cancelled(job))
+                self._cancel(job)
 
     def _close_now(self, now_s: float) -> None:
         self.cancel_queued(now_s)
@@ -864,13 +887,11 @@ class Scheduler:
             # What waits behind the first in a worker's pipe has not begun: it is cancelled, not stopped.
             for job in list(worker.inflight)[1:]:
                 if not job.has_settled:
-                    self._end(job)
-                    self.commands.append(Cancelled(job))
+                    self._cancel(job)
             self._stop(worker, FOR_CLOSE, now_s)
         for loop in list(self.loops):
             if loop.worker is None:
-                self._end(loop)
-                self.commands.append(Cancelled(loop))
+                self._cancel(loop)
         self.drain_if_done(now_s)
 
     def drain_if_done(self, now_s: float) -> None:
@@ -919,6 +940,10 @@ class Scheduler:
                 self.staff(now_s)
             elif what == "rescue":
                 self._rescue(now_s)
+            elif what == "ghost":
+                worker, ghost = subject
+                if worker.inflight and worker.inflight[0] is ghost:
+                    self._stop(worker, FOR_CANCEL, now_s)
             elif what == "look":
                 self.commands.append(LookAtMark(subject))
             elif what == "close":
@@ -993,10 +1018,10 @@ class Scheduler:
         If that is still its first request, it will see the revocation before it begins another: the rest is
         ours. If the mark has moved, the worker answers or skips each of them, and tells.
         """
-        if worker.state == fleet.GONE or not worker.inflight:
+        if worker.state == fleet.GONE or worker.is_signalled:
             return
-        head = worker.inflight[0]
-        if head.sequence == started:
+        if worker.inflight and worker.inflight[0].sequence == started:
+            head = worker.inflight[0]
             others, worker.inflight = list(worker.inflight)[1:], deque([head])
             for job in reversed(others):
                 if not job.has_settled:
@@ -1010,6 +1035,7 @@ class Scheduler:
             # It is past the one that was to be stopped, whose answer is in the pipe: an answer counts.
             worker.enter(fleet.BUSY, now_s)
             worker.stop_reason = None
+            self._send(worker, self.refill(worker, now_s))
 
     # -- figures -------------------------------------------------------------------------------------------
 

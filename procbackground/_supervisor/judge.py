@@ -53,7 +53,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
     if command.kind == s.VALUE:
         outcome = Outcome.SUCCEEDED
         try:
-            value = pickle.loads(command.body)
+            value = pickle.loads(command.body) if command.body else None
         except BaseException as broken:
             outcome = Outcome.NOT_SERIALIZED
             error = SerializationError(f"the result could not be loaded in the parent: {broken!r}")

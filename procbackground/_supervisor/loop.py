@@ -112,7 +112,7 @@ class Supervisor:
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
         self._close_began_s: float | None = None
-        self._settled_at_close = (0, 0, 0)
+        self._settled_at_close = (0, 0)
         self._has_drained = threading.Event()
         self._has_closed = threading.Event()
         self._report = CloseReport()
@@ -425,7 +425,7 @@ class Supervisor:
                 if self._close_began_s is None:
                     self._close_began_s = now_s
                     scheduler = self.scheduler
-                    self._settled_at_close = (scheduler.succeeded, scheduler.failed, scheduler.cancelled)
+                    self._settled_at_close = (scheduler.succeeded, scheduler.failed)
                 self.scheduler.close(timeout_s, now_s)
             self.scheduler.staff(now_s)
 
@@ -471,15 +471,19 @@ class Supervisor:
         values: list[bytes] = []
         returned: list[tuple[Job, bytes, tuple[float, int] | None]] = []
         afterwards: list[tuple[int, int, bytes, Job | None]] = []
-        since_s = worker.head_since_s
+        last = 0
+        wants_more = False
         now_s = time.monotonic()
         with self.lock:
             for kind, sequence, body in frames:
-                if kind <= _wire.VALUE:
-                    values.append(body)
-                    continue
+                if kind <= _wire.SKIPPED:
+                    wants_more = True
+                    if kind <= _wire.VALUE:
+                        values.append(body)
+                        last = sequence
+                        continue
                 if values:
-                    self._match(worker, values, returned, now_s)
+                    self._match(worker, values, last, returned, now_s)
                     values = []
                 if kind == _wire.MEASURED:
                     worker.cost = _wire.COST.unpack(body)
@@ -500,25 +504,27 @@ class Supervisor:
                     head = worker.loop or (worker.inflight[0] if worker.inflight else None)
                     afterwards.append((kind, sequence, body, head))
             if values:
-                self._match(worker, values, returned, now_s)
-            jobs = scheduler.refill(worker, now_s) if worker.state == fleet.BUSY else ()
+                self._match(worker, values, last, returned, now_s)
+            # Only after an answer: before its first one, what is to be written first may still be a command.
+            jobs = scheduler.refill(worker, now_s) if wants_more else []
             if self._max_pending is not None:
                 self._room.notify_all()
         if jobs:
-            self._send(worker, jobs)  # type: ignore[arg-type]
+            self._send(worker, jobs)
         for kind, sequence, body, head in afterwards:
             self._take_message(worker, kind, sequence, body, head)
         if returned:
-            self._settle_values(worker, returned, since_s, now_s)
+            self._settle_values(worker, returned, now_s)
 
     def _match(
         self,
         worker: Worker,
         values: list[bytes],
+        last: int,
         returned: list[tuple[Job, bytes, tuple[float, int] | None]],
         now_s: float,
     ) -> None:
-        jobs = self.scheduler.answers_came(worker, len(values), now_s)
+        jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
         cost, worker.cost = worker.cost, None
         for job, body in zip(jobs, values, strict=True):
             if not job.has_settled:
@@ -529,7 +535,6 @@ class Supervisor:
         self,
         worker: Worker,
         returned: list[tuple[Job, bytes, tuple[float, int] | None]],
-        since_s: float,
         now_s: float,
     ) -> None:
         tells = "on_task_succeeded" in self._wants
@@ -636,7 +641,7 @@ class Supervisor:
                 self._terminate(worker, wants_stack)
             case s.Kill(worker):
                 if worker.process is not None and not worker.process.closed:
-                    worker.process.signal_group(signal.SIGKILL)
+                    worker.process.kill_tree()
             case s.Dismiss(worker):
                 self._close_tasks(worker)
             case s.EndLoop(worker):
@@ -676,6 +681,7 @@ class Supervisor:
             return
         # The word first: it tells the child's handler that this SIGTERM is ours.
         self._words[worker.line * WORDS_PER_LINE + STOP] = 1
+        process.list_descendants()
         process.signal_group(signal.SIGTERM)
         process.signal_group(signal.SIGCONT)  # a stopped process gets no SIGTERM before it goes on
         self._close_tasks(worker)
@@ -753,7 +759,7 @@ class Supervisor:
             self._dying[worker] = time.monotonic() + 0.001
             return
         self._dying.pop(worker, None)
-        process.signal_group(signal.SIGKILL)  # what it started goes with it; the pid is still ours
+        process.kill_tree()  # what it started goes with it; its own pid is still ours
         # Empty the pipe before believing the death: a worker that answers and then dies makes both ready in one
         # wait, and its answer counts.
         while process.result_fd >= 0:
@@ -959,10 +965,10 @@ class Supervisor:
         now_s = time.monotonic()
         scheduler = self.scheduler
         began_s = now_s if self._close_began_s is None else self._close_began_s
-        succeeded, failed, cancelled = self._settled_at_close
+        succeeded, failed = self._settled_at_close
         self._report = CloseReport(
             finished=scheduler.succeeded - succeeded + scheduler.failed - failed,
-            cancelled=scheduler.cancelled - cancelled - scheduler.stopped - scheduler.killed,
+            cancelled=scheduler.cancelled_by_close,
             stopped=scheduler.stopped,
             killed=scheduler.killed,
             seconds=now_s - began_s,

@@ -6,14 +6,17 @@ and what there is without a zygote (see `zygote`).
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from procbackground import _platform
+from procbackground._pickling import main_is_importable
 from procbackground._state.fleet import Worker
 from procbackground._wire import FrameReader
 from procbackground._worker.main import Boot, WorkerFds
@@ -28,7 +31,7 @@ class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
-        "closed", "death_fd", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen", "pid", "pidfd",
+        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen", "pid", "pidfd",
         "process", "reader", "result_fd", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
@@ -55,6 +58,7 @@ class WorkerProcess:
         self.exit_code: int | None = None
         self.is_dying = False
         self.closed = False
+        self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
         self.reader = FrameReader()
         self.unsent: memoryview | None = None
         self.worker: Worker | None = None  # set once the supervisor has it
@@ -81,6 +85,21 @@ class WorkerProcess:
         except (ProcessLookupError, PermissionError):
             # It has not made itself a group leader yet (or macOS reports a group of zombies this way).
             _platform.send_signal(self.pidfd, self.pid, signal_number)
+
+    def list_descendants(self) -> None:
+        """Note what the worker has started, while it can still be found below it."""
+        self.descendants.update(_platform.descendants(self.pid))
+
+    def kill_tree(self) -> None:
+        """End the worker, its group, and what it started that has left the group."""
+        self.list_descendants()
+        self.signal_group(signal.SIGKILL)
+        for pid, start in self.descendants.items():
+            if _platform.start_time(pid) == start:
+                for child, child_start in _platform.descendants(pid):
+                    if _platform.start_time(child) == child_start:
+                        _platform.send_signal(None, child, signal.SIGKILL)
+                _platform.send_signal(None, pid, signal.SIGKILL)
 
     def ask_for_stack(self) -> bool:
         """Have the child dump its Python stacks; return False where that is not possible."""
@@ -158,6 +177,21 @@ class Launcher(Protocol):
         """Workers started later should have imported `module` already, if that is possible."""
 
 
+@contextlib.contextmanager
+def startable_main() -> Iterator[None]:
+    """Hide a `__main__.__file__` that is no file, such as "<stdin>": the child would try to run it."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if main is None or path is None or main_is_importable():
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = path
+
+
 class Fd:
     """A descriptor that travels to a child of any start method."""
 
@@ -214,7 +248,8 @@ class Direct:
                 args=(theirs, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
-            process.start()
+            with startable_main():
+                process.start()
         except Exception as error:
             for fd in fds:
                 os.close(fd)

@@ -14,7 +14,6 @@ from typing import Any
 from procbackground import _wire
 from procbackground._page import ITERATIONS, PAUSED, SIGN_NS, STOP
 from procbackground._pickling import PROTOCOL, dump_failure, dumps, explain_result
-from procbackground._worker import relay
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
 
@@ -98,8 +97,6 @@ class Executor:
         self.is_calling = True
         try:
             fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
-            if "loguru" in sys.modules:
-                relay.install_loguru()
             what = "arguments"
             arguments: Any = ()
             if len(body) > _HEAD_SIZE + length:
@@ -185,8 +182,6 @@ class Executor:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
         args, kwargs = arguments if flags & _wire.HAS_KWARGS else (arguments, {})
-        if "loguru" in sys.modules:
-            relay.install_loguru()
         while self._iterate(fn, args, kwargs, interval_s, notes_starts):
             pass
         self.channel.send(_wire.LOOP_ENDED, sequence)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.util
 import logging
 import logging.handlers
 import pickle
@@ -13,7 +15,6 @@ from procbackground._pickling import PROTOCOL
 from procbackground._worker.channel import Channel
 
 _channel: Channel | None = None
-_has_loguru = False
 
 
 class _RelayHandler(logging.handlers.QueueHandler):
@@ -34,20 +35,37 @@ def install(channel: Channel, level: int) -> None:
 
     What a module configured while it was imported would print a second time.
     """
-    global _channel, _has_loguru
-    _channel, _has_loguru = channel, False
+    global _channel
+    _channel = channel
     logging.root.handlers[:] = [_RelayHandler(channel)]
     logging.root.setLevel(level)
     if "loguru" in sys.modules:
-        install_loguru()
+        _install_loguru()
+    else:
+        sys.meta_path.insert(0, _LoguruImport())
 
 
-def install_loguru() -> None:
-    """Likewise for loguru, once the child has imported it."""
-    global _has_loguru
-    if _has_loguru or not hasattr(sys.modules.get("loguru"), "logger"):
-        return
-    _has_loguru = True
+class _LoguruImport(importlib.abc.MetaPathFinder):
+    """Waits for the child's first import of loguru, which is 50 ms that most children need not spend."""
+
+    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
+        if name != "loguru":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        if spec is not None and spec.loader is not None:
+            load = spec.loader.exec_module
+
+            def load_and_install(module: Any) -> None:
+                load(module)
+                _install_loguru()
+
+            spec.loader.exec_module = load_and_install  # type: ignore[method-assign]
+        return spec
+
+
+def _install_loguru() -> None:
+    """Likewise for loguru."""
     from loguru import logger
 
     logger.remove()

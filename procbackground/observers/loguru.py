@@ -21,7 +21,8 @@ class LoguruObserver(Observer):
     def __init__(self, logger: Any = None) -> None:
         if logger is None:
             from loguru import logger  # on first use: loguru takes 50 ms to import
-        self._logger = logger
+        # The origin of these records is the manager, not the line of this file that words them.
+        self._logger = logger.patch(lambda record: record.update(name="procbackground", function="", line=0))
 
     def _bound(self, event: Any, **facts: Any) -> Any:
         if event.task is not None:

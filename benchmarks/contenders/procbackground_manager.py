@@ -1,0 +1,25 @@
+"""Adaptor of procbackground itself, with its semantics on: a timeout and a retry policy on every task."""
+
+from collections.abc import Callable
+from typing import Any
+
+from tenacity import stop_after_attempt
+
+from benchmarks.contenders.protocol import ExecutorContender
+from procbackground import Manager, Retry, Task, TaskType
+
+
+class ProcbackgroundManager(ExecutorContender):
+    """A manager; its view with `isolate=True` where every task is to have a process of its own."""
+
+    retries_killed_tasks = True
+
+    def __init__(self, workers: int, *, fresh: bool = False) -> None:
+        self.manager = Manager(max_workers=workers, retry=Retry(stop=stop_after_attempt(3)), timeout=30)
+        super().__init__(self.manager.options(isolate=True) if fresh else self.manager)
+
+    def run_loop(self, fn: Callable[..., Any], *args: Any) -> None:
+        self.manager.run_task(Task(fn, args=args, type=TaskType.LOOP))
+
+    def close(self) -> None:
+        self.manager.close()

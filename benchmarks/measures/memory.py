@@ -1,0 +1,39 @@
+"""Memory: what the parent holds for each task that waits."""
+
+import gc
+import time
+
+import psutil
+
+from benchmarks import tasks
+from benchmarks.contest import Contest, Readings, expect
+from benchmarks.measures.steps import meeting_folder, occupy, warm
+
+SETTLE_S = 0.5  # feeder threads go on pickling for a moment after the last submit
+
+
+def per_queued_task(contest: Contest) -> Readings:
+    """Queue tasks with one int argument behind blockers, keep the handles, and see how the parent grew.
+
+    The growth is of the parent's resident set (RSS), so the ints, the handles, the list, the queue and what
+    the allocator wastes all count. Afterwards the tasks are run and their results checked.
+    """
+    count = contest.count("tasks")
+    parent = psutil.Process()
+    with contest.open() as pool, meeting_folder() as folder:
+        warm(pool, contest.workers)
+        blockers = occupy(pool, contest.workers, folder)
+        gc.collect()
+        rss_before_bytes = parent.memory_info().rss
+        submit = pool.submit
+        handles = [submit(tasks.echo, number) for number in range(count)]
+        time.sleep(SETTLE_S)
+        gc.collect()
+        rss_after_bytes = parent.memory_info().rss
+        (folder / "release").touch()
+        for blocker in blockers:
+            pool.result_of(blocker)
+        expect(
+            [pool.result_of(handle) for handle in handles] == list(range(count)), "results of queued tasks"
+        )
+    return Readings({"bytes_per_task": (rss_after_bytes - rss_before_bytes) / count})

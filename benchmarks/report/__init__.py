@@ -1,0 +1,1 @@
+"""Report: the same summary told three ways, as JSON, as Markdown and as plots."""

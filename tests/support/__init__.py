@@ -1,0 +1,1 @@
+"""What the tests share. Children import this package, so it stays light."""

@@ -1,0 +1,396 @@
+"""Whole interpreters: where `__main__` comes from, how a parent ends, and what is left then."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.facts import wait_until_gone
+from tests.support.gate import PATIENCE_S, Gate
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = {
+    **os.environ,
+    "PYTHONPATH": str(ROOT),
+    "PYTHONUNBUFFERED": "",
+}  # empty is unset: lines stay whole
+ORPHANS_GONE_S = 5.0  # promised within one second; the rest is for a busy machine
+
+
+def run(source: str, how: str = "file", folder: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a script that comes from a file, from the command line or from standard input."""
+    source = textwrap.dedent(source)
+    command, text = [sys.executable], None
+    if how == "-c":
+        command += ["-c", source]
+    elif how == "stdin":
+        command, text = [*command, "-"], source
+    else:
+        assert folder is not None
+        script = folder / "script.py"
+        script.write_text(source)
+        command.append(str(script))
+    return subprocess.run(
+        command, input=text, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@contextmanager
+def running(source: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start a script in a session of its own; whatever of it is left afterwards is killed."""
+    script = folder / "script.py"
+    script.write_text(textwrap.dedent(source))
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env=ENVIRONMENT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        try:
+            yield process
+        finally:
+            for left in family(process.pid) | {process.pid}:
+                try:
+                    os.kill(left, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+
+
+def family(pid: int) -> set[int]:
+    """Return the pids of all descendants of `pid`."""
+    try:
+        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    except psutil.NoSuchProcess:
+        return set()
+
+
+def assert_printed(finished: subprocess.CompletedProcess[str], *lines: str) -> None:
+    assert finished.stderr == ""
+    assert finished.stdout.splitlines() == list(lines)
+    assert finished.returncode == 0
+
+
+# -- where __main__ comes from ----------------------------------------------------------------------------
+
+MAIN_THINGS = """
+    import functools, os
+    from procbackground import Manager, Task, TaskType, current
+
+    class Broken(Exception):
+        def __init__(self, code, reason):
+            super().__init__(reason)
+            self.code = code
+
+    class Point:
+        def __init__(self, x):
+            self.x = x
+        def doubled(self):
+            return Point(2 * self.x)
+
+    def square(x):
+        return x * x
+
+    def fail():
+        raise Broken(7, "as asked")
+
+    if __name__ == "__main__":
+        with Manager(max_workers=1) as manager:
+            print(manager.run(square, 4).result(timeout=20))
+            print(manager.run(lambda x: x + 1, 4).result(timeout=20))
+            print(manager.run(Point(4).doubled).result(timeout=20).x)
+            print(isinstance(manager.run(Point(4).doubled).result(timeout=20), Point))
+            print(manager.run(functools.partial(square, 5)).result(timeout=20))
+            print(list(manager.map(square, range(4), chunksize=2)))
+            error = manager.run(fail).exception(timeout=20)
+            print(isinstance(error, Broken), error.code, "in fail" in str(error.__cause__))
+            print(manager.run_task(Task(lambda: current().name, name="named")).result(timeout=20))
+"""
+
+
+@pytest.mark.parametrize("how", ["file", "-c", "stdin"])
+def test_functions_classes_and_lambdas_of_main_work(how, tmp_path):
+    finished = run(MAIN_THINGS, how, tmp_path)
+    assert_printed(finished, "16", "5", "8", "True", "25", "[0, 1, 4, 9]", "True 7 True", "named")
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_functions_of_main_work_under_every_start_method(method, tmp_path):
+    source = f"""
+        import multiprocessing
+        from procbackground import Manager
+
+        def square(x):
+            return x * x
+
+        if __name__ == "__main__":
+            with Manager(max_workers=1, mp_context=multiprocessing.get_context({method!r})) as manager:
+                print(manager.run(square, 4).result(timeout=20))
+                print(manager.run(lambda x: x + 1, 4).result(timeout=20))
+    """
+    assert_printed(run(source, "file", tmp_path), "16", "5")
+
+
+def test_a_module_run_as_main_works(tmp_path):
+    (tmp_path / "runme.py").write_text(textwrap.dedent(MAIN_THINGS))
+    finished = subprocess.run(
+        [sys.executable, "-m", "runme"],
+        cwd=tmp_path,
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert_printed(finished, "16", "5", "8", "True", "25", "[0, 1, 4, 9]", "True 7 True", "named")
+
+
+@pytest.mark.parametrize(
+    "context", ["None", "multiprocessing.get_context('spawn')"], ids=["default", "spawn"]
+)
+def test_a_forgotten_guard_is_a_clear_error_and_no_hang(context, tmp_path):
+    source = f"""
+        import multiprocessing
+        from procbackground import Manager
+
+        def square(x):
+            return x * x
+
+        manager = Manager(max_workers=2, mp_context={context})
+        print(manager.run(square, 4).result(timeout=20))
+        manager.close()
+    """
+    finished = run(source, "file", tmp_path)
+    if finished.returncode == 0:  # children that need no `__main__` do not meet the mistake
+        assert finished.stdout == "16\n"
+    else:
+        assert "__main__" in finished.stderr
+        assert len(finished.stderr.splitlines()) < 300
+
+
+def test_what_workers_print_is_not_lost(tmp_path):
+    source = """
+        from procbackground import Manager
+
+        def say(number):
+            print("line", number)
+
+        if __name__ == "__main__":
+            with Manager(max_workers=2) as manager:
+                for number in range(300):
+                    manager.run(say, number)
+    """
+    finished = run(source, "file", tmp_path)
+    assert finished.stderr == ""
+    assert sorted(finished.stdout.splitlines()) == sorted(f"line {number}" for number in range(300))
+
+
+# -- how a parent ends ------------------------------------------------------------------------------------
+
+PARENT = """
+    import os, signal, subprocess, sys, time
+    from procbackground import Manager, Task, TaskType
+    from tests.support.gate import Address
+    from tests.support import tasks
+
+    address = Address(*{address!r})
+
+    if __name__ == "__main__":
+        manager = Manager(max_workers=2, grace=0.5)
+    {body}
+"""
+
+
+def parent(gate: Gate, body: str) -> str:
+    """Return a script that makes a manager and does as `body` says."""
+    indented = textwrap.indent(textwrap.dedent(body).strip(), "    ")
+    return textwrap.dedent(PARENT).format(address=tuple(gate.address), body=indented)
+
+
+ENDINGS = {
+    "exit without close": "sys.exit(0)",
+    "os._exit": "os._exit(0)",
+    "an exception": "raise KeyError('oh')",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_an_interpreter_that_ends_without_close_leaves_nothing(gate, tmp_path, ending):
+    source = parent(
+        gate,
+        f"""
+        manager.run(tasks.start_grandchild, address)
+        tasks.stop_at_gate(address, "parent")
+        {ENDINGS[ending]}
+        """,
+    )
+    with running(source, tmp_path) as process:
+        arrivals = [gate.next_arrival(), gate.next_arrival()]
+        (grandchild,) = [arrival.label for arrival in arrivals if arrival.label != "parent"]
+        everybody = family(process.pid) | {grandchild}
+        gate.release(process.pid)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_an_interpreter_that_ends_without_close_while_idle_ends_at_once(gate, tmp_path):
+    source = parent(
+        gate,
+        """
+        print(manager.run(tasks.square, 3).result(timeout=20))
+        tasks.stop_at_gate(address, "parent")
+        """,
+    )
+    with running(source, tmp_path) as process:
+        gate.wait_for_arrival()
+        everybody = family(process.pid)
+        gate.release(process.pid)
+        assert process.wait(PATIENCE_S) == 0
+        assert process.stdout.read() == "9\n"
+        assert process.stderr.read() == ""
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+WORK = {
+    "idle": "manager.run(tasks.square, 3).result(timeout=20)",
+    "busy": "manager.run(tasks.tell_and_spin, address)",
+    "asleep": "manager.run(tasks.tell_and_sleep, address)",
+    "in C with the GIL": "manager.run(tasks.tell_and_hold_the_interpreter, address)",
+    "deaf to SIGTERM": "manager.run(tasks.ignore_sigterm, address)",
+    "with a grandchild": "manager.run(tasks.start_grandchild, address)",
+    "looping": "manager.run_task(Task(tasks.iterate, args=(address,), type=TaskType.LOOP))",
+}
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["SIGKILL", "SIGTERM"])
+@pytest.mark.parametrize("work", WORK)
+def test_when_the_parent_is_killed_everything_goes(gate, tmp_path, work, number):
+    source = parent(
+        gate,
+        f"""
+        {WORK[work]}
+        tasks.stop_at_gate(address, "parent")
+        """,
+    )
+    with running(source, tmp_path) as process:
+        arrivals = [gate.next_arrival() for _ in range(1 if work == "idle" else 2)]
+        everybody = family(process.pid)
+        everybody |= {
+            arrival.label for arrival in arrivals if work == "with a grandchild" and arrival.label != "parent"
+        }
+        assert len(everybody) >= 2
+        os.kill(process.pid, number)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_when_the_parent_is_killed_everything_goes_under_every_start_method(gate, tmp_path, method):
+    source = parent(
+        gate,
+        f"""
+        import multiprocessing
+        manager = Manager(max_workers=2, mp_context=multiprocessing.get_context({method!r}))
+        manager.run(tasks.tell_and_spin, address)
+        tasks.stop_at_gate(address, "parent")
+        """,
+    )
+    with running(source, tmp_path) as process:
+        gate.next_arrival(), gate.next_arrival()
+        everybody = family(process.pid)
+        assert everybody
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_ctrl_c_ends_everything_at_once_with_one_traceback(gate, tmp_path):
+    source = parent(
+        gate,
+        """
+        with manager:
+            handles = [manager.run(tasks.clean_up_when_stopped, address) for _ in range(6)]
+            handles[0].result()
+        """,
+    )
+    with running(source, tmp_path) as process:
+        for _ in range(2):
+            assert gate.wait_for_label() == "at work"
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert [gate.wait_for_label() for _ in range(2)] == ["SystemExit"] * 2
+        assert not gate.has_arrivals()  # nothing of the queue has run
+        assert process.returncode in (-signal.SIGINT, 130, 1)
+        assert stderr.count("Traceback") <= 1
+        assert "KeyboardInterrupt" in stderr
+        assert stdout == ""
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+CLOSING = """
+    with manager, manager.closing_on(signal.SIGTERM, signal.SIGINT, timeout=60):
+        handle = manager.run({task}, address)
+        try:
+            print(handle.result())
+        except BaseException as error:
+            print(type(error).__name__)
+    print("closed")
+"""
+
+
+def test_closing_on_sigterm_lets_the_running_task_finish(gate, tmp_path):
+    with running(parent(gate, CLOSING.format(task="tasks.stop_then_do")), tmp_path) as process:
+        pid = gate.wait_for_arrival()
+        everybody = family(process.pid)
+        os.kill(process.pid, signal.SIGTERM)
+        gate.release(pid, "finished")
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert (stdout.splitlines(), stderr, process.returncode) == (["finished", "closed"], "", 0)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_closing_on_a_second_signal_ends_at_once(gate, tmp_path):
+    with running(parent(gate, CLOSING.format(task="tasks.ignore_sigterm")), tmp_path) as process:
+        gate.wait_for_arrival()
+        everybody = family(process.pid)
+        os.kill(process.pid, signal.SIGTERM)
+        while process.poll() is None:  # two signals that come at once would count as one
+            os.kill(process.pid, signal.SIGINT)
+            try:
+                process.wait(0.05)
+            except subprocess.TimeoutExpired:
+                pass
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_an_interrupted_wait_can_go_on(gate, tmp_path):
+    source = parent(
+        gate,
+        """
+        handle = manager.run(tasks.stop_then_do, address)
+        try:
+            handle.result()
+        except KeyboardInterrupt:
+            tasks.tell_gate(address, "interrupted")
+        print(handle.result())
+        manager.close()
+        """,
+    )
+    with running(source, tmp_path) as process:
+        pid = gate.wait_for_arrival()
+        os.killpg(process.pid, signal.SIGINT)
+        assert gate.wait_for_label() == "interrupted"
+        gate.release(pid, "unharmed")
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert (stdout, stderr, process.returncode) == ("unharmed\n", "", 0)

@@ -1,0 +1,239 @@
+"""Timeouts, deadlines, memory limits and stalls, and what an attempt says of its cost."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+import pytest
+from tenacity import stop_after_attempt, stop_never, wait_fixed
+
+from procbackground import MemoryLimitError, Outcome, Retry, Task, TaskTimeoutError
+from tests.support import tasks
+from tests.support.facts import wait_until_gone
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import MIB, stop_at_gate
+
+
+def test_an_attempt_over_its_timeout_is_stopped_and_says_where_it_was(manager, gate):
+    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), timeout=0.4))
+    pid = gate.wait_for_arrival()
+    with pytest.raises(TaskTimeoutError) as caught:
+        handle.result(timeout=PATIENCE_S)
+    error = caught.value
+    assert isinstance(error, TimeoutError)
+    assert (error.task, error.attempt, error.pid, error.timeout) == (handle.task, 1, pid, 0.4)
+    assert "0.4" in str(error)
+    assert "stop_at_gate" in str(error)
+    assert "stop_at_gate" in error.stack
+    assert handle.attempts[0].outcome == Outcome.TIMED_OUT
+    wait_until_gone([pid])
+    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+def test_a_timeout_runs_the_tasks_finally_blocks(make_manager, gate):
+    manager = make_manager(grace=PATIENCE_S)
+    handle = manager.run_task(Task(tasks.clean_up_when_stopped, args=(gate.address,), timeout=0.4))
+    assert gate.wait_for_label() == "at work"
+    assert gate.wait_for_label() == "SystemExit"
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks.ignore_sigterm,
+        tasks.tell_and_hold_the_interpreter,
+        tasks.tell_and_sleep,
+        tasks.tell_and_spin,
+    ],
+)
+def test_a_timeout_ends_the_task_whatever_it_does(make_manager, gate, task):
+    manager = make_manager(max_workers=1, grace=0.2)
+    handle = manager.run_task(Task(task, args=(gate.address,), timeout=0.4))
+    pid = gate.wait_for_arrival()
+    behind = manager.run(tasks.square, 3)
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert behind.result(timeout=PATIENCE_S) == 9
+    wait_until_gone([pid])
+
+
+def test_the_managers_timeout_holds_for_run(make_manager, gate):
+    manager = make_manager(timeout=0.3)
+    handle = manager.run(stop_at_gate, gate.address)
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+
+
+def test_the_tasks_timeout_beats_the_managers(make_manager, gate):
+    manager = make_manager(timeout=0.3)
+    short = manager.run(stop_at_gate, gate.address)
+    patient = manager.run_task(Task(tasks.stop_then_do, args=(gate.address,), timeout=math.inf))
+    pids = {gate.wait_for_arrival(), gate.wait_for_arrival()}
+    assert isinstance(short.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    for pid in pids:
+        gate.release(pid, "in time")
+    assert patient.result(timeout=PATIENCE_S) == "in time"
+
+
+def test_a_task_within_its_timeout_is_left_alone(manager):
+    assert manager.run_task(Task(tasks.square, args=(3,), timeout=PATIENCE_S)).result(timeout=PATIENCE_S) == 9
+
+
+def test_a_timeout_does_not_count_the_queue(make_manager):
+    manager = make_manager(max_workers=1, grace=1.0)
+    first = manager.run_task(Task(tasks.sleep_long, timeout=0.8))
+    queued = manager.run_task(Task(tasks.square, args=(3,), timeout=0.6))  # it waits longer than that
+    assert isinstance(first.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert queued.result(timeout=PATIENCE_S) == 9
+
+
+def test_a_timeout_holds_for_each_attempt(manager):
+    handle = manager.run_task(Task(tasks.sleep_long, timeout=0.2, retry=3))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert [attempt.outcome for attempt in handle.attempts] == [Outcome.TIMED_OUT] * 3
+    assert len({attempt.pid for attempt in handle.attempts}) == 3
+
+
+def test_many_tasks_with_timeouts_that_do_not_come(make_manager):
+    manager = make_manager(timeout=PATIENCE_S)
+    handles = [manager.run(tasks.square, number) for number in range(300)]
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(300)]
+
+
+# -- deadline ---------------------------------------------------------------------------------------------
+
+
+def test_a_deadline_counts_the_queue(make_manager, gate):
+    manager = make_manager(max_workers=1)
+    blocker = manager.run(tasks.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    queued = manager.run_task(Task(tasks.tell_and_return, args=(gate.address, "I ran"), deadline=0.2))
+    error = queued.exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    assert "deadline" in str(error)
+    gate.release(pid, 1)
+    assert blocker.result(timeout=PATIENCE_S) == 1
+    manager.close()
+    assert not gate.has_arrivals()
+
+
+def test_a_deadline_stops_a_running_attempt(manager, gate):
+    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), deadline=0.4))
+    pid = gate.wait_for_arrival()
+    error = handle.exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    assert "deadline" in str(error)
+    wait_until_gone([pid])
+
+
+def test_a_deadline_ends_a_wait_for_a_retry(manager):
+    policy = Retry(stop=stop_after_attempt(5), wait=wait_fixed(3600))
+    handle = manager.run_task(Task(tasks.fail, retry=policy, deadline=0.4))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert len(handle.attempts) == 1
+
+
+def test_a_deadline_ends_retries_without_end(manager):
+    handle = manager.run_task(Task(tasks.fail, retry=Retry(stop=stop_never), deadline=0.5))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert len(handle.attempts) >= 2
+
+
+def test_a_task_before_its_deadline_is_left_alone(manager):
+    assert manager.run_task(Task(tasks.square, args=(3,), deadline=60)).result(timeout=PATIENCE_S) == 9
+
+
+# -- memory -----------------------------------------------------------------------------------------------
+
+
+def test_a_tree_over_its_memory_limit_is_stopped(manager):
+    handle = manager.run_task(Task(tasks.hoard, args=(2048 * MIB,), memory_limit="200MiB"))
+    with pytest.raises(MemoryLimitError) as caught:
+        handle.result(timeout=PATIENCE_S)
+    error = caught.value
+    assert isinstance(error, MemoryError)
+    assert error.limit == 200 * MIB
+    assert 200 * MIB < error.peak < 400 * MIB  # reached well before it had taken all it wanted
+    assert (error.task, error.attempt, error.pid) == (handle.task, 1, handle.attempts[0].pid)
+    assert handle.attempts[0].outcome == Outcome.OVER_MEMORY
+    wait_until_gone([error.pid])
+    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+def test_what_a_task_starts_counts_too(manager):
+    task = Task(tasks.hoard_in_a_grandchild, args=(600 * MIB,), memory_limit=300 * MIB)
+    handle = manager.run_task(task)
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
+def test_the_managers_memory_limit_holds_for_run(make_manager):
+    manager = make_manager(memory_limit="200MiB")
+    handle = manager.run(tasks.hoard, 2048 * MIB)
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
+def test_a_task_within_its_memory_limit_is_left_alone(manager):
+    handle = manager.run_task(Task(tasks.bytes_of_size, args=(10 * MIB,), memory_limit="1GiB"))
+    assert len(handle.result(timeout=PATIENCE_S)) == 10 * MIB
+
+
+# -- stalls -----------------------------------------------------------------------------------------------
+
+
+def test_a_stalled_task_is_never_killed(make_manager, gate, recorder):
+    manager = make_manager(max_workers=1, observer=recorder)
+    handle = manager.run_task(Task(tasks.stop_then_do, args=(gate.address,), stalled_threshold=0.1))
+    pid = gate.wait_for_arrival()
+    (event,) = recorder.wait_for("task_stalled")
+    assert "stop_at_gate" in event.stack
+    assert handle.running()
+    gate.release(pid, "awake")
+    assert handle.result(timeout=PATIENCE_S) == "awake"
+    assert manager.run(os.getpid).result(timeout=PATIENCE_S) == pid  # the process is as good as before
+
+
+def test_each_attempt_can_stall(make_manager, recorder):
+    manager = make_manager(max_workers=1, observer=recorder)
+    handle = manager.run_task(Task(tasks.sleep_long, timeout=0.4, stalled_threshold=0.1, retry=2))
+    handle.exception(timeout=PATIENCE_S)
+    manager.close()
+    assert [event.attempt for event in recorder.events("task_stalled")] == [1, 2]
+
+
+# -- what an attempt says ---------------------------------------------------------------------------------
+
+
+def test_an_attempt_says_when_it_ran_and_where(manager):
+    before = time.time()
+    handle = manager.run(os.getpid)
+    pid = handle.result(timeout=PATIENCE_S)
+    (attempt,) = handle.attempts
+    assert (attempt.number, attempt.pid, attempt.outcome) == (1, pid, Outcome.SUCCEEDED)
+    assert attempt.error is None
+    assert before - 1 <= attempt.started <= attempt.ended <= time.time() + 1
+
+
+def test_a_running_attempt_is_listed_without_an_end(manager, gate):
+    handle = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    (attempt,) = handle.attempts
+    assert (attempt.number, attempt.pid, attempt.ended, attempt.outcome) == (1, pid, None, None)
+
+
+def test_an_attempt_says_what_it_cost(manager):
+    handle = manager.run(tasks.burn, 0.1)
+    handle.result(timeout=PATIENCE_S)
+    (attempt,) = handle.attempts
+    assert 0.05 < attempt.cpu_seconds < PATIENCE_S
+    assert attempt.peak_memory > MIB
+
+
+def test_a_killed_attempt_says_by_what(manager, gate):
+    handle = manager.run(stop_at_gate, gate.address)
+    os.kill(gate.wait_for_arrival(), signal.SIGTERM)
+    handle.exception(timeout=PATIENCE_S)
+    (attempt,) = handle.attempts
+    assert attempt.outcome in (Outcome.DIED, Outcome.RAISED)  # SIGTERM from outside may be seen as SystemExit
+    assert attempt.error is handle.exception()

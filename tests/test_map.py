@@ -1,0 +1,238 @@
+"""`map` as Python 3.14's `Executor.map`; an item fails alone, whatever the chunk size."""
+
+from __future__ import annotations
+
+import itertools
+import operator
+import threading
+
+import pytest
+
+from procbackground import TaskTimeoutError, WorkerDiedError
+from tests.support import tasks
+from tests.support.facts import wait_until
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import Flaky
+
+
+def taken_until_it_raises(iterator):
+    """Return what `iterator` gives before it raises, and the error."""
+    came = []
+    try:
+        for value in iterator:
+            came.append(value)  # noqa: PERF402  # what came before the error counts
+    except Exception as error:
+        return came, error
+    return came, None
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, 7, 100, 1000])
+def test_results_come_in_order(manager, chunksize):
+    squares = manager.map(tasks.square, range(100), chunksize=chunksize)
+    assert list(squares) == [number**2 for number in range(100)]
+
+
+def test_slow_items_do_not_change_the_order(manager):
+    pauses = [0.03, 0.0, 0.02, 0.0, 0.01, 0.0]
+    assert list(manager.map(tasks.pause, pauses)) == pauses
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_several_iterables_end_with_the_shortest(manager, chunksize):
+    sums = manager.map(operator.add, range(5), itertools.count(10), chunksize=chunksize)
+    assert list(sums) == [10, 12, 14, 16, 18]
+
+
+def test_nothing_gives_nothing(manager):
+    assert list(manager.map(tasks.square, [])) == []
+
+
+def test_a_lambda_can_be_mapped(manager):
+    assert list(manager.map(lambda x: x + 1, range(20), chunksize=6)) == list(range(1, 21))
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_the_chunk_size_must_be_positive(manager, value):
+    with pytest.raises(ValueError, match="chunksize"):
+        manager.map(tasks.square, range(3), chunksize=value)
+
+
+def test_tasks_start_before_anybody_asks_for_a_result(manager, gate):
+    results = manager.map(lambda n, address=gate.address: tasks.tell_and_return(address, n), range(2))
+    assert {gate.wait_for_label(), gate.wait_for_label()} == {0, 1}
+    assert list(results) == [0, 1]
+
+
+def test_the_input_is_taken_at_once_without_a_buffer_size(manager):
+    pulled = []
+    results = manager.map(tasks.square, (pulled.append(number) or number for number in range(50)))
+    assert len(pulled) == 50
+    assert len(list(results)) == 50
+
+
+def test_an_input_that_raises_raises_in_map(manager):
+    def numbers():
+        yield 1
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError):
+        list(manager.map(tasks.square, numbers()))
+    assert manager.run(pow, 2, 2).result(timeout=PATIENCE_S) == 4
+
+
+# -- an item fails alone ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 5, 50])
+def test_an_item_that_raises_fails_alone(manager, chunksize):
+    came, error = taken_until_it_raises(
+        manager.map(tasks.fail_if_negative, [0, 1, 2, 3, 4, 5, 6, -7, 8, 9], chunksize=chunksize)
+    )
+    assert came == [0, 1, 2, 3, 4, 5, 6]
+    assert isinstance(error, Flaky)
+    assert str(error) == "-7 is negative"
+
+
+@pytest.mark.parametrize("chunksize", [1, 5, 50])
+def test_an_item_that_dies_fails_alone(manager, chunksize):
+    items = [0, 1, 2, 3, 4, 5, 6, "die", 8, 9]
+    came, error = taken_until_it_raises(manager.map(tasks.die_if_told, items, chunksize=chunksize))
+    assert came == [0, 1, 2, 3, 4, 5, 6]
+    assert isinstance(error, WorkerDiedError)
+    assert manager.run(pow, 2, 2).result(timeout=PATIENCE_S) == 4
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_an_item_that_times_out_fails_alone(make_manager, chunksize):
+    manager = make_manager(timeout=0.5, grace=0.5)
+    items = [0.0, 0.001, 0.002, 3600.0, 0.003]
+    came, error = taken_until_it_raises(manager.map(tasks.pause, items, chunksize=chunksize))
+    assert came == [0.0, 0.001, 0.002]
+    assert isinstance(error, TaskTimeoutError)
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
+def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
+    came, error = taken_until_it_raises(manager.map(tasks.lock_if_none, [1, 2, None, 4], chunksize=chunksize))
+    assert came == [1, 2]
+    assert "lock" in str(error)
+
+
+@pytest.mark.parametrize("chunksize", [1, 4])
+def test_failed_items_are_retried_alone(make_manager, gate, chunksize):
+    manager = make_manager(retry=2)
+    address = gate.address
+    results = manager.map(
+        lambda n: tasks.tell_and_fail_first(address, n, fail=n == 2), range(6), chunksize=chunksize
+    )
+    assert list(results) == [0, 1, 2, 3, 4, 5]
+    told = [gate.wait_for_label() for _ in range(7)]
+    assert sorted(told) == [0, 1, 2, 2, 3, 4, 5]  # only the guilty one ran twice
+    assert not gate.has_arrivals()
+
+
+# -- timeout ----------------------------------------------------------------------------------------------
+
+
+def test_a_timeout_is_raised_when_a_result_is_late(make_manager, gate):
+    manager = make_manager(grace=0.5)
+    address = gate.address
+    results = manager.map(lambda n: tasks.stop_at_gate(address) if n == 2 else n, range(4), timeout=0.5)
+    came, error = taken_until_it_raises(results)
+    assert came == [0, 1]
+    assert isinstance(error, TimeoutError)
+
+
+def test_a_timeout_that_is_not_needed_is_not_raised(manager):
+    assert list(manager.map(tasks.square, range(5), timeout=PATIENCE_S)) == [0, 1, 4, 9, 16]
+
+
+# -- buffersize -------------------------------------------------------------------------------------------
+
+
+def test_with_a_buffer_size_the_input_is_pulled_lazily(manager):
+    pulled = []
+    results = manager.map(
+        tasks.square, (pulled.append(number) or number for number in range(100)), buffersize=4
+    )
+    assert len(pulled) <= 4
+    for taken in range(1, 11):
+        assert next(results) == (taken - 1) ** 2
+        assert len(pulled) <= taken + 4
+    assert list(results) == [number**2 for number in range(10, 100)]
+    assert len(pulled) == 100
+
+
+@pytest.mark.parametrize("chunksize", [1, 3])
+def test_an_endless_input_can_be_mapped_with_a_buffer_size(manager, chunksize):
+    results = manager.map(tasks.square, itertools.count(), buffersize=8, chunksize=chunksize)
+    assert list(itertools.islice(results, 50)) == [number**2 for number in range(50)]
+    results.close()
+
+
+@pytest.mark.parametrize("buffersize", [1, 2, 1000])
+def test_results_come_in_order_with_any_buffer_size(manager, buffersize):
+    squares = manager.map(tasks.square, range(60), buffersize=buffersize)
+    assert list(squares) == [number**2 for number in range(60)]
+
+
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_buffer_size_must_be_positive(manager, value):
+    with pytest.raises(ValueError, match="buffersize"):
+        manager.map(tasks.square, range(3), buffersize=value)
+
+
+@pytest.mark.parametrize("value", ["4", 1.5])
+def test_a_buffer_size_must_be_an_int(manager, value):
+    with pytest.raises(TypeError, match="buffersize"):
+        manager.map(tasks.square, range(3), buffersize=value)
+
+
+def test_a_lazy_input_that_raises_raises_when_it_is_reached(manager):
+    def numbers():
+        yield from range(6)
+        raise KeyError("no more")
+
+    came, error = taken_until_it_raises(manager.map(tasks.square, numbers(), buffersize=2))
+    assert isinstance(error, KeyError)
+    assert came == [number**2 for number in range(len(came))]
+
+
+# -- stopping half-way ------------------------------------------------------------------------------------
+
+
+def test_an_abandoned_map_cancels_what_is_out(make_manager, gate):
+    manager = make_manager(max_workers=1, grace=0.5)
+    address = gate.address
+    results = manager.map(
+        lambda n: tasks.tell_and_return(address, n) if n < 1 else tasks.sleep_long(), range(20)
+    )
+    assert next(results) == 0
+    results.close()
+    assert manager.wait(timeout=PATIENCE_S)
+    assert manager.stats().cancelled >= 18
+
+
+def test_maps_side_by_side_do_not_mix(manager):
+    maps = [manager.map(tasks.add, range(30), [offset] * 30, chunksize=4) for offset in (0, 100, 200)]
+    answers = [[] for _ in maps]
+
+    def take(index):
+        answers[index] = list(maps[index])
+
+    threads = [threading.Thread(target=take, args=(index,)) for index in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert answers == [[number + offset for number in range(30)] for offset in (0, 100, 200)]
+
+
+def test_a_map_uses_every_worker(manager):
+    pids = set()
+
+    def has_used_two():
+        pids.update(manager.map(tasks.own_pid_after_a_moment, range(8)))
+        return len(pids) >= 2
+
+    wait_until(has_used_two, "two processes have worked")

@@ -1,0 +1,317 @@
+"""Observers: one thread, order per task, every event, and nobody harmed."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+
+import pytest
+
+from procbackground import Manager, SerializationError, Task, events
+from procbackground.observers import CallbackObserver, LoguruObserver, Observer
+from tests.support import tasks
+from tests.support.gate import PATIENCE_S
+from tests.support.recorder import Recorder, SampleRecorder
+from tests.support.tasks import Flaky, Refuses, stop_at_gate
+
+
+def test_a_success_is_told_in_order(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    began = time.time()
+    handle = manager.run_task(Task(tasks.add, args=(1, 2), meta={"tenant": 7}))
+    assert handle.result(timeout=PATIENCE_S) == 3
+    manager.close()
+    assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+    told = [event for kind, event in recorder.seen if kind.startswith("task")]
+    assert [type(event) for event in told] == [events.TaskAdded, events.TaskStarted, events.TaskSucceeded]
+    assert all(event.task is handle.task and event.handle is handle for event in told)
+    assert all(event.attempt in (0, 1) for event in told)
+    assert began - 1 < told[0].time <= told[1].time <= told[2].time < time.time() + 1
+    assert told[1].pid == handle.attempts[0].pid
+    assert told[2].result == 3
+
+
+def test_a_failure_is_told_once_after_the_retries(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    handle = manager.run_task(Task(tasks.fail, retry=2))
+    error = handle.exception(timeout=PATIENCE_S)
+    manager.close()
+    assert recorder.kinds(handle) == [
+        "task_added",
+        "task_started",
+        "task_retrying",
+        "task_started",
+        "task_failed",
+    ]
+    (failure,) = recorder.events("task_failed")
+    assert failure.error is error
+    assert failure.attempt == 2
+
+
+def test_a_task_that_cannot_cross_is_told_as_failed(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    handle = manager.run(tasks.echo, Refuses())
+    (failure,) = recorder.wait_for("task_failed")
+    assert isinstance(failure.error, SerializationError)
+    assert failure.handle is handle
+    assert recorder.kinds(handle) == ["task_added", "task_failed"]
+
+
+def test_a_cancelled_task_is_told_as_cancelled(make_manager, gate, recorder):
+    manager = make_manager(max_workers=1, observer=recorder, grace=1.0)
+    running = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    queued = manager.run(tasks.nothing)
+    queued.cancel()
+    running.cancel()
+    recorder.wait_for("task_cancelled", 2)
+    assert recorder.kinds(queued) == ["task_added", "task_cancelled"]
+    assert recorder.kinds(running) == ["task_added", "task_started", "task_cancelled"]
+
+
+def test_progress_is_told(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    handle = manager.run(tasks.report_progress, 3)
+    assert handle.result(timeout=PATIENCE_S) == 3
+    manager.close()
+    told = recorder.events("task_progress")
+    assert (told[-1].done, told[-1].total, told[-1].message) == (3, 3, "item 3")
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert recorder.kinds(handle)[-1] == "task_succeeded"
+
+
+def test_a_silent_task_is_told_as_stalled_once_and_still_succeeds(make_manager, gate, recorder):
+    manager = make_manager(observer=recorder, stalled_threshold=0.1)
+    handle = manager.run_task(Task(tasks.stop_then_do, args=(gate.address,), meta={"who": "me"}))
+    pid = gate.wait_for_arrival()
+    (stalled,) = recorder.wait_for("task_stalled")
+    assert stalled.handle is handle
+    assert dict(stalled.task.meta) == {"who": "me"}
+    assert stalled.silent_for >= 0.1
+    gate.release(pid, "in the end")
+    assert handle.result(timeout=PATIENCE_S) == "in the end"
+    manager.close()
+    assert recorder.kinds(handle) == ["task_added", "task_started", "task_stalled", "task_succeeded"]
+
+
+def test_a_tasks_threshold_beats_the_managers(make_manager, gate, recorder):
+    manager = make_manager(observer=recorder, stalled_threshold=3600)
+    manager.run_task(Task(stop_at_gate, args=(gate.address,), stalled_threshold=0.1))
+    gate.wait_for_arrival()
+    recorder.wait_for("task_stalled")
+
+
+def test_a_heartbeat_is_no_silence(make_manager, recorder):
+    manager = make_manager(observer=recorder, stalled_threshold=0.8)
+    handle = manager.run(tasks.beat_for, 1.2)
+    handle.result(timeout=PATIENCE_S)
+    manager.close()
+    assert "task_stalled" not in recorder.kinds(handle)
+
+
+def test_processes_are_told_from_start_to_end(make_manager, recorder):
+    manager = make_manager(max_workers=2, observer=recorder)
+    handles = [manager.run(tasks.own_pid) for _ in range(5)]
+    pids = {handle.result(timeout=PATIENCE_S) for handle in handles}
+    dead = manager.run(tasks.exit_hard, 4)
+    dead.exception(timeout=PATIENCE_S)
+    manager.close()
+    started = [event.pid for event in recorder.events("process_started")]
+    exited = {event.pid: event.exit_code for event in recorder.events("process_exited")}
+    assert pids <= set(started)
+    assert len(set(started)) == len(started)
+    assert set(exited) >= set(started)
+    assert exited[dead.attempts[0].pid] == 4
+
+
+def test_samples_are_told_while_a_task_runs(make_manager, gate):
+    recorder = SampleRecorder()
+    manager = make_manager(observer=recorder)
+    manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    event = recorder.wait_for("process_sampled")[0]
+    assert event.pid == event.sample.pid == pid
+    assert event.sample.rss > 1_000_000
+
+
+def test_the_close_is_the_last_event_and_bears_the_report(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    for number in range(20):
+        manager.run(tasks.square, number)
+    report = manager.close()
+    kind, event = recorder.seen[-1]
+    assert kind == "manager_closed"
+    assert event.report == report
+    assert (event.task, event.handle, event.attempt) == (None, None, None)
+    assert len(recorder.events("manager_closed")) == 1
+
+
+def test_every_event_has_reached_its_observer_after_the_close(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    handles = [manager.run(tasks.square, number) for number in range(300)]
+    manager.close()
+    for handle in handles:
+        assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+
+
+def test_all_observers_are_told(make_manager):
+    several = [Recorder() for _ in range(3)]
+    manager = make_manager(observer=several)
+    handle = manager.run(tasks.nothing)
+    manager.close()
+    assert [observer.kinds(handle) for observer in several] == [
+        ["task_added", "task_started", "task_succeeded"]
+    ] * 3
+
+
+def test_observers_are_called_in_one_thread_which_is_nobody_elses(make_manager, recorder):
+    manager = make_manager(observer=recorder)
+    for number in range(20):
+        manager.run(tasks.fail_if_negative, number - 10)
+    manager.close()
+    assert len(recorder.threads) == 1
+    assert threading.get_ident() not in recorder.threads
+
+
+def test_an_event_is_frozen(make_manager, recorder):
+    make_manager(observer=recorder).run(tasks.nothing)
+    (event,) = recorder.wait_for("task_succeeded")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        event.attempt = 5
+
+
+class Raising(Observer):
+    """Raises in every method."""
+
+    def _raise(self, event):
+        raise RuntimeError("this observer is broken")
+
+    on_task_added = on_task_started = on_task_succeeded = on_task_failed = on_task_retrying = _raise
+    on_process_started = on_process_exited = on_manager_closed = on_task_cancelled = _raise
+
+
+def test_a_raising_observer_harms_nobody(make_manager, recorder):
+    manager = make_manager(observer=[Raising(), recorder])
+    handle = manager.run(tasks.square, 3)
+    failing = manager.run_task(Task(tasks.fail, retry=2))
+    assert handle.result(timeout=PATIENCE_S) == 9
+    assert isinstance(failing.exception(timeout=PATIENCE_S), Flaky)
+    assert manager.close().is_clean
+    assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+    assert recorder.seen[-1][0] == "manager_closed"
+
+
+class Blocking(Recorder):
+    """Sits in its first event until told to go on."""
+
+    def __init__(self):
+        super().__init__()
+        self.is_blocked = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def on_task_added(self, event):
+        self.is_blocked.set()
+        self.may_go_on.wait(PATIENCE_S)
+        self.note("task_added", event)
+
+
+def test_a_slow_observer_slows_no_task(make_manager):
+    slow = Blocking()
+    manager = make_manager(observer=slow)
+    handles = [manager.run(tasks.square, number) for number in range(100)]
+    failing = manager.run_task(Task(tasks.fail, retry=2))
+    assert slow.is_blocked.wait(PATIENCE_S)
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(100)]
+    assert isinstance(failing.exception(timeout=PATIENCE_S), Flaky)
+    assert not any(kind.startswith("task") for kind, _ in slow.seen)
+    slow.may_go_on.set()
+    manager.close()
+    for handle in handles:
+        assert slow.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+
+
+def test_an_observer_may_use_the_manager_and_wait_for_it(make_manager):
+    answers = []
+    has_answered = threading.Event()
+
+    class Asking(Observer):
+        def on_task_failed(self, event):
+            assert event.handle.done()
+            answers.append(manager.run(tasks.square, 7).result(timeout=PATIENCE_S))
+            has_answered.set()
+
+    manager = make_manager(observer=Asking())
+    manager.run(tasks.fail)
+    assert has_answered.wait(PATIENCE_S)
+    assert answers == [49]
+
+
+# -- ready-made ones --------------------------------------------------------------------------------------
+
+
+def test_a_callback_observer_calls_plain_functions(make_manager):
+    failed, succeeded = [], []
+    observer = CallbackObserver(on_task_failed=failed.append, on_task_succeeded=succeeded.append)
+    manager = make_manager(observer=observer)
+    manager.run(tasks.fail)
+    manager.run(tasks.square, 2)
+    manager.close()
+    assert [type(event.error) for event in failed] == [Flaky]
+    assert [event.result for event in succeeded] == [4]
+
+
+def test_a_callback_observer_refuses_names_that_are_no_event():
+    with pytest.raises(TypeError):
+        CallbackObserver(on_task_exploded=print)
+
+
+@pytest.fixture
+def lines():
+    """What reaches loguru, as records."""
+    from loguru import logger
+
+    records = []
+    sink = logger.add(lambda message: records.append(message.record), level="DEBUG")
+    yield records
+    logger.remove(sink)
+
+
+def test_a_loguru_observer_writes_events(make_manager, lines):
+    manager = make_manager(observer=LoguruObserver())
+    manager.run_task(Task(tasks.fail, args=("out of paper",), name="printing", retry=2, meta={"desk": 4}))
+    manager.run_task(Task(tasks.square, args=(2,), name="counting"))
+    manager.close()
+    errors = [line for line in lines if line["level"].name == "ERROR"]
+    warnings = [line for line in lines if line["level"].name == "WARNING"]
+    assert len(errors) == 1
+    assert "printing" in errors[0]["message"]
+    assert "out of paper" in errors[0]["message"]
+    assert errors[0]["extra"]["task"] == "printing"
+    assert any("printing" in line["message"] for line in warnings)
+    assert any("counting" in line["message"] for line in lines)
+
+
+def test_a_loguru_observer_takes_a_logger(make_manager, lines):
+    from loguru import logger
+
+    manager = make_manager(observer=LoguruObserver(logger.bind(service="billing")))
+    manager.run(tasks.fail)
+    manager.close()
+    assert any(line["extra"].get("service") == "billing" for line in lines)
+
+
+def test_managers_do_not_mix_their_events(make_manager):
+    here, there = Recorder(), Recorder()
+    first = make_manager(max_workers=1, observer=here)
+    second = make_manager(max_workers=1, observer=there)
+    handles = first.run(tasks.square, 2), second.run(tasks.square, 3)
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [4, 9]
+    first.close()
+    second.close()
+    assert (here.kinds(handles[1]), there.kinds(handles[0])) == ([], [])
+
+
+def test_a_manager_without_observers_works():
+    with Manager(max_workers=1, observer=[]) as manager:
+        assert manager.run(tasks.square, 2).result(timeout=PATIENCE_S) == 4

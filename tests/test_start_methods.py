@@ -1,0 +1,170 @@
+"""The essentials under every start method, and on the portable platform, forced."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from procbackground import Manager, Outcome, Task, TaskTimeoutError, TaskType, WorkerDiedError
+from tests.support import tasks
+from tests.support.facts import wait_until_gone
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import Flaky, stop_at_gate
+
+ROOT = Path(__file__).parents[1]
+METHODS = ["forkserver", "spawn", "fork"]
+
+
+@pytest.fixture(params=METHODS)
+def method(request):
+    return request.param
+
+
+@pytest.fixture
+def manager(make_manager, method):
+    return make_manager(mp_context=multiprocessing.get_context(method), grace=1.0)
+
+
+def test_values_and_errors_come_back(manager):
+    handles = [manager.run(tasks.square, number) for number in range(50)]
+    failing = manager.run(tasks.fail, "as asked")
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(50)]
+    error = failing.exception(timeout=PATIENCE_S)
+    assert isinstance(error, Flaky)
+    assert "in fail" in str(error.__cause__)
+
+
+def test_lambdas_and_large_payloads_cross(manager):
+    assert (
+        manager.run(lambda data: data[::-1], b"ab" * 1_000_000).result(timeout=PATIENCE_S)
+        == b"ba" * 1_000_000
+    )
+
+
+def test_a_death_costs_one_task(manager, gate):
+    doomed = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    others = [manager.run(tasks.square, number) for number in range(20)]
+    os.kill(pid, signal.SIGKILL)
+    error = doomed.exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert (error.exit_code, error.pid) == (-signal.SIGKILL, pid)
+    assert [handle.result(timeout=PATIENCE_S) for handle in others] == [number**2 for number in range(20)]
+
+
+def test_a_retry_runs_in_a_fresh_process(manager):
+    handle = manager.run_task(Task(tasks.mishap_before, args=(3, "exits"), retry=3))
+    assert handle.result(timeout=PATIENCE_S)[0] == 3
+    assert [attempt.outcome for attempt in handle.attempts] == [Outcome.DIED, Outcome.DIED, Outcome.SUCCEEDED]
+    assert len({attempt.pid for attempt in handle.attempts}) == 3
+
+
+def test_a_timeout_stops_the_task(manager, gate):
+    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), timeout=0.5))
+    pid = gate.wait_for_arrival()
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    wait_until_gone([pid])
+
+
+def test_a_loop_runs_until_it_is_cancelled(manager, gate):
+    loop = manager.run_task(Task(tasks.iterate, args=(gate.address,), type=TaskType.LOOP))
+    for expected in (1, 2, 3):
+        arrival = gate.next_arrival()
+        assert arrival.label == expected
+        gate.release(arrival.pid)
+    gate.open()
+    assert manager.cancel(timeout=PATIENCE_S)
+    assert loop.cancelled()
+
+
+def test_a_running_task_can_be_cancelled(manager, gate):
+    handle = manager.run(tasks.clean_up_when_stopped, gate.address)
+    pid = gate.wait_for_arrival()
+    assert handle.cancel()
+    assert gate.wait_for_label() == "SystemExit"
+    wait_until_gone([pid])
+    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+def test_a_grandchild_goes_with_its_task(manager, gate):
+    handle = manager.run(tasks.start_grandchild, gate.address)
+    arrival = gate.next_arrival()
+    handle.cancel()
+    wait_until_gone([arrival.pid, arrival.label])
+
+
+def test_a_close_past_its_timeout_stops_everything(manager, gate):
+    running = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    report = manager.close(timeout=0)
+    assert running.cancelled()
+    assert report.leftovers == ()
+    wait_until_gone([pid])
+
+
+def test_the_child_has_context_group_and_progress(manager):
+    assert manager.run_task(Task(tasks.context_facts, name="who am I")).result(timeout=PATIENCE_S)[:2] == (
+        1,
+        "who am I",
+    )
+    group, pid = manager.run(tasks.group_and_pid).result(timeout=PATIENCE_S)
+    assert group == pid
+    handle = manager.run(tasks.report_progress, 5)
+    handle.result(timeout=PATIENCE_S)
+    assert handle.progress.done == 5
+
+
+def test_what_is_stalled_is_told(make_manager, method, gate, recorder):
+    context = multiprocessing.get_context(method)
+    manager = make_manager(mp_context=context, observer=recorder, stalled_threshold=0.1)
+    handle = manager.run(stop_at_gate, gate.address)
+    (event,) = recorder.wait_for("task_stalled")
+    assert event.handle is handle
+
+
+@pytest.mark.parametrize("safe_method", ["forkserver", "spawn"])
+def test_a_lock_held_in_the_parent_cannot_deadlock_a_child(make_manager, safe_method):
+    with tasks.shared_lock:
+        manager = make_manager(mp_context=multiprocessing.get_context(safe_method))
+        assert manager.run(tasks.take_shared_lock).result(timeout=PATIENCE_S) == "taken"
+
+
+def test_the_default_never_forks_this_process():
+    tasks.marks.append("only here")
+    try:
+        with Manager(max_workers=1) as manager:
+            assert manager.run(tasks.read_marks).result(timeout=PATIENCE_S) == []
+    finally:
+        tasks.marks.clear()
+
+
+@pytest.mark.skipif("PROCBACKGROUND_PLATFORM" in os.environ, reason="this is the forced run itself")
+@pytest.mark.timeout(200)
+def test_all_that_holds_on_the_portable_platform_too():
+    files = ["test_start_methods.py", "test_cancel.py", "test_attribution.py"]
+    run = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            *(f"tests/{file}" for file in files),
+        ],
+        cwd=ROOT,
+        env={**os.environ, "PROCBACKGROUND_PLATFORM": "portable"},
+        capture_output=True,
+        text=True,
+        timeout=180,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-8000:]
+    assert " passed" in run.stdout

@@ -1,0 +1,135 @@
+"""`stream`: tasks pulled lazily, handles given as they are done. `options`: a view on the same manager."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from concurrent.futures import Executor
+
+import pytest
+
+from procbackground import Task, TaskTimeoutError
+from tests.support import tasks
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import Flaky
+
+
+def squares(numbers):
+    return (Task(tasks.square, args=(number,)) for number in numbers)
+
+
+def test_a_stream_gives_every_handle_once_it_is_done(manager):
+    came = []
+    for handle in manager.stream(squares(range(50))):
+        assert handle.done()
+        came.append(handle.result(timeout=0))
+    assert sorted(came) == [number**2 for number in range(50)]
+
+
+def test_an_ordered_stream_keeps_the_order(manager):
+    pauses = [0.03, 0.0, 0.02, 0.0]
+    stream = manager.stream((Task(tasks.pause, args=(pause,)) for pause in pauses), ordered=True)
+    assert [handle.result(timeout=0) for handle in stream] == pauses
+
+
+def test_an_unordered_stream_gives_the_quick_ones_first(manager, gate):
+    slow = Task(tasks.stop_then_do, args=(gate.address,))
+    stream = iter(manager.stream([slow, *squares(range(4))]))
+    first = [next(stream).result(timeout=0) for _ in range(4)]
+    assert sorted(first) == [0, 1, 4, 9]
+    gate.open()
+    assert next(stream).task is slow
+    assert next(stream, None) is None
+
+
+def test_a_failed_task_comes_as_its_handle(manager):
+    todo = [Task(tasks.fail_if_negative, args=(number,)) for number in (1, -1, 2)]
+    errors = [handle.exception() for handle in manager.stream(todo, ordered=True)]
+    assert [type(error) for error in errors] == [type(None), Flaky, type(None)]
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_a_stream_pulls_no_more_than_its_buffer_ahead(manager, is_ordered):
+    pulled = itertools.count()
+    last = [0]
+
+    def todo():
+        for number in range(100):
+            last[0] = next(pulled) + 1
+            yield Task(tasks.square, args=(number,))
+
+    for taken, handle in enumerate(manager.stream(todo(), ordered=is_ordered, buffersize=5)):
+        assert last[0] <= taken + 6
+        handle.result(timeout=0)
+    assert last[0] == 100
+
+
+def test_an_endless_stream_can_be_left(manager):
+    came = []
+    for handle in manager.stream(squares(itertools.count()), ordered=True, buffersize=8):
+        came.append(handle.result())
+        if len(came) == 30:
+            break
+    assert came == [number**2 for number in range(30)]
+    assert manager.wait(timeout=PATIENCE_S)
+
+
+def test_stopping_half_way_cancels_what_is_out(make_manager, gate):
+    manager = make_manager(max_workers=1, grace=0.5)
+    blocked = [Task(tasks.stop_at_gate, args=(gate.address,)) for _ in range(3)]
+    for handle in manager.stream([*squares([2]), *blocked], buffersize=4):
+        assert handle.result() == 4
+        break
+    assert manager.wait(timeout=PATIENCE_S)
+    assert manager.stats().cancelled >= 2
+
+
+def test_an_input_that_raises_raises_out_of_the_stream(manager):
+    def todo():
+        yield Task(tasks.square, args=(2,))
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError):
+        list(manager.stream(todo()))
+
+
+def test_a_stream_can_be_iterated_in_asyncio(manager):
+    async def main():
+        return [handle.result() async for handle in manager.stream(squares(range(20)), ordered=True)]
+
+    assert asyncio.run(main()) == [number**2 for number in range(20)]
+
+
+# -- options ----------------------------------------------------------------------------------------------
+
+
+def test_a_view_is_an_executor_on_the_same_manager(manager):
+    view = manager.options(name="viewed", meta={"a": 1})
+    assert isinstance(view, Executor)
+    handle = view.submit(tasks.square, 3)
+    assert handle.result(timeout=PATIENCE_S) == 9
+    assert (handle.task.name, dict(handle.task.meta)) == ("viewed", {"a": 1})
+    assert manager.stats().added == 1
+
+
+def test_a_views_options_hold_for_map(manager):
+    results = manager.options(retry=2).map(tasks.mishap_before, [2] * 3, ["raises"] * 3)
+    assert [attempt for attempt, _ in results] == [2, 2, 2]
+
+
+def test_a_views_timeout_holds(make_manager):
+    manager = make_manager(grace=0.5)
+    handle = manager.options(timeout=0.3).submit(tasks.sleep_long)
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+
+
+def test_the_managers_own_defaults_stay(manager):
+    manager.options(retry=3)
+    handle = manager.run(tasks.fail)
+    handle.exception(timeout=PATIENCE_S)
+    assert len(handle.attempts) == 1
+
+
+def test_a_view_refuses_what_is_no_field_of_a_task(manager):
+    with pytest.raises(TypeError):
+        manager.options(colour="red")
