@@ -43,7 +43,7 @@ def dumps(value: Any) -> bytes:
         # A reference into a `__main__` that the other side cannot import would only fail over there.
         if main_is_importable() or b"__main__" not in data:
             return data
-    import cloudpickle
+    import cloudpickle  # type: ignore[import-untyped]
 
     return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 

@@ -6,7 +6,6 @@ import itertools
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from queue import SimpleQueue
 from typing import Any, Generic, TypeVar
 
@@ -136,4 +135,8 @@ class Stream(Generic[R]):
                 handle = self._run_task(task)
                 self._out[handle] = None
                 if not self._ordered:
-                    handle.add_done_callback(self._done.put)
+                    handle.add_done_callback(self._note_done)
+
+    def _note_done(self, handle: Future[R]) -> None:
+        assert isinstance(handle, TaskHandle)
+        self._done.put(handle)

@@ -77,7 +77,7 @@ class FrameReader:
         elif self._tail:
             data = self._tail + data
             self._tail = b""
-        frames = []
+        frames: list[tuple[int, int, bytes]] = []
         position, end = 0, len(data)
         while end - position >= HEADER_SIZE:
             length, sequence, kind = HEADER.unpack_from(data, position)

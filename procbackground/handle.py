@@ -33,9 +33,11 @@ class Owner(Protocol):
 
     def cancel_job(self, job: Job) -> bool:
         """End the job of a handle, queued or running; False when it has ended by itself."""
+        ...
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job is in a process now."""
+        ...
 
 
 class _MadeOnFirstTouch:
@@ -77,8 +79,8 @@ class TaskHandle(Future[R]):
     """
 
     # Class attributes are the defaults of nearly every handle; an instance stores only what differs.
-    _condition = _ConditionOnFirstTouch()  # type: ignore[assignment]
-    _waiters = _MadeOnFirstTouch("_waiters", list)
+    _condition = _ConditionOnFirstTouch()  # pyright: ignore[reportAssignmentType]
+    _waiters = _MadeOnFirstTouch("_waiters", list)  # pyright: ignore[reportAssignmentType]
     _done_callbacks = _MadeOnFirstTouch("_done_callbacks", list)
     _state = "PENDING"
     _result: Any = None
@@ -115,7 +117,7 @@ class TaskHandle(Future[R]):
         if history and type(history[0]) is float:
             started, ended, pid, cpu_seconds, peak_memory = history
             return [
-                Attempt(1, pid, started, ended, Outcome.SUCCEEDED, None, None, cpu_seconds, peak_memory)  # type: ignore[arg-type]
+                Attempt(1, pid, started, ended, Outcome.SUCCEEDED, None, None, cpu_seconds, peak_memory)
             ]
         return list(history)  # type: ignore[arg-type]
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import types
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from procbackground import _wire
 from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
@@ -22,11 +23,11 @@ from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
 from procbackground._stream import Stream, map_results
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
-from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
+from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, qualified_name
+from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -122,7 +123,6 @@ class _FrontDoor(Executor):
     def map(
         self,
         fn: Callable[..., R],
-        /,
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int | None = None,
@@ -490,11 +490,10 @@ def _close_when_told(
 
 def usable_cpus() -> int:
     """Return the number of CPUs that this process may run on."""
-    if hasattr(os, "process_cpu_count"):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):
+    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # Python 3.13 and later
+    if sys.version_info < (3, 13) and hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    return count() or 1
 
 
 def check_timeout(timeout: float | None) -> None:

@@ -49,8 +49,8 @@ class Retry:
         asks_exceptions_only = tenacity.retry_if_exception.__call__
         self.judges_results = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
         self.max_attempts: int | None = None
-        if isinstance(self.stop, tenacity.stop_after_attempt):
-            self.max_attempts = self.stop.max_attempt_number
+        if isinstance(stop, tenacity.stop_after_attempt):
+            self.max_attempts = stop.max_attempt_number
 
     @classmethod
     def of_attempts(cls, attempts: int) -> Retry:

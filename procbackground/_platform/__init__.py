@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import TYPE_CHECKING
 
 IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM") != "portable"
 
-if IS_LINUX:
-    from procbackground._platform.linux import (
+if not TYPE_CHECKING and not IS_LINUX:  # both lend the same names; types are checked as on Linux
+    from procbackground._platform.portable import (
         HAS_PIDFD,
         STACK_SIGNAL,
         Poller,
@@ -27,7 +28,7 @@ if IS_LINUX:
         tree_rss_bytes,
     )
 else:
-    from procbackground._platform.portable import (
+    from procbackground._platform.linux import (
         HAS_PIDFD,
         STACK_SIGNAL,
         Poller,

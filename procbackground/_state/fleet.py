@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 
+from procbackground._state.attempt import QUEUED
 from procbackground._state.job import Job
 
 STARTING: Final = "starting"  # a process was asked for; it has not said hello
@@ -22,8 +23,8 @@ class Worker:
     """One worker process. `process` is the supervisor's and means nothing here."""
 
     __slots__ = (
-        "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing", "line", "loop",
-        "notes", "number", "peak_bytes", "pid", "process", "sent", "since_s", "state", "stop_reason", "wall",
+        "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
+        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "sent", "since_s", "state", "stop_reason", "wall",
         "was_killed", "was_oom",
     )  # fmt: skip
 
@@ -76,8 +77,8 @@ class Worker:
 class JobQueue:
     """Jobs in order of priority, then of acceptance.
 
-    A deque for each priority: nearly always there is one, and jobs then cost a pointer each. Jobs that settled
-    while they waited stay where they are and are skipped.
+    A deque for each priority: nearly always there is one, and jobs then cost a pointer each. Jobs that ended while
+    they waited stay where they are and are skipped.
     """
 
     __slots__ = ("_by_priority", "_order", "length")
@@ -85,7 +86,7 @@ class JobQueue:
     def __init__(self) -> None:
         self._by_priority: dict[int, deque[Job]] = {}
         self._order: list[int] = []  # of the priorities, negated, lowest first
-        self.length = 0  # jobs that have not settled; `discount` keeps it true
+        self.length = 0  # jobs that still wait; `discount` keeps it true
 
     def __len__(self) -> int:
         return self.length
@@ -121,11 +122,11 @@ class JobQueue:
         return queue
 
     def peek(self) -> Job | None:
-        """Return the first job that has not settled, without taking it."""
+        """Return the first job that still waits, without taking it."""
         while self._order:
             priority = -self._order[0]
             queue = self._by_priority[priority]
-            while queue and queue[0].has_settled:
+            while queue and queue[0].state != QUEUED:
                 queue.popleft()
             if queue:
                 return queue[0]
@@ -144,4 +145,4 @@ class JobQueue:
 
     def __iter__(self) -> Iterator[Job]:
         for negated in sorted(self._order):
-            yield from (job for job in self._by_priority[-negated] if not job.has_settled)
+            yield from (job for job in self._by_priority[-negated] if job.state == QUEUED)

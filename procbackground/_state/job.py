@@ -30,8 +30,22 @@ class Recipe:
     """What jobs of the same function and limits have in common. Limits are resolved: `inf` is none."""
 
     __slots__ = (
-        "blob", "deadline_s", "depth", "interval_s", "is_loop", "isolate", "mean_s", "memory_limit", "name",
-        "needs_judge", "priority", "reusable", "retry", "stalled_s", "timeout_s", "watch_s",
+        "blob",
+        "deadline_s",
+        "depth",
+        "interval_s",
+        "is_loop",
+        "isolate",
+        "mean_s",
+        "memory_limit",
+        "name",
+        "needs_judge",
+        "priority",
+        "retry",
+        "reusable",
+        "stalled_s",
+        "timeout_s",
+        "watch_s",
     )  # fmt: skip
 
     def __init__(

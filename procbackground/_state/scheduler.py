@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from procbackground._state import attempt as a
-from procbackground._state import fleet, job
+from procbackground._state import fleet
 from procbackground._state.fleet import JobQueue, Worker
-from procbackground._state.job import Job, Recipe
+from procbackground._state.job import JUDGED, SETTLED, WAITING, Job
 from procbackground.report import Outcome
 from procbackground.task import NO_LIMIT
 
@@ -254,7 +254,7 @@ class Scheduler:
         to follow."""
         inflight = worker.inflight
         since_s = worker.head_since_s
-        jobs = []
+        jobs: list[Job] = []
         for _ in range(count):
             job = inflight.popleft()
             job.started_s = since_s
@@ -263,6 +263,7 @@ class Scheduler:
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             jobs.append(job)
+        job = jobs[-1]
         if job.sequence != last:
             raise AssertionError(f"{worker!r} answered request {last}, and {job.sequence} was due")
         job.recipe.learn(now_s - since_s, count)
@@ -562,7 +563,7 @@ class Scheduler:
                 self.stopped += 1
 
     def _judge(self, job: Job, kind: str, body: bytes, worker: Worker, waits: bool = False) -> None:
-        job.state = job_judged
+        job.state = JUDGED
         job.worker = worker if waits else None
         self._waiting.add(job)
         cost, worker.cost = worker.cost, None
@@ -655,7 +656,7 @@ class Scheduler:
         history = job.with_history()
         history.idle_for_s += delay_s
         history.stalled_since_s = None
-        job.state = job_waiting
+        job.state = WAITING
         if delay_s > 0:
             self._at(now_s + delay_s, "retry", job)
         else:
@@ -663,7 +664,7 @@ class Scheduler:
         return AGAIN
 
     def _try_again(self, job: Job, now_s: float) -> None:
-        if job.state != job_waiting:
+        if job.state != WAITING:
             return
         self._waiting.discard(job)
         job.state = a.QUEUED
@@ -685,7 +686,7 @@ class Scheduler:
             if job in self.loops_queue:
                 self.loops_queue.remove(job)
         self._waiting.discard(job)
-        job.state = job_settled
+        job.state = SETTLED
         job.payload = b""
 
     def _cancel(self, job: Job, worker: Worker | None = None) -> None:
@@ -704,7 +705,7 @@ class Scheduler:
         self.added += 1
         self.unsettled_loops += 1
         if self.refuses_loops:
-            loop.state = job_settled
+            loop.state = SETTLED
             return False
         if loop.recipe.deadline_s != NO_LIMIT:
             loop.with_history().deadline_s = now_s + loop.recipe.deadline_s
@@ -764,7 +765,7 @@ class Scheduler:
         # Its process died: a new one, after a pause that grows while not one iteration passes.
         pause_s = min(MAX_LOOP_RESTART_S, LOOP_RESTART_S * 2 ** min(history.deaths_in_a_row, 10))
         history.deaths_in_a_row += 1
-        loop.state = job_waiting
+        loop.state = WAITING
         self._at(now_s + max(loop.recipe.interval_s, pause_s), "retry", loop)
         return OVER
 
@@ -983,16 +984,15 @@ class Scheduler:
             self.next_scan_s = min(self.next_scan_s, due_s)
 
     def _deadline_passed(self, job: Job, now_s: float) -> None:
-        if job.has_settled or job.state in (a.RETURNED, job_judged):
+        if job.has_settled or job.state in (a.RETURNED, JUDGED):
             return  # ended, or about to: the verdict looks at the deadline itself
         worker = job.worker
-        if job.state in (a.SENT, a.STOPPING) and worker is not None:
-            if worker.loop is job or (worker.inflight and worker.inflight[0] is job):
-                self._stop(worker, FOR_DEADLINE, now_s)
-                return
-            # It waits in a worker's pipe: it ends here, and what the worker makes of it is dropped.
+        if worker is not None and (worker.loop is job or (worker.inflight and worker.inflight[0] is job)):
+            self._stop(worker, FOR_DEADLINE, now_s)
+            return
+        # Where it waits in a worker's pipe it ends all the same, and what the worker makes of it is dropped.
         self._end(job)
-        job.state = job_judged
+        job.state = JUDGED
         self._waiting.add(job)
         self.commands.append(Judge(job, FOR_DEADLINE, b"", None, None))
 
@@ -1044,7 +1044,7 @@ class Scheduler:
 
     def count_queued(self) -> int:
         behind = sum(len(worker.inflight) - 1 for worker in self.workers if worker.inflight)
-        waiting = sum(1 for job in self._waiting if job.state == job_waiting)
+        waiting = sum(1 for job in self._waiting if job.state == WAITING)
         return self.queue.length + self.fresh_queue.length + len(self.loops_queue) + behind + waiting
 
     def all_jobs(self) -> Iterable[Job]:
@@ -1053,9 +1053,6 @@ class Scheduler:
         for worker in self.workers:
             jobs.extend(job for job in worker.inflight if not job.has_settled)
         return dict.fromkeys(jobs)
-
-
-job_judged, job_waiting, job_settled = job.JUDGED, job.WAITING, job.SETTLED
 
 
 def outcome_of(kind: str) -> Outcome:
@@ -1074,6 +1071,3 @@ def resolve(value: float | None, default: float | None) -> float:
     if value is not None:
         return value
     return NO_LIMIT if default is None else default
-
-
-__all__ = ["Command", "Recipe", "Scheduler", "outcome_of", "resolve"]

@@ -123,12 +123,12 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
         )
     assert worker is not None
     if command.kind == s.FOR_MEMORY:
-        limit, peak = recipe.memory_limit or 0, worker.peak_bytes
+        limit_bytes, peak_bytes = recipe.memory_limit or 0, worker.peak_bytes
         return MemoryLimitError(
-            f"task {recipe.name!r} (process {worker.pid}) held {peak / 2**20:.0f} MiB, over its memory_limit of "
-            f"{limit / 2**20:.0f} MiB, and was killed",
-            limit=limit,
-            peak=peak,
+            f"task {recipe.name!r} (process {worker.pid}) held {peak_bytes / 2**20:.0f} MiB, over its memory_limit of "
+            f"{limit_bytes / 2**20:.0f} MiB, and was killed",
+            limit=limit_bytes,
+            peak=peak_bytes,
         )
     hint = "the task may have run in part; give it a retry policy if it can run again"
     if worker.was_oom:

@@ -40,8 +40,8 @@ from procbackground._state import scheduler as s
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
-from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor import monitor
+from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
 from procbackground._supervisor.relay import tell_parent
@@ -1061,9 +1061,8 @@ def _call_frame(job: Job) -> bytes:
 def _parent_log_level() -> int:
     """Return the lowest level at which any of the parent's loggers lets records through."""
     levels = [logging.root.level or logging.WARNING]
-    for known in logging.root.manager.loggerDict.values():
-        if isinstance(known, logging.Logger) and known.level:
-            levels.append(known.level)
+    known = logging.root.manager.loggerDict.values()
+    levels += [logger.level for logger in known if isinstance(logger, logging.Logger) and logger.level]
     return min(levels)
 
 

@@ -88,7 +88,7 @@ def sample(pids: Iterable[int]) -> dict[int, tuple[int, float]]:
     for process in psutil.process_iter(["ppid"]):
         if process.pid in wanted:
             roots[process.pid] = process
-        children.setdefault(process.info["ppid"], []).append(process)  # type: ignore[attr-defined]
+        children.setdefault(process.info["ppid"], []).append(process)
     figures = {}
     for pid, root in roots.items():
         rss_bytes, cpu_percent = 0, 0.0

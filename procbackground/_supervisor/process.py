@@ -31,8 +31,8 @@ class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
-        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen", "pid", "pidfd",
-        "process", "reader", "result_fd", "task_fd", "unsent", "worker",
+        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
+        "pid", "pidfd", "process", "reader", "result_fd", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -172,6 +172,7 @@ class Launcher(Protocol):
 
     def expects_exit_code(self, process: WorkerProcess) -> bool:
         """Whether an exit code that is not known yet will be told."""
+        ...
 
     def preload(self, module: str) -> None:
         """Workers started later should have imported `module` already, if that is possible."""

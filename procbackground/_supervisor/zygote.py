@@ -16,7 +16,14 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state.fleet import Worker
-from procbackground._supervisor.process import Fd, LaunchFailed, WorkerProcess, is_passing, startable_main, wait_for_exit
+from procbackground._supervisor.process import (
+    Fd,
+    LaunchFailed,
+    WorkerProcess,
+    is_passing,
+    startable_main,
+    wait_for_exit,
+)
 from procbackground._worker import zygote as child
 from procbackground._worker.main import Boot
 

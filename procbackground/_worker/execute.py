@@ -177,7 +177,7 @@ class Executor:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
-            arguments = pickle.loads(body[position:]) if len(body) > position else ()
+            arguments: Any = pickle.loads(body[position:]) if len(body) > position else ()
         except Exception as error:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return

@@ -166,8 +166,8 @@ class _Zygote:
                 WorkerFds(tasks, results, self._fds.life, notes), self._words, line, self._boot
             )
             exit_code = worker.run()
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
         finally:
             leave(exit_code)
 
