@@ -85,7 +85,9 @@ class TaskHandle(Future[R]):
     _state = "PENDING"
     _result: Any = None
     _exception: BaseException | None = None
-    _history: tuple[Attempt, ...] | tuple[float, float, int, float | None, int | None] | None = None
+    _history: tuple[Attempt, ...] = ()
+    # Of a job that succeeded at once: what its attempt is made of, should anybody ask for it.
+    _success: tuple[float, float, int, float | None, int | None] | None = None
     _progress: Progress | None = None
 
     def __init__(self, owner: Owner, spec: Any) -> None:
@@ -108,18 +110,14 @@ class TaskHandle(Future[R]):
     @property
     def attempts(self) -> list[Attempt]:
         """The attempts so far, the running one included. For a loop: those of the iteration that failed last."""
-        history = self._history
         job = self._job
         if job is not None:
             return job.attempts()
-        if history is None:
-            return []
-        if history and type(history[0]) is float:
-            started, ended, pid, cpu_seconds, peak_memory = history
-            return [
-                Attempt(1, pid, started, ended, Outcome.SUCCEEDED, None, None, cpu_seconds, peak_memory)
-            ]
-        return list(history)  # type: ignore[arg-type]
+        if self._success is not None:
+            started, ended, pid, cpu_seconds, peak_memory = self._success
+            success = Outcome.SUCCEEDED
+            return [Attempt(1, pid, started, ended, success, None, None, cpu_seconds, peak_memory)]
+        return list(self._history)
 
     @property
     def progress(self) -> Progress | None:

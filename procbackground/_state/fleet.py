@@ -24,8 +24,8 @@ class Worker:
 
     __slots__ = (
         "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
-        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "sent", "since_s", "state", "stop_reason", "wall",
-        "was_killed", "was_oom",
+        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "sent", "since_s", "state", "stop_reason",
+        "wall", "was_killed", "was_oom",
     )  # fmt: skip
 
     def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:

@@ -550,7 +550,7 @@ class Supervisor:
             handle = job.handle
             cpu_s, peak = cost if cost is not None else (None, None)
             if job.history is None or not job.history.attempts:
-                handle._history = (self._wall(job.started_s), ended_s, pid, cpu_s, peak)
+                handle._success = (self._wall(job.started_s), ended_s, pid, cpu_s, peak)
             else:
                 job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
                 handle._history = tuple(job.history.attempts)
