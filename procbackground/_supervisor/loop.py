@@ -102,7 +102,11 @@ class Supervisor:
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
         self._errands = Errands(self._name)
-        self._monitor = monitor.Monitor(self._name, self._limited_workers, self._over_memory)
+        is_sampled = "on_process_sampled" in self._wants
+        self._is_sampled = is_sampled
+        self._monitor = monitor.Monitor(
+            self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
+        )
         self._all_settled = threading.Condition(self.lock)
         self._room = threading.Condition(self.lock)
         self._thread: threading.Thread | None = None
@@ -149,7 +153,7 @@ class Supervisor:
                 self._unfinished.append(worker)
                 needs_waking = True
             worker.is_writing = False
-            if job.recipe.memory_limit is not None:
+            if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.want()
         if needs_waking or job.recipe.deadline_s != NO_LIMIT:
             self._wakeup.set()
@@ -249,6 +253,9 @@ class Supervisor:
 
     def processes(self) -> list[ProcessInfo]:
         """A snapshot of the workers that are ready."""
+        return [info for info, _ in self._sample()]
+
+    def _sample(self) -> list[tuple[ProcessInfo, Job | None]]:
         with self.lock:
             rows = []
             for worker in self.scheduler.workers:
@@ -257,13 +264,23 @@ class Supervisor:
                     since_s = worker.since_s if job is None else worker.head_since_s
                     rows.append((worker.pid, job, job.attempt if job is not None else None, since_s))
         figures = monitor.sample(pid for pid, *_ in rows)
-        return [
-            ProcessInfo(
-                pid, None if job is None else job.handle.task, attempt, self._wall(since_s), *figures[pid]
-            )
-            for pid, job, attempt, since_s in rows
-            if pid in figures
-        ]
+        samples = []
+        for pid, job, attempt, since_s in rows:
+            if pid in figures:
+                task = None if job is None else job.handle.task
+                samples.append((ProcessInfo(pid, task, attempt, self._wall(since_s), *figures[pid]), job))
+        return samples
+
+    def _tell_samples(self) -> bool:
+        """Tell observers the figures of all processes; return whether any of them runs a task."""
+        samples = self._sample()
+        for info, job in samples:
+            event = events.ProcessSampled(
+                task=info.task, handle=None if job is None else job.handle, attempt=info.attempt, time=time.time(),
+                pid=info.pid, sample=info,
+            )  # fmt: skip
+            self._observers.put("on_process_sampled", event)
+        return any(job is not None for _, job in samples)
 
     # -- closing -------------------------------------------------------------------------------------------
 
@@ -593,7 +610,7 @@ class Supervisor:
         if "on_task_started" in self._wants:
             for job in jobs:
                 self._tell_started(job, worker)
-        if any(job.recipe.memory_limit is not None for job in jobs):
+        if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
             self._monitor.want()
         data = _call_frame(jobs[0]) if len(jobs) == 1 else b"".join(map(_call_frame, jobs))
         process: WorkerProcess = worker.process
