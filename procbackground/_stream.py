@@ -1,61 +1,16 @@
-"""Many tasks at once: `map` over items and `stream` over tasks, pulled no faster than they are taken."""
+"""The work of `Manager.stream`: many tasks, pulled no faster than they are taken."""
 
 from __future__ import annotations
 
-import itertools
-import time
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from procbackground.handle import TaskHandle
 from procbackground.task import Task
 
 R = TypeVar("R")
-
-
-def map_results(
-    submit_chunk: Callable[..., TaskHandle[Any]],
-    submit: Callable[..., TaskHandle[Any]],
-    fn: Callable[..., R],
-    iterables: tuple[Iterable[Any], ...],
-    timeout_s: float | None,
-    chunksize: int | None,
-    buffersize: int | None,
-) -> Iterator[R]:
-    """The work of `Manager.map`."""
-    end_s = None if timeout_s is None else time.monotonic() + timeout_s
-    calls = zip(*iterables, strict=False)
-    ahead = calls if buffersize is None else itertools.islice(calls, buffersize)
-    handles = deque(submit(fn, *args) for args in ahead)
-    return _results_in_order(handles, calls, submit, fn, end_s)
-
-
-def _results_in_order(
-    handles: deque[TaskHandle[Any]],
-    calls: Iterator[tuple[Any, ...]],
-    submit: Callable[..., TaskHandle[Any]],
-    fn: Callable[..., Any],
-    end_s: float | None,
-) -> Iterator[Any]:
-    try:
-        while handles:
-            remaining_s = None if end_s is None else max(0.0, end_s - time.monotonic())
-            handle = handles.popleft()
-            for args in itertools.islice(calls, 1):
-                handles.append(submit(fn, *args))
-            try:
-                result = handle.result(remaining_s)
-            finally:
-                handle.cancel()
-                del handle
-            yield result
-            del result
-    finally:
-        for handle in handles:
-            handle.cancel()
 
 
 class Stream(Generic[R]):

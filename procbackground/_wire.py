@@ -24,7 +24,8 @@ CALL_HEAD = struct.Struct("<IQBBHI")
 CALL_HEAD_SIZE = CALL_HEAD.size
 HAS_KWARGS = 1  # the arguments are (args, kwargs); else they are args alone
 IS_REUSABLE = 2  # the same function bytes will come again: keep the loaded function
-PER_ITEM = 4  # the arguments are a chunk: a list of argument tuples, each to be answered for itself
+PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call, answered for itself.
+# A chunk's value is (values, failures): a list with a value for each row, and {row: pickled failure}.
 
 # What a loop needs on top, between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration
@@ -40,6 +41,7 @@ LOG_RECORD = 6  # pickled `logging.LogRecord`, or loguru message
 BROKEN = 7  # the initializer failed; the body as in FAILURE
 ITERATION_FAILED = 8  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
 LOOP_ENDED = 9  # the loop saw the stop and ended after its running iteration
+PARTIAL = 11  # the first items of a chunk that is not done yet; the body as in the chunk's value
 MEASURED = 10  # cost of the call whose answer comes next: `COST`
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes

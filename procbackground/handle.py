@@ -89,6 +89,7 @@ class TaskHandle(Future[R]):
     # Of a job that succeeded at once: what its attempt is made of, should anybody ask for it.
     _success: tuple[float, float, int, float | None, int | None] | None = None
     _progress: Progress | None = None
+    _ended_at_row: int = 0
 
     def __init__(self, owner: Owner, spec: Any) -> None:
         # Not Future's: it would make the condition and both lists at once.
@@ -223,3 +224,6 @@ class TaskHandle(Future[R]):
         for lock in attributes.get("_sleepers", ()):
             lock.release()
         return has_callbacks
+
+    def _take_part(self, body: bytes) -> None:
+        """Take the first rows of a chunk; of interest to `_map.Chunk` only."""

@@ -18,10 +18,11 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from procbackground import _wire
+from procbackground._map import Chunk, Mapper
 from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
-from procbackground._stream import Stream, map_results
+from procbackground._stream import Stream
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
 from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
@@ -74,6 +75,7 @@ class _FrontDoor(Executor):
         self._defaults = defaults
         self._fields = fields
         self._recipes: dict[Any, Recipe] = {}  # by function, of calls with the manager's defaults
+        self._chunk_recipes: dict[Any, Recipe] = {}  # by function
         self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
         self._make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
 
@@ -145,7 +147,11 @@ class _FrontDoor(Executor):
         _check_buffersize(buffersize)
         if not callable(fn):
             raise TypeError(f"map takes a callable, not {type(fn).__name__}")
-        return map_results(self._submit_chunk, self.run, fn, iterables, timeout, chunksize, buffersize)
+        is_apart = self._fields.get("isolate") or self._supervisor.tells_tasks
+        if chunksize is None and (buffersize is not None or is_apart):
+            chunksize = 1  # each item is to be a task of its own
+        mapper = Mapper(self, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
+        return mapper.results()
 
     def stream(
         self, tasks: Iterable[Task[R]], *, ordered: bool = False, buffersize: int | None = None
@@ -251,9 +257,13 @@ class _FrontDoor(Executor):
         self._supervisor.reject(Job(handle, recipe, b""), error)
         return handle
 
-    def _recipe_of(self, task: Task[Any], blob: bytes, is_loop: bool, is_reusable: bool) -> Recipe:
+    def _recipe_of(
+        self, task: Task[Any], blob: bytes, is_loop: bool, is_reusable: bool, is_chunk: bool = False
+    ) -> Recipe:
         defaults = self._defaults
         retry = task.retry if task.retry is not None else defaults.retry
+        if is_chunk:
+            retry = None  # its rows are retried, each for itself
         assert not isinstance(retry, int)
         memory_limit = task.memory_limit if task.memory_limit is not None else defaults.memory_limit
         assert not isinstance(memory_limit, str)
@@ -272,11 +282,42 @@ class _FrontDoor(Executor):
             priority=task.priority,
             interval_s=task.interval,
             isolate=task.isolate,
+            is_chunk=is_chunk,
         )
 
-    def _submit_chunk(self, fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> TaskHandle[Any]:
-        """Run `fn` for each of `items` in one request; its value is a list of (ok, value or failure)."""
-        raise NotImplementedError
+    # What a map needs: see `_map.FrontDoor`.
+
+    def run_row(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskHandle[Any]:
+        return self.run(fn, *args)
+
+    def adopt_row(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], failure: bytes | BaseException
+    ) -> TaskHandle[Any]:
+        handle: TaskHandle[Any] = TaskHandle(self._supervisor, (self._make_task, fn, args, {}))
+        task = handle.task
+        is_reusable = is_stateless(fn)
+        recipe = self._recipe_of(task, dump_function(fn), False, is_reusable)
+        flags = _wire.IS_REUSABLE if is_reusable else 0
+        handle._job = job = Job(handle, recipe, dump_arguments(args, {}) if args else b"", flags)
+        self._supervisor.adopt(job, failure)
+        return handle
+
+    def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
+        recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        if recipe is None:
+            is_reusable = is_stateless(fn)
+            task = self._make_task(fn, (), {})
+            recipe = self._recipe_of(task, dump_function(fn), False, is_reusable, is_chunk=True)
+            if is_reusable:
+                self._supervisor.preload(fn.__module__)
+                if type(fn) in _HASHED_BY_IDENTITY:
+                    self._chunk_recipes[fn] = recipe
+            chunk._spec = task
+        else:
+            chunk._spec = (self._make_task, fn, (), {})
+        flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
+        chunk._job = job = Job(chunk, recipe, dump_arguments(columns, {}), flags)
+        self._supervisor.accept(job)
 
 
 class Manager(_FrontDoor):

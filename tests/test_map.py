@@ -205,7 +205,7 @@ def test_an_abandoned_map_cancels_what_is_out(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.5)
     address = gate.address
     results = manager.map(
-        lambda n: tasks.tell_and_return(address, n) if n < 1 else tasks.sleep_long(), range(20)
+        lambda n: tasks.tell_and_return(address, n) if n < 1 else tasks.sleep_long(), range(20), chunksize=1
     )
     assert next(results) == 0
     results.close()

@@ -34,6 +34,7 @@ class Recipe:
         "deadline_s",
         "depth",
         "interval_s",
+        "is_chunk",
         "is_loop",
         "isolate",
         "mean_s",
@@ -63,6 +64,7 @@ class Recipe:
         priority: int = 0,
         interval_s: float = 0.0,
         isolate: bool = False,
+        is_chunk: bool = False,
     ) -> None:
         self.name = name
         encoded = name.encode()[:65535]
@@ -79,6 +81,7 @@ class Recipe:
         self.priority = priority
         self.interval_s = interval_s
         self.isolate = isolate
+        self.is_chunk = is_chunk
         self.mean_s = -1.0  # running mean of the duration of an attempt; below 0 while unknown
         self.depth = 1  # how many may be on their way to one worker
 

@@ -39,6 +39,7 @@ MAX_LOOP_RESTART_S = 1.0
 # How an attempt ended, besides the reasons below.
 VALUE = "value"
 FAILURE = "failure"
+GIVEN = "given"  # with an exception that is at hand
 DIED = "died"
 
 # Why a worker is stopped.
@@ -114,8 +115,8 @@ class Judge(NamedTuple):
     """An attempt ended otherwise than by a plain value: find out what it means, and answer by `judged`."""
 
     job: Job
-    kind: str  # VALUE or FAILURE, which came as `body`; DIED; or one of FOR_...
-    body: bytes
+    kind: str  # VALUE or FAILURE, which came as `body`; GIVEN; DIED; or one of FOR_...
+    body: Any  # bytes, or for GIVEN an exception
     worker: Worker | None  # that ran it; None when it ran nowhere
     cost: tuple[float, int] | None
     waits: bool = False  # the worker runs a loop, and waits for the verdict
@@ -696,6 +697,17 @@ class Scheduler:
         self._end(job)
         self.commands.append(Cancelled(job, worker))
 
+    def adopt(self, job: Job, kind: str, body: Any, now_s: float) -> None:
+        """Take in a one-off whose first attempt has failed already, as a row of a chunk."""
+        self._numbers += 1
+        job.number = self._numbers
+        job.started_s = now_s
+        self.added += 1
+        self.unsettled += 1
+        job.state = JUDGED
+        self._waiting.add(job)
+        self.commands.append(Judge(job, kind, body, None, None))
+
     # -- loops ---------------------------------------------------------------------------------------------
 
     def accept_loop(self, loop: Job, now_s: float) -> bool:
@@ -963,7 +975,8 @@ class Scheduler:
                 continue
             recipe = job.recipe
             sign_s = sign_of_life_s(worker)
-            began_s = sign_s if recipe.is_loop else worker.head_since_s
+            # Iterations of a loop and rows of a chunk each have the whole time.
+            began_s = sign_s if recipe.is_loop or recipe.is_chunk else worker.head_since_s
             if now_s >= began_s + recipe.timeout_s:
                 self._stop(worker, FOR_TIMEOUT, now_s)
                 continue

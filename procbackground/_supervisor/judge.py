@@ -64,6 +64,9 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
         # What the child could not even load will not load in the next one.
         can_retry = kind not in ("function", "arguments")
         ends_loop = not can_retry
+    elif command.kind == s.GIVEN:
+        error = command.body
+        outcome = _outcome_of_error(command.body)
     else:
         outcome = s.outcome_of(command.kind)
         error = _explain_end(command)
@@ -72,6 +75,8 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
     pid = worker.pid if worker is not None else None
     if isinstance(error, ProcbackgroundError) and error.task is None:
         error.task, error.attempt, error.pid = job.handle.task, job.attempt, pid
+    if worker is None and command.kind in (s.GIVEN, s.FAILURE):
+        job.record(outcome, now_s, wall, pid=getattr(error, "pid", None), error=error)
     if worker is not None:
         exit_code = None if command.kind in (s.VALUE, s.FAILURE) else worker.exit_code
         job.record(
@@ -86,6 +91,17 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
             broken.__context__ = error
             error, value = broken, None
     return Verdict(value, error, delay_s, ends_loop)
+
+
+def _outcome_of_error(error: BaseException) -> Outcome:
+    for kind, outcome in (
+        (TaskTimeoutError, Outcome.TIMED_OUT),
+        (MemoryLimitError, Outcome.OVER_MEMORY),
+        (WorkerDiedError, Outcome.DIED),
+    ):
+        if isinstance(error, kind):
+            return outcome
+    return Outcome.RAISED
 
 
 def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:

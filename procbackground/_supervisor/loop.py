@@ -104,6 +104,7 @@ class Supervisor:
         self._errands = Errands(self._name)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
+        self.tells_tasks = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
             self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
         )
@@ -183,6 +184,13 @@ class Supervisor:
         if "on_task_added" in self._wants:
             self._tell_added(job)
         self._settle_failed(job, error, is_loop=False)
+
+    def adopt(self, job: Job, failure: bytes | BaseException) -> None:
+        """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
+        kind = s.FAILURE if isinstance(failure, bytes) else s.GIVEN
+        with self.lock:
+            self.scheduler.adopt(job, kind, failure, time.monotonic())
+        self._wakeup.set()
 
     def preload(self, module: str) -> None:
         """Let workers that start later have `module`."""
@@ -591,7 +599,10 @@ class Supervisor:
             self._wakeup.set()
 
     def _take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, head: Job | None) -> None:
-        if kind == _wire.PROGRESS:
+        if kind == _wire.PARTIAL:
+            if head is not None and head.sequence == sequence:
+                head.handle._take_part(body)
+        elif kind == _wire.PROGRESS:
             if head is None or head.sequence != sequence or head.has_settled:
                 return  # of a thread that outlived its task
             done, total, message = pickle.loads(body)
@@ -799,7 +810,10 @@ class Supervisor:
         self._forget(process.death_fd)
         self._forget(process.task_fd)
         process.unsent = None
-        started = self._words[worker.line * WORDS_PER_LINE + STARTED]
+        base = worker.line * WORDS_PER_LINE
+        started = self._words[base + STARTED]
+        if worker.inflight:
+            worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
             self.scheduler.worker_gone(worker, started, time.monotonic())
         process.close()

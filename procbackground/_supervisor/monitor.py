@@ -1,7 +1,7 @@
 """Memory and CPU of each worker's process tree: the watch over `memory_limit`, and `processes()` on request.
 
-No tick while no running task has a limit and nobody asks for samples. Sampling keeps below one hundredth of a core: a round that takes long
-makes the pause before the next one longer.
+No tick while no running task has a limit and nobody asks for samples. Sampling keeps below one hundredth of a core:
+a round that takes long makes the pause before the next one longer.
 """
 
 from __future__ import annotations

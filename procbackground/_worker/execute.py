@@ -26,6 +26,8 @@ WORTH_MEASURING_S = 0.001
 
 KEPT_FUNCTIONS = 256
 
+PARTIAL_NS = 1_000_000  # between two partial answers of a chunk: a frame a millisecond costs one per cent
+
 
 class StopTask(SystemExit):
     """Unwinds a task that is to stop: its `finally` blocks run."""
@@ -92,6 +94,7 @@ class Executor:
         self._context = None
         self.is_cooperative = False
         what = "function"
+        answer = b""
         cpu_start_s = time.process_time()
         start_s = time.perf_counter()
         self.is_calling = True
@@ -103,15 +106,17 @@ class Executor:
                 arguments = pickle.loads(body[_HEAD_SIZE + length :])
             what = "raised"
             if flags & _wire.PER_ITEM:
-                value = self._call_each(fn, arguments)
+                value = None
+                answer = self._call_each(fn, arguments)
             elif flags & _wire.HAS_KWARGS:
                 value = fn(*arguments[0], **arguments[1])
             else:
                 value = fn(*arguments)
             del arguments
             what = "result"
-            kind = _wire.NOTHING if value is None else _wire.VALUE
-            answer = b"" if value is None else _dump_result(value)
+            if not flags & _wire.PER_ITEM:
+                answer = b"" if value is None else _dump_result(value)
+            kind = _wire.VALUE if answer else _wire.NOTHING
             del value
         except StopTask:
             raise
@@ -145,21 +150,38 @@ class Executor:
         self._name = kept[1]
         return kept[0]
 
-    def _call_each(self, fn: Callable[..., Any], items: list[tuple[Any, ...]]) -> list[Any]:
-        """Call `fn` for each item of a chunk; a raising item yields its failure and harms no other."""
-        answers: list[Any] = []
-        words, sign = self.words, self.base + ITERATIONS
-        for index, item in enumerate(items):
-            words[sign] = index  # a death is charged to this item
+    def _call_each(self, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> bytes:
+        """Call `fn` for each row of a chunk and return the answer; a raising row harms no other.
+
+        What is done is sent every millisecond, so that a death costs little: the rows before it stand.
+        """
+        values: list[Any] = []
+        failures: dict[int, bytes] = {}
+        words, row_word, sign_word = self.words, self.base + ITERATIONS, self.base + SIGN_NS
+        first = 0  # row of values[0]
+        now_ns = time.monotonic_ns
+        due_ns = now_ns() + PARTIAL_NS
+        has_one = len(columns) == 1
+        append = values.append
+        for row, arguments in enumerate(columns[0] if has_one else zip(*columns, strict=True)):
+            words[row_word] = row  # a death or a timeout from here on is this row's
+            if now_ns() > due_ns:
+                if values:
+                    self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures))
+                    values.clear()
+                    failures, first = {}, row
+                words[sign_word] = now = now_ns()  # the row's own time, to a millisecond
+                due_ns = now + PARTIAL_NS
             try:
-                answers.append((True, fn(*item)))
+                append(fn(arguments) if has_one else fn(*arguments))
             except StopTask:
                 raise
             except BaseException as error:
                 if self._was_stopped:
                     raise StopTask from error
-                answers.append((False, dump_failure(error)))
-        return answers
+                append(None)
+                failures[row - first] = dump_failure(error)
+        return _dump_rows(values, failures)
 
     # -- a loop --------------------------------------------------------------------------------------------
 
@@ -286,6 +308,21 @@ def _dump_result(value: Any) -> bytes:
         return dumps(value)
     except Exception as error:
         raise explain_result(value, error) from error
+
+
+def _dump_rows(values: list[Any], failures: dict[int, bytes]) -> bytes:
+    try:
+        return dumps((values, failures))
+    except Exception:
+        pass
+    # Some row's value refuses; it alone is to fail.
+    for row, value in enumerate(values):
+        try:
+            dumps(value)
+        except Exception as error:
+            values[row] = None
+            failures[row] = dump_failure(explain_result(value, error), "result")
+    return dumps((values, failures))
 
 
 def _cost_frame(cpu_s: float) -> bytes:

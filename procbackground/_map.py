@@ -1,0 +1,288 @@
+"""The work of `Manager.map`: rows of arguments that travel in chunks, and fail each for itself.
+
+A chunk is one request. When a row of it raises, the row goes on as a job of its own, with that failure as its first
+attempt. When the chunk's process dies or a row runs over its time, the rows that were answered stand, the guilty
+row goes on alone, and the rest makes new chunks. So a row has the same policy and the same end as a task.
+"""
+
+from __future__ import annotations
+
+import itertools
+import pickle
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol, TypeAlias
+
+from procbackground.errors import SerializationError, TaskTimeoutError, WorkerDiedError
+from procbackground.handle import Owner, TaskHandle
+
+# What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
+CHUNK_S = 0.002
+FIRST_ROWS = 1
+MAX_ROWS = 4096
+OUT_PER_WORKER = 3  # chunks of a map that sizes its chunks itself; more would keep their first size
+
+# The consumer's view of a chunk: values, jobs of their own, and chunks, in the order of the rows.
+Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk"
+
+Columns: TypeAlias = tuple[list[Any], ...]  # the arguments of some rows, a list for each parameter
+
+
+class FrontDoor(Protocol):
+    """What a map needs of the manager."""
+
+    def run_row(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> TaskHandle[Any]:
+        """Run one row as a task."""
+        ...
+
+    def adopt_row(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], failure: bytes | BaseException
+    ) -> TaskHandle[Any]:
+        """Go on with a row that failed once."""
+        ...
+
+    def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: Columns) -> None:
+        """Give the manager a chunk. Raises: `SerializationError`."""
+        ...
+
+
+class Chunk(TaskHandle[Any]):
+    """Some rows of a map on their way, and what became of each."""
+
+    _parts: list[Part] | None = None
+
+    def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
+        super().__init__(owner, None)
+        self._mapper = mapper
+        self._columns = columns
+        self._bodies: list[bytes] = []
+
+    def _take_part(self, body: bytes) -> None:
+        self._bodies.append(body)
+
+    def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
+        super()._settle(state, result, exception)
+        # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
+        # its place.
+        return exception is not None or self._mapper.sizes_itself or bool(result and result[1])
+
+    def _invoke_callbacks(self) -> None:
+        self._mapper.note_end(self)
+
+    def parts(self) -> list[Part]:
+        """Return what the rows came to; the chunk is done."""
+        with self._mapper.lock:
+            if self._parts is None:
+                self._parts = self._resolve()
+                self._columns = ()
+                self._bodies = []
+            return self._parts
+
+    def _resolve(self) -> list[Part]:
+        if self.cancelled():
+            return [self]
+        if self._exception is None and not self._bodies and not self._result[1]:
+            return [self._result[0]]
+        mapper = self._mapper
+        rows = list(zip(*self._columns, strict=True))
+        parts: list[Part] = []
+        answered = 0
+        answers = [pickle.loads(body) for body in self._bodies]
+        if self._exception is None:
+            answers.append(self._result)
+        for values, failures in answers:
+            begin = 0
+            for row, failure in failures.items():
+                parts.append(values[begin:row])
+                parts.append(mapper.adopt(rows[answered + row], failure))
+                begin = row + 1
+            parts.append(values[begin:])
+            answered += len(values)
+        error = self._exception
+        if error is None:
+            return parts
+        if isinstance(error, SerializationError):
+            # Its arguments did not load, or its values: each row finds out for itself.
+            parts += [mapper.run(row) for row in rows[answered:]]
+            return parts
+        if not isinstance(error, (WorkerDiedError, TaskTimeoutError, MemoryError)):
+            return [*parts, self]  # the manager broke: every row has this error
+        guilty = max(self._ended_at_row, answered)
+        if guilty > answered:
+            parts.append(mapper.give(self._cut(answered, guilty)))  # done, but not yet told
+        parts.append(mapper.adopt(rows[guilty], error))
+        if guilty + 1 < len(rows):
+            parts.append(mapper.give(self._cut(guilty + 1, len(rows))))
+        return parts
+
+    def _cut(self, begin: int, end: int) -> Columns:
+        return tuple(column[begin:end] for column in self._columns)
+
+
+class Mapper:
+    """One call of `map`: gives chunks, and yields values in the order of the rows."""
+
+    def __init__(
+        self,
+        door: FrontDoor,
+        owner: Owner,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        workers: int,
+        timeout_s: float | None,
+        chunksize: int | None,
+        buffersize: int | None,
+    ) -> None:
+        self.lock = threading.RLock()
+        self.sizes_itself = chunksize is None
+        self._door = door
+        self._owner = owner
+        self._fn = fn
+        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._iterables = tuple(map(iter, iterables))
+        self._left = 0  # rows that a map which sizes its chunks has taken and not given
+        self._size = chunksize or FIRST_ROWS
+        self._workers = workers
+        self._out = 0  # chunks that are not done, of a map that sizes them
+        self._given: deque[Part] = deque()  # in order of the rows, and not consumed
+        self._changed = threading.Condition(self.lock)
+        self._buffersize = buffersize
+        self._is_over = False
+        with self.lock:
+            if self.sizes_itself:
+                # As Executor.map does: the input is taken at once.
+                taken = self._take(None)
+                self._left = len(taken[0])
+                self._iterables = tuple(map(iter, taken))
+                self._give_more()
+            else:
+                limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
+                for _ in limit:
+                    if not self._give_next():
+                        break
+
+    # -- giving --------------------------------------------------------------------------------------------
+
+    def give(self, columns: Columns) -> Part:
+        """Give the manager some rows, as one chunk."""
+        if self._is_over:
+            return []
+        chunk = Chunk(self._owner, self, columns)
+        try:
+            self._door.give_chunk(chunk, self._fn, columns)
+        except SerializationError:
+            # Some row cannot be pickled; it alone is to fail. A chunk of one is as good as a task.
+            chunk._parts = [self.run(row) for row in zip(*columns, strict=True)]
+            chunk._settle("FINISHED", ([], {}), None)
+        return chunk
+
+    def run(self, row: tuple[Any, ...]) -> Part:
+        return [] if self._is_over else self._door.run_row(self._fn, row)
+
+    def adopt(self, row: tuple[Any, ...], failure: bytes | BaseException) -> Part:
+        return [] if self._is_over else self._door.adopt_row(self._fn, row, failure)
+
+    def _give_next(self) -> bool:
+        columns = self._take(self._size)
+        if not columns[0]:
+            return False
+        only_row = tuple(column[0] for column in columns)
+        self._given.append(self.give(columns) if self._size > 1 else self.run(only_row))
+        return True
+
+    def _take(self, count: int | None) -> Columns:
+        if len(self._iterables) == 1:
+            return (list(itertools.islice(self._iterables[0], count)),)
+        rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
+        return tuple(map(list, zip(*rows, strict=True))) or ([],)
+
+    def _give_more(self) -> None:
+        """Keep some chunks out for each worker, the last ones small enough to end together."""
+        while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
+            fair = -(-self._left // (2 * self._workers))
+            columns = self._take(max(1, min(self._size, fair)))
+            self._left -= len(columns[0])
+            self._out += 1
+            self._given.append(self.give(columns))
+            self._changed.notify_all()
+
+    def note_end(self, chunk: Chunk) -> None:
+        """A chunk is done: learn from it, give the next, and start what its failed rows need."""
+        with self.lock:
+            if self.sizes_itself and chunk._parts is None and chunk._exception is None and not chunk.cancelled():
+                count = len(chunk._columns[0])
+                attempt = chunk._success
+                if attempt is not None and count >= self._size:
+                    took_s = max(1e-6, attempt[1] - attempt[0])
+                    # At most eightfold: the first measure has the way there and back in it.
+                    self._size = max(1, min(MAX_ROWS, 8 * self._size, int(count * CHUNK_S / took_s)))
+            if self.sizes_itself and self._out:
+                self._out -= 1
+                self._give_more()
+        chunk.parts()
+
+    # -- taking --------------------------------------------------------------------------------------------
+
+    def results(self) -> Iterator[Any]:
+        """Yield the values in order; raise a row's error when it is its turn."""
+        try:
+            while True:
+                with self.lock:
+                    while not self._given and self._left and self.sizes_itself:
+                        self._changed.wait(self._remaining_s())
+                    if not self._given:
+                        return
+                    part = self._given.popleft()
+                    if not self.sizes_itself:
+                        self._give_next()
+                if isinstance(part, Chunk) and part.done() and len(part.parts()) == 1 and part.parts()[0] is not part:
+                    part = part.parts()[0]
+                if isinstance(part, list):
+                    yield from part  # not through another generator: half of what an item costs here
+                else:
+                    yield from self._values(part)
+                del part
+        finally:
+            self._cancel()
+
+    def _values(self, part: Part) -> Iterator[Any]:
+        if isinstance(part, list):
+            yield from part
+        elif isinstance(part, Chunk):
+            try:
+                part.exception(self._remaining_s())
+            finally:
+                if not part.done():
+                    part.cancel()
+            for inner in part.parts():
+                if inner is part:
+                    part.result(0)  # raises
+                else:
+                    yield from self._values(inner)
+        else:
+            try:
+                yield part.result(self._remaining_s())
+            finally:
+                part.cancel()
+
+    def _remaining_s(self) -> float | None:
+        return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
+
+    def _cancel(self) -> None:
+        with self.lock:
+            self._is_over = True
+            given, self._given = self._given, deque()
+            self._left = 0
+        for part in given:
+            _cancel_part(part)
+
+
+def _cancel_part(part: Part) -> None:
+    if isinstance(part, Chunk) and part._parts is not None:
+        for inner in part._parts:
+            if inner is not part:
+                _cancel_part(inner)
+    elif not isinstance(part, list):
+        part.cancel()
