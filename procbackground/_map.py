@@ -54,7 +54,7 @@ class Chunk(TaskHandle[Any]):
     _parts: list[Part] | None = None
 
     def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
-        super().__init__(owner, None)
+        super().__init__(owner, None, ())
         self._mapper = mapper
         self._columns = columns
         self._bodies: list[bytes] = []

@@ -78,6 +78,9 @@ class TaskHandle(Future[R]):
     `asyncio.wrap_future` work as on any Future, and it can be awaited. `cancel()` also ends a running task.
     """
 
+    # What every handle has is in slots; the dict holds what a handle gets when it is waited for, or done.
+    __slots__ = ("_args", "_job", "_kwargs", "_make", "_owner")
+
     # Class attributes are the defaults of nearly every handle; an instance stores only what differs.
     _condition = _ConditionOnFirstTouch()  # pyright: ignore[reportAssignmentType]
     _waiters = _MadeOnFirstTouch("_waiters", list)  # pyright: ignore[reportAssignmentType]
@@ -91,10 +94,14 @@ class TaskHandle(Future[R]):
     _progress: Progress | None = None
     _ended_at_row: int = 0
 
-    def __init__(self, owner: Owner, spec: Any) -> None:
+    def __init__(
+        self, owner: Owner, make: Callable[..., Task[R]] | None, args: Any, kwargs: dict[str, Any] | None = None
+    ) -> None:
         # Not Future's: it would make the condition and both lists at once.
         self._owner = owner
-        self._spec = spec
+        self._make = make  # makes the task from the arguments of a call; None when `args` is the task
+        self._args = args
+        self._kwargs = kwargs
         self._job: Job | None = None
 
     # -- what the caller asks ------------------------------------------------------------------------------
@@ -102,11 +109,11 @@ class TaskHandle(Future[R]):
     @property
     def task(self) -> Task[R]:
         """The task. For `run` and `submit` it is made here, on first use."""
-        spec = self._spec
-        if type(spec) is tuple:
-            make, fn, args, kwargs = spec
-            spec = self._spec = make(fn, args, kwargs)
-        return spec  # type: ignore[no-any-return]
+        make = self._make
+        if make is not None:
+            self._args = make(self._args, self._kwargs or {})
+            self._make = self._kwargs = None
+        return self._args  # type: ignore[no-any-return]
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -202,7 +209,7 @@ class TaskHandle(Future[R]):
         Called once, by whoever won the right to settle under the manager's lock.
         """
         attributes = self.__dict__
-        attributes["_job"] = None
+        self._job = None
         claimed = attributes.setdefault("_claim", _FINISHER)
         if claimed is _FINISHER:
             self._result, self._exception = result, exception

@@ -90,11 +90,11 @@ class _FrontDoor(Executor):
         `SerializationError`, naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`;
         `WorkerDiedError`.
         """
-        handle: TaskHandle[R] = TaskHandle(self._supervisor, (self._make_task, fn, args, kwargs))
         # Keeping the pickled function of a plain function saves a third of a task's cost in this thread.
         recipe = self._recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
         if recipe is None:
-            return self._run_other(handle, fn, args, kwargs)
+            return self._run_other(fn, args, kwargs)
+        handle: TaskHandle[R] = TaskHandle(self._supervisor, recipe.make_task, args, kwargs or None)
         try:
             payload = dump_arguments(args, kwargs) if args or kwargs else b""
         except SerializationError as error:
@@ -118,7 +118,7 @@ class _FrontDoor(Executor):
         """
         if not isinstance(task, Task):
             raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
-        handle: TaskHandle[R] = TaskHandle(self._supervisor, task)
+        handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
         self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
         return handle
 
@@ -184,17 +184,17 @@ class _FrontDoor(Executor):
     _max_workers = 1
 
     def _run_other(
-        self, handle: TaskHandle[R], fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
+        self, fn: Callable[..., R], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskHandle[R]:
         """A call of a function that is new, or that has a state to be pickled each time."""
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        task = self._make_task(fn, args, kwargs)
+        handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
         if self._fields:
-            task = self._make_task(fn, args, kwargs)
-            handle._spec = task
             self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
-            return handle
-        self._accept_call(handle, Task(fn), args, kwargs, self._recipes, fn, False)
+        else:
+            self._accept_call(handle, task, args, kwargs, self._recipes, fn, False)
         return handle
 
     def _accept_task(self, handle: TaskHandle[Any], task: Task[Any], is_loop: bool) -> None:
@@ -283,6 +283,7 @@ class _FrontDoor(Executor):
             interval_s=task.interval,
             isolate=task.isolate,
             is_chunk=is_chunk,
+            make_task=partial(self._make_task, task.fn),
         )
 
     # What a map needs: see `_map.FrontDoor`.
@@ -293,8 +294,8 @@ class _FrontDoor(Executor):
     def adopt_row(
         self, fn: Callable[..., Any], args: tuple[Any, ...], failure: bytes | BaseException
     ) -> TaskHandle[Any]:
-        handle: TaskHandle[Any] = TaskHandle(self._supervisor, (self._make_task, fn, args, {}))
-        task = handle.task
+        task = self._make_task(fn, args, {})
+        handle: TaskHandle[Any] = TaskHandle(self._supervisor, None, task)
         is_reusable = is_stateless(fn)
         recipe = self._recipe_of(task, dump_function(fn), False, is_reusable)
         flags = _wire.IS_REUSABLE if is_reusable else 0
@@ -312,9 +313,7 @@ class _FrontDoor(Executor):
                 self._supervisor.preload(fn.__module__)
                 if type(fn) in _HASHED_BY_IDENTITY:
                     self._chunk_recipes[fn] = recipe
-            chunk._spec = task
-        else:
-            chunk._spec = (self._make_task, fn, (), {})
+        chunk._make, chunk._args = recipe.make_task, ()
         flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
         chunk._job = job = Job(chunk, recipe, dump_arguments(columns, {}), flags)
         self._supervisor.accept(job)

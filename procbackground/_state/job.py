@@ -37,6 +37,7 @@ class Recipe:
         "is_chunk",
         "is_loop",
         "isolate",
+        "make_task",
         "mean_s",
         "memory_limit",
         "name",
@@ -65,6 +66,7 @@ class Recipe:
         interval_s: float = 0.0,
         isolate: bool = False,
         is_chunk: bool = False,
+        make_task: Callable[..., Any] | None = None,
     ) -> None:
         self.name = name
         encoded = name.encode()[:65535]
@@ -82,6 +84,7 @@ class Recipe:
         self.interval_s = interval_s
         self.isolate = isolate
         self.is_chunk = is_chunk
+        self.make_task = make_task  # from the arguments of a call, should anybody ask for its task
         self.mean_s = -1.0  # running mean of the duration of an attempt; below 0 while unknown
         self.depth = 1  # how many may be on their way to one worker
 
