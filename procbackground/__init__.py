@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 # The child imports this package too, and needs little of it: names that lead to the parent's side load on first use.
 from procbackground.context import Context, current
 from procbackground.errors import (
-    InitializerError,
     ManagerClosedError,
     MemoryLimitError,
     ProcbackgroundError,
@@ -31,10 +30,10 @@ from procbackground.errors import (
     SerializationError,
     TaskTimeoutError,
     UnknownTaskTypeError,
-    WorkerDiedError,
 )
 
 if TYPE_CHECKING:
+    from procbackground.errors import InitializerError, WorkerDiedError
     from procbackground.handle import TaskHandle
     from procbackground.manager import Manager
     from procbackground.observers import CallbackObserver, LoguruObserver, Observer
@@ -76,6 +75,7 @@ _HOMES = {
     "Attempt": "report",
     "CallbackObserver": "observers",
     "CloseReport": "report",
+    "InitializerError": "errors",
     "LoguruObserver": "observers",
     "Manager": "manager",
     "Observer": "observers",
@@ -87,6 +87,7 @@ _HOMES = {
     "Task": "task",
     "TaskHandle": "handle",
     "TaskType": "task",
+    "WorkerDiedError": "errors",
 }
 
 

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
 
-from procbackground.errors import SerializationError, TaskTimeoutError, WorkerDiedError
+from procbackground.errors import SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
 
 # What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
@@ -107,6 +107,8 @@ class Chunk(TaskHandle[Any]):
             # Its arguments did not load, or its values: each row finds out for itself.
             parts += [mapper.run(row) for row in rows[answered:]]
             return parts
+        from procbackground._broken import WorkerDiedError
+
         if not isinstance(error, (WorkerDiedError, TaskTimeoutError, MemoryError)):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import pickle
 import signal
-from concurrent.futures.process import BrokenProcessPool
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from procbackground._broken import InitializerError as InitializerError
+    from procbackground._broken import WorkerDiedError as WorkerDiedError
     from procbackground.task import Task
 
 
@@ -82,33 +83,10 @@ class MemoryLimitError(ProcbackgroundError, MemoryError):
         self.peak = peak
 
 
-class WorkerDiedError(ProcbackgroundError, BrokenProcessPool):
-    """The worker ended before it answered; the task may have run in part.
-
-    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell.
-    """
-
-    def __init__(self, message: str = "", *, exit_code: int | None = None, **facts: Any) -> None:
-        super().__init__(message, **facts)
-        self.exit_code = exit_code
-
-    @property
-    def signal(self) -> str | None:
-        """Name of the signal that killed the worker, such as "SIGKILL", or None."""
-        return signal_name(self.exit_code)
-
-
 class SerializationError(ProcbackgroundError, pickle.PicklingError):
     """The function, an argument, the result or the exception could not cross between the processes.
 
     The message says which, of what type, and where in it. Found at the handle, never raised by `submit`.
-    """
-
-
-class InitializerError(ProcbackgroundError, BrokenProcessPool):
-    """The initializer failed in a starting worker, or workers die before they take their first task.
-
-    The manager starts no further workers: what was queued fails with this, and so does what is submitted later.
     """
 
 
@@ -147,3 +125,11 @@ def death_phrase(exit_code: int | None) -> str:
     if name is not None:
         return f"was killed by {name}"
     return "died" if exit_code is None else f"ended with exit code {exit_code}"
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("InitializerError", "WorkerDiedError"):
+        from procbackground import _broken
+
+        return getattr(_broken, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

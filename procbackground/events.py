@@ -137,3 +137,18 @@ Event: TypeAlias = (
     | ProcessExited
     | ManagerClosed
 )
+
+BY_METHOD: dict[str, type[Event]] = {
+    "on_task_added": TaskAdded,
+    "on_task_started": TaskStarted,
+    "on_task_progress": TaskProgress,
+    "on_task_stalled": TaskStalled,
+    "on_task_retrying": TaskRetrying,
+    "on_task_succeeded": TaskSucceeded,
+    "on_task_failed": TaskFailed,
+    "on_task_cancelled": TaskCancelled,
+    "on_process_started": ProcessStarted,
+    "on_process_sampled": ProcessSampled,
+    "on_process_exited": ProcessExited,
+    "on_manager_closed": ManagerClosed,
+}

@@ -18,7 +18,6 @@ from procbackground.errors import (
     RemoteTraceback,
     SerializationError,
     TaskTimeoutError,
-    WorkerDiedError,
     death_phrase,
 )
 from procbackground.report import Outcome
@@ -94,6 +93,8 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
 
 
 def _outcome_of_error(error: BaseException) -> Outcome:
+    from procbackground._broken import WorkerDiedError
+
     for kind, outcome in (
         (TaskTimeoutError, Outcome.TIMED_OUT),
         (MemoryLimitError, Outcome.OVER_MEMORY),
@@ -146,6 +147,8 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
             limit=limit_bytes,
             peak=peak_bytes,
         )
+    from procbackground._broken import WorkerDiedError
+
     hint = "the task may have run in part; give it a retry policy if it can run again"
     if worker.was_oom:
         hint = (

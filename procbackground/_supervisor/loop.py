@@ -22,7 +22,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from multiprocessing.context import BaseContext
 from typing import Any, assert_never
 
-from procbackground import _platform, _wire, events
+from procbackground import _platform, _wire
 from procbackground._page import (
     ITERATIONS,
     LINES,
@@ -47,7 +47,7 @@ from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.main import Boot
-from procbackground.errors import InitializerError, ManagerClosedError, ProcbackgroundError, death_phrase
+from procbackground.errors import ManagerClosedError, ProcbackgroundError, death_phrase
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
 
@@ -283,7 +283,7 @@ class Supervisor:
         """Tell observers the figures of all processes; return whether any of them runs a task."""
         samples = self._sample()
         for info, job in samples:
-            event = events.ProcessSampled(
+            event = _event_class("on_process_sampled")(
                 task=info.task, handle=None if job is None else job.handle, attempt=info.attempt, time=time.time(),
                 pid=info.pid, sample=info,
             )  # fmt: skip
@@ -582,7 +582,7 @@ class Supervisor:
             if handle._settle(FINISHED, value, None):
                 self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
             if tells:
-                self._tell("on_task_succeeded", events.TaskSucceeded, job, result=value)
+                self._tell("on_task_succeeded", job, result=value)
             count += 1
         with self.lock:
             for job, body, cost in to_judge:
@@ -609,7 +609,7 @@ class Supervisor:
             head.handle._progress = Progress(done, total, message)
             if "on_task_progress" in self._wants:
                 self._tell(
-                    "on_task_progress", events.TaskProgress, head, done=done, total=total, message=message
+                    "on_task_progress", head, done=done, total=total, message=message
                 )
         elif kind == _wire.LOG_RECORD:
             name = head.recipe.name if head is not None else None
@@ -684,10 +684,10 @@ class Supervisor:
             case s.Stalled(job, worker, silent_for_s):
                 self._tell_stalled(job, worker, silent_for_s)
             case s.ProcessReady(worker):
-                self._tell_process("on_process_started", events.ProcessStarted, worker)
+                self._tell_process("on_process_started", worker)
             case s.ProcessGone(worker):
                 self._tell_process(
-                    "on_process_exited", events.ProcessExited, worker, exit_code=worker.exit_code
+                    "on_process_exited", worker, exit_code=worker.exit_code
                 )
             case _:
                 assert_never(command)
@@ -836,7 +836,7 @@ class Supervisor:
             if ruling == s.AGAIN and "on_task_retrying" in self._wants:
                 # Under the lock, so that the next attempt's events come after it.
                 self._tell(
-                    "on_task_retrying", events.TaskRetrying, job, attempt,
+                    "on_task_retrying", job, attempt,
                     error=verdict.error, delay=verdict.delay_s,
                 )  # fmt: skip
             has_commands = bool(self.scheduler.commands)
@@ -847,7 +847,7 @@ class Supervisor:
         if is_loop and not verdict.ends_loop:
             assert verdict.error is not None
             if "on_task_failed" in self._wants:
-                self._tell("on_task_failed", events.TaskFailed, job, attempt, error=verdict.error)
+                self._tell("on_task_failed", job, attempt, error=verdict.error)
         elif verdict.error is not None:
             self._settle_failed(job, verdict.error, is_loop=is_loop)
         else:
@@ -858,7 +858,7 @@ class Supervisor:
         handle._history = tuple(job.with_history().attempts)
         has_callbacks = handle._settle(FINISHED, verdict.value, None)
         if "on_task_succeeded" in self._wants:
-            self._tell("on_task_succeeded", events.TaskSucceeded, job, result=verdict.value)
+            self._tell("on_task_succeeded", job, result=verdict.value)
         self._account(succeeded=1)
         if has_callbacks:
             handle._invoke_callbacks()  # type: ignore[attr-defined]
@@ -868,7 +868,7 @@ class Supervisor:
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
         has_callbacks = handle._settle(FINISHED, None, error)
         if "on_task_failed" in self._wants:
-            self._tell("on_task_failed", events.TaskFailed, job, error=error)
+            self._tell("on_task_failed", job, error=error)
         self._account(failed=1, loops=int(is_loop))
         if has_callbacks:
             self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
@@ -886,7 +886,7 @@ class Supervisor:
         handle._history = tuple(attempts)
         has_callbacks = handle._settle(CANCELLED_AND_NOTIFIED, None, None)
         if "on_task_cancelled" in self._wants:
-            self._tell("on_task_cancelled", events.TaskCancelled, job)
+            self._tell("on_task_cancelled", job)
         self._account(cancelled=1, loops=int(is_loop))
         if has_callbacks:
             self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
@@ -896,7 +896,9 @@ class Supervisor:
             if self.scheduler.settled(**settled) or not self.scheduler.unsettled_loops:
                 self._note_all_settled()
 
-    def _broken_error(self, job: Job | None = None) -> InitializerError:
+    def _broken_error(self, job: Job | None = None) -> ProcbackgroundError:
+        from procbackground._broken import InitializerError
+
         assert self.scheduler.broken_by is not None
         what, why = self.scheduler.broken_by
         facts: dict[str, Any] = {} if job is None else {"task": job.handle.task, "attempt": job.attempt}
@@ -920,27 +922,26 @@ class Supervisor:
 
     # -- telling -------------------------------------------------------------------------------------------
 
-    def _tell(self, name: str, make: Any, job: Job, attempt: int | None = None, **facts: Any) -> None:
+    def _tell(self, name: str, job: Job, attempt: int | None = None, **facts: Any) -> None:
         handle = job.handle
         number = job.attempt if attempt is None else attempt
-        self._observers.put(
-            name, make(task=handle.task, handle=handle, attempt=number, time=time.time(), **facts)
-        )
+        make = _event_class(name)
+        self._observers.put(name, make(task=handle.task, handle=handle, attempt=number, time=time.time(), **facts))
 
     def _tell_added(self, job: Job) -> None:
         with self.lock:
             self._check_open()
             if not self._is_ready:
                 self._start()
-        self._tell("on_task_added", events.TaskAdded, job)
+        self._tell("on_task_added", job)
 
     def _tell_started(self, job: Job, worker: Worker) -> None:
-        self._tell("on_task_started", events.TaskStarted, job, pid=worker.pid)
+        self._tell("on_task_started", job, pid=worker.pid)
 
     def _tell_stalled(self, job: Job, worker: Worker, silent_for_s: float) -> None:
         if "on_task_stalled" in self._wants:
             self._tell(
-                "on_task_stalled", events.TaskStalled, job, silent_for=silent_for_s,
+                "on_task_stalled", job, silent_for=silent_for_s,
                 stack=self._stack_now(worker),
             )  # fmt: skip
 
@@ -958,11 +959,10 @@ class Supervisor:
                 break
         return stack
 
-    def _tell_process(self, name: str, make: Any, worker: Worker, **facts: Any) -> None:
+    def _tell_process(self, name: str, worker: Worker, **facts: Any) -> None:
         if name in self._wants:
-            event = make(
-                task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts
-            )
+            make = _event_class(name)
+            event = make(task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts)
             self._observers.put(name, event)
 
     # -- memory --------------------------------------------------------------------------------------------
@@ -1008,7 +1008,7 @@ class Supervisor:
             self._observers.start()
             self._observers.put(
                 "on_manager_closed",
-                events.ManagerClosed(
+                _event_class("on_manager_closed")(
                     task=None, handle=None, attempt=None, time=time.time(), report=self._report
                 ),
             )
@@ -1095,6 +1095,16 @@ def _parent_log_level() -> int:
     known = logging.root.manager.loggerDict.values()
     levels += [logger.level for logger in known if isinstance(logger, logging.Logger) and logger.level]
     return min(levels)
+
+
+def _event_class(name: str) -> Any:
+    """Return the class of the events that an observer's method `name` gets.
+
+    Loaded on first use: making these classes takes 6 ms, which a manager without observers need not spend.
+    """
+    from procbackground import events
+
+    return events.BY_METHOD[name]
 
 
 def _abandon_all_in_fork() -> None:

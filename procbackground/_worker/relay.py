@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.abc
-import importlib.util
 import logging
 import logging.handlers
 import pickle
@@ -21,7 +19,7 @@ class _RelayHandler(logging.handlers.QueueHandler):
     """Prepares records as for a queue, and sends them up the worker's pipe."""
 
     def __init__(self, channel: Channel) -> None:
-        super().__init__(None)  # type: ignore[arg-type]  # there is no queue: `enqueue` sends
+        super().__init__(None)  # there is no queue: `enqueue` sends
         self._channel = channel
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -45,14 +43,16 @@ def install(channel: Channel, level: int) -> None:
         sys.meta_path.insert(0, _LoguruImport())
 
 
-class _LoguruImport(importlib.abc.MetaPathFinder):
+class _LoguruImport:
     """Waits for the child's first import of loguru, which is 50 ms that most children need not spend."""
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
         if name != "loguru":
             return None
+        from importlib.util import find_spec
+
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        spec = find_spec(name)
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 

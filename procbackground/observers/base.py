@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from procbackground import events
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from procbackground import events
 
 
 class Observer:

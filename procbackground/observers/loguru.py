@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from procbackground import events
 from procbackground.observers.base import Observer
+
+if TYPE_CHECKING:
+    from procbackground import events
 
 
 class LoguruObserver(Observer):
