@@ -92,7 +92,8 @@ class WorkerProcess:
 
     def kill_tree(self) -> None:
         """End the worker, its group, and what it started that has left the group."""
-        self.list_descendants()
+        if not self.is_dying:  # the dead have no children any more: only those listed before are known
+            self.list_descendants()
         self.signal_group(signal.SIGKILL)
         for pid, start in self.descendants.items():
             if _platform.start_time(pid) == start:
