@@ -198,7 +198,7 @@ class Mapper:
         if len(self._iterables) == 1:
             return (list(itertools.islice(self._iterables[0], count)),)
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
-        return tuple(map(list, zip(*rows, strict=True))) or ([],)
+        return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
 
     def _give_more(self) -> None:
         """Keep some chunks out for each worker, the last ones small enough to end together."""

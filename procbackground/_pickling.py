@@ -15,6 +15,7 @@ import types
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from procbackground._parcel import PARCEL_BYTES, Parcel, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
 
 PROTOCOL = 5
@@ -48,6 +49,26 @@ def dumps(value: Any) -> bytes:
     return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
 
 
+def dump_payload(value: Any) -> bytes | Parcel:
+    """Pickle arguments or a result as `dumps` does; what is large comes as a parcel. Raises: as `dumps`."""
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
+    except Exception:
+        return dumps(value)
+    if not buffers and len(data) < PARCEL_BYTES and main_is_importable():
+        return data  # nearly always
+    if b"__main__" in data[:PARCEL_BYTES] and not main_is_importable():
+        return dumps(value)
+    raw = raw_buffers(buffers)
+    if raw is None or len(data) + sum(view.nbytes for view in raw) < PARCEL_BYTES:
+        return dumps(value) if buffers else data
+    try:
+        return pack(data, raw)
+    except OSError:
+        return dumps(value)  # no memory file to be had: the long way serves too
+
+
 def dump_function(fn: Callable[..., Any]) -> bytes:
     """Pickle the function of a task. Raises: `SerializationError`."""
     try:
@@ -56,11 +77,11 @@ def dump_function(fn: Callable[..., Any]) -> bytes:
         raise _explained("function", fn, error) from error
 
 
-def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes:
+def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Parcel:
     """Pickle the arguments of a call: `args` alone, or with `kwargs`. Raises: `SerializationError`."""
     arguments = (args, dict(kwargs)) if kwargs else args
     try:
-        return dumps(arguments)
+        return dump_payload(arguments)
     except Exception as error:
         for position, value in enumerate(args):
             if _refusal(value) is not None:

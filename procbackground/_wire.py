@@ -25,6 +25,7 @@ CALL_HEAD_SIZE = CALL_HEAD.size
 HAS_KWARGS = 1  # the arguments are (args, kwargs); else they are args alone
 IS_REUSABLE = 2  # the same function bytes will come again: keep the loaded function
 PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call, answered for itself.
+PARCEL = 8  # the arguments are a parcel: its label stands here, its descriptor came by the side socket
 # A chunk's value is (values, failures): a list with a value for each row, and {row: pickled failure}.
 
 # What a loop needs on top, between the function's bytes and the arguments.
@@ -33,16 +34,17 @@ LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the sta
 # Answers and messages: child to parent.
 NOTHING = 0  # the call returned None; no body
 VALUE = 1  # the call returned the pickled value
-FAILURE = 2  # the call failed; the body is `pickling.Failure`, pickled
-SKIPPED = 3  # the request was revoked before it began
-HELLO = 4  # the worker is ready
-PROGRESS = 5  # pickled (done, total, message)
-LOG_RECORD = 6  # pickled `logging.LogRecord`, or loguru message
-BROKEN = 7  # the initializer failed; the body as in FAILURE
-ITERATION_FAILED = 8  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
-LOOP_ENDED = 9  # the loop saw the stop and ended after its running iteration
+PARCEL_VALUE = 2  # the call returned the value in a parcel: the body is its label
+FAILURE = 3  # the call failed; the body is `_pickling.Failure`, pickled
+SKIPPED = 4  # the request was revoked before it began
+HELLO = 5  # the worker is ready
+PROGRESS = 6  # pickled (done, total, message)
+LOG_RECORD = 7  # pickled `logging.LogRecord`, or loguru message
+BROKEN = 8  # the initializer failed; the body as in FAILURE
+ITERATION_FAILED = 9  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
+LOOP_ENDED = 10  # the loop saw the stop and ended after its running iteration
 PARTIAL = 11  # the first items of a chunk that is not done yet; the body as in the chunk's value
-MEASURED = 10  # cost of the call whose answer comes next: `COST`
+MEASURED = 12  # cost of the call whose answer comes next: `COST`
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from procbackground import _wire
 from procbackground._map import Chunk, Mapper
+from procbackground._parcel import Parcel
 from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
@@ -100,6 +101,8 @@ class _FrontDoor(Executor):
         except SerializationError as error:
             return self._reject(handle, recipe, error)
         flags = _wire.HAS_KWARGS | _wire.IS_REUSABLE if kwargs else _wire.IS_REUSABLE
+        if type(payload) is Parcel:
+            flags |= _wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
         self._supervisor.accept(job)
         return handle
@@ -245,7 +248,9 @@ class _FrontDoor(Executor):
         flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
         self._give(handle, recipe, payload, flags)
 
-    def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes, flags: int) -> None:
+    def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes | Parcel, flags: int) -> None:
+        if type(payload) is Parcel:
+            flags |= _wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
         if recipe.is_loop:
             self._supervisor.accept_loop(job)
@@ -299,7 +304,10 @@ class _FrontDoor(Executor):
         is_reusable = is_stateless(fn)
         recipe = self._recipe_of(task, dump_function(fn), False, is_reusable)
         flags = _wire.IS_REUSABLE if is_reusable else 0
-        handle._job = job = Job(handle, recipe, dump_arguments(args, {}) if args else b"", flags)
+        payload = dump_arguments(args, {}) if args else b""
+        if type(payload) is Parcel:
+            flags |= _wire.PARCEL
+        handle._job = job = Job(handle, recipe, payload, flags)
         self._supervisor.adopt(job, failure)
         return handle
 
@@ -315,8 +323,7 @@ class _FrontDoor(Executor):
                     self._chunk_recipes[fn] = recipe
         chunk._make, chunk._args = recipe.make_task, ()
         flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
-        chunk._job = job = Job(chunk, recipe, dump_arguments(columns, {}), flags)
-        self._supervisor.accept(job)
+        self._give(chunk, recipe, dump_arguments(columns, {}), flags)
 
 
 class Manager(_FrontDoor):

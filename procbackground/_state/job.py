@@ -132,10 +132,10 @@ class Job:
         "state", "worker",
     )  # fmt: skip
 
-    def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes, flags: int = 0) -> None:
+    def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: Any, flags: int = 0) -> None:
         self.handle = handle
         self.recipe = recipe
-        self.payload = payload  # what follows the function in the request
+        self.payload = payload  # what follows the function in the request, or the parcel that it is in
         self.flags = flags  # of the request
         self.number = 0  # order of acceptance
         self.state = a.QUEUED

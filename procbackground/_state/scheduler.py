@@ -563,7 +563,7 @@ class Scheduler:
             else:
                 self.stopped += 1
 
-    def _judge(self, job: Job, kind: str, body: bytes, worker: Worker, waits: bool = False) -> None:
+    def _judge(self, job: Job, kind: str, body: Any, worker: Worker, waits: bool = False) -> None:
         job.state = JUDGED
         job.worker = worker if waits else None
         self._waiting.add(job)
@@ -601,7 +601,7 @@ class Scheduler:
         job.move(a.ERROR_CAME)
         self._judge(job, FAILURE, body, worker)
 
-    def value_wants_judging(self, job: Job, body: bytes, worker: Worker) -> None:
+    def value_wants_judging(self, job: Job, body: Any, worker: Worker) -> None:
         """A value came whose loading, or whose meaning to the retry policy, is not ours to find out here."""
         if not job.has_settled:
             self._judge(job, VALUE, body, worker)

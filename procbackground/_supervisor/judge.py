@@ -9,6 +9,7 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from procbackground._parcel import Parcel
 from procbackground._pickling import load_failure
 from procbackground._state import scheduler as s
 from procbackground._state.job import Job
@@ -52,7 +53,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
     if command.kind == s.VALUE:
         outcome = Outcome.SUCCEEDED
         try:
-            value = pickle.loads(command.body) if command.body else None
+            value = _load_value(command.body)
         except BaseException as broken:
             outcome = Outcome.NOT_SERIALIZED
             error = SerializationError(f"the result could not be loaded in the parent: {broken!r}")
@@ -103,6 +104,12 @@ def _outcome_of_error(error: BaseException) -> Outcome:
         if isinstance(error, kind):
             return outcome
     return Outcome.RAISED
+
+
+def _load_value(body: bytes | Parcel) -> Any:
+    if type(body) is Parcel:
+        return body.load()
+    return pickle.loads(body) if body else None  # type: ignore[arg-type]
 
 
 def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -16,6 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from procbackground import _platform
+from procbackground._parcel import Parcel, send_parcel
 from procbackground._pickling import main_is_importable
 from procbackground._state.fleet import Worker
 from procbackground._wire import FrameReader
@@ -32,7 +34,7 @@ class WorkerProcess:
 
     __slots__ = (
         "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
-        "pid", "pidfd", "process", "reader", "result_fd", "task_fd", "unsent", "worker",
+        "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -41,6 +43,7 @@ class WorkerProcess:
         pid: int,
         task_fd: int,
         result_fd: int,
+        side_fd: int,
         death_fd: int,
         pidfd: int | None,
         notes_fd: int,
@@ -50,6 +53,8 @@ class WorkerProcess:
         self.pid = pid
         self.task_fd = task_fd  # -1 once closed
         self.result_fd = result_fd  # -1 once at its end
+        self.side = socket.socket(fileno=side_fd)
+        self.side.setblocking(False)
         self.death_fd = death_fd  # readable when the process has ended
         self.pidfd = pidfd
         self.notes_fd = notes_fd
@@ -74,6 +79,15 @@ class WorkerProcess:
         except OSError:
             return None  # it died: its death is noticed elsewhere, and the jobs go to another
         return None if written == len(data) else memoryview(data)[written:]
+
+    def send_parcel(self, parcel: Parcel) -> None:
+        """Send the descriptor of a parcel; the request with its label comes after it."""
+        try:
+            send_parcel(self.side, parcel)
+        except OSError:
+            # It is dead, or there is no way to pass descriptors now: without it the worker cannot go on, and its
+            # jobs, which it has not begun, go to another.
+            self.signal_group(signal.SIGKILL)
 
     def signal_group(self, signal_number: int) -> None:
         """Signal the worker and what it started in its group.
@@ -144,6 +158,7 @@ class WorkerProcess:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+        self.side.close()
         self.launcher.release(self)
 
 
@@ -243,7 +258,9 @@ class Direct:
             fds += (result_read, result_write)
             notes_fd = _platform.make_memory_file("procbackground-notes")
             fds.append(notes_fd)
-            theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, self._page_fd)]
+            side_fd, their_side = (each.detach() for each in socket.socketpair())
+            fds += (side_fd, their_side)
+            theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             process = self._context.Process(
                 target=run_directly,
                 name=f"procbackground-worker-{worker.number}",
@@ -257,8 +274,8 @@ class Direct:
                 os.close(fd)
             self._launch_failed(worker, error, is_passing(error))
             return
-        os.close(task_read)
-        os.close(result_write)
+        for fd in (task_read, result_write, their_side):
+            os.close(fd)
         # The fork server reaps its children at once, so that a pid is no handle on them; then the sentinel is.
         own_child = self._context.get_start_method() != "forkserver"
         pidfd = _platform.open_pidfd(process.pid) if own_child else None
@@ -266,7 +283,7 @@ class Direct:
         self._launched(
             worker,
             WorkerProcess(
-                self, process.pid, task_write, result_read, death_fd, pidfd, notes_fd, process
+                self, process.pid, task_write, result_read, side_fd, death_fd, pidfd, notes_fd, process
             ),
         )
 
@@ -299,10 +316,10 @@ def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
     from procbackground._worker.main import Worker as ChildWorker
     from procbackground._worker.main import leave
 
-    tasks, results, life, notes, page = (fd.take() for fd in fds)
+    tasks, results, life, notes, side, page = (fd.take() for fd in fds)
     words = map_page(page)
     os.close(page)
-    leave(ChildWorker(WorkerFds(tasks, results, life, notes), words, line, boot).run())
+    leave(ChildWorker(WorkerFds(tasks, results, life, notes, side), words, line, boot).run())
 
 
 def wait_for_exit(process: BaseProcess, timeout_s: float) -> int | None:

@@ -172,7 +172,7 @@ class Zygote:
     def _read(self) -> None:
         while self._control is not None:
             try:
-                packet, fds, _, _ = socket.recv_fds(self._control, 4096, 4)
+                packet, fds, _, _ = socket.recv_fds(self._control, 4096, 5)
             except BlockingIOError:
                 return
             except OSError:
@@ -195,7 +195,7 @@ class Zygote:
             worker = self._pending.pop(number)[0]
             for fd in fds:
                 os.set_inheritable(fd, False)
-            if len(fds) < 4:
+            if len(fds) < 5:
                 # We are out of descriptors; the kernel dropped those that did not fit.
                 for fd in fds:
                     os.close(fd)
@@ -203,8 +203,8 @@ class Zygote:
                 self._ask(child.REAP + child.PID.pack(pid))
                 self._launch_failed(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)), True)
                 return
-            task_fd, result_fd, pidfd, notes_fd = fds
-            process = WorkerProcess(self, pid, task_fd, result_fd, pidfd, pidfd, notes_fd)
+            task_fd, result_fd, side_fd, pidfd, notes_fd = fds
+            process = WorkerProcess(self, pid, task_fd, result_fd, side_fd, pidfd, pidfd, notes_fd)
             self._living[pid] = process
             self._launched(worker, process)
         elif kind == child.REFUSED:

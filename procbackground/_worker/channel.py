@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 
 from procbackground import _wire
+from procbackground._parcel import Parcel, receive_parcel, send_parcel
 
 
 class Channel:
     """Writes frames. A frame that was cut short ends the process: nothing after it could be read."""
 
-    def __init__(self, fd: int) -> None:
+    def __init__(self, fd: int, side_fd: int) -> None:
         self._fd = fd
+        self._side = socket.socket(fileno=side_fd)
         self._lock = threading.Lock()
         self._is_torn = False
         self._pid = os.getpid()
@@ -26,6 +29,15 @@ class Channel:
             self._is_torn = True
             _wire.write_all(self._fd, data)
             self._is_torn = False
+
+    def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:
+        """Send a value in a parcel: its descriptor, then the frame."""
+        send_parcel(self._side, parcel)
+        self.send(_wire.PARCEL_VALUE, sequence, parcel.label, prefix)
+
+    def receive_parcel(self, label: bytes) -> Parcel:
+        """Take the parcel that belongs to the request at hand."""
+        return receive_parcel(self._side, label)
 
     @property
     def is_own(self) -> bool:

@@ -13,7 +13,8 @@ from typing import Any
 
 from procbackground import _wire
 from procbackground._page import ITERATIONS, PAUSED, SIGN_NS, STOP
-from procbackground._pickling import PROTOCOL, dump_failure, dumps, explain_result
+from procbackground._parcel import Parcel
+from procbackground._pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
 
@@ -94,7 +95,7 @@ class Executor:
         self._context = None
         self.is_cooperative = False
         what = "function"
-        answer = b""
+        answer: bytes | Parcel = b""
         cpu_start_s = time.process_time()
         start_s = time.perf_counter()
         self.is_calling = True
@@ -103,7 +104,7 @@ class Executor:
             what = "arguments"
             arguments: Any = ()
             if len(body) > _HEAD_SIZE + length:
-                arguments = pickle.loads(body[_HEAD_SIZE + length :])
+                arguments = self._load_arguments(body[_HEAD_SIZE + length :], flags)
             what = "raised"
             if flags & _wire.PER_ITEM:
                 value = None
@@ -135,7 +136,15 @@ class Executor:
             sys.stdout.flush()
         except Exception:
             pass
-        self.channel.send(kind, sequence, answer, prefix)
+        if type(answer) is Parcel:
+            self.channel.send_parcel(sequence, answer, prefix)
+        else:
+            self.channel.send(kind, sequence, answer, prefix)  # type: ignore[arg-type]
+
+    def _load_arguments(self, data: bytes, flags: int) -> Any:
+        if flags & _wire.PARCEL:
+            return self.channel.receive_parcel(data).load()
+        return pickle.loads(data)
 
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
@@ -150,7 +159,7 @@ class Executor:
         self._name = kept[1]
         return kept[0]
 
-    def _call_each(self, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> bytes:
+    def _call_each(self, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> bytes | Parcel:
         """Call `fn` for each row of a chunk and return the answer; a raising row harms no other.
 
         What is done is sent every millisecond, so that a death costs little: the rows before it stand.
@@ -181,7 +190,8 @@ class Executor:
                     raise StopTask from error
                 append(None)
                 failures[row - first] = dump_failure(error)
-        return _dump_rows(values, failures)
+        answer: bytes | Parcel = _dump_rows(values, failures, dump_payload)
+        return answer
 
     # -- a loop --------------------------------------------------------------------------------------------
 
@@ -199,7 +209,7 @@ class Executor:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
-            arguments: Any = pickle.loads(body[position:]) if len(body) > position else ()
+            arguments: Any = self._load_arguments(body[position:], flags) if len(body) > position else ()
         except Exception as error:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
@@ -303,16 +313,16 @@ def _text(message: Any) -> str | None:
     return None if message is None else str(message)
 
 
-def _dump_result(value: Any) -> bytes:
+def _dump_result(value: Any) -> bytes | Parcel:
     try:
-        return dumps(value)
+        return dump_payload(value)
     except Exception as error:
         raise explain_result(value, error) from error
 
 
-def _dump_rows(values: list[Any], failures: dict[int, bytes]) -> bytes:
+def _dump_rows(values: list[Any], failures: dict[int, bytes], dump: Callable[[Any], Any] = dumps) -> Any:
     try:
-        return dumps((values, failures))
+        return dump((values, failures))
     except Exception:
         pass
     # Some row's value refuses; it alone is to fail.

@@ -36,6 +36,7 @@ class WorkerFds(NamedTuple):
     results: int
     life: int
     notes: int  # takes the stack dumps
+    side: int  # socket for the descriptors of parcels
 
 
 class Worker:
@@ -46,7 +47,7 @@ class Worker:
         self.words = words
         self.base = line * WORDS_PER_LINE
         self.boot = boot
-        self.channel = Channel(fds.results)
+        self.channel = Channel(fds.results, fds.side)
         self.executor = Executor(self.channel, words, self.base, fds.tasks)
         self.pid = os.getpid()
 
@@ -84,6 +85,8 @@ class Worker:
                 # pause, so one of us sees the other. Whoever is charged for a death is decided by this mark.
                 words[started] = sequence
                 if sequence <= words[revoked]:
+                    if body[0] & _wire.PARCEL:
+                        self.channel.receive_parcel(b"")
                     send(_wire.SKIPPED, sequence)
                 elif kind == _wire.CALL:
                     execute(sequence, body)

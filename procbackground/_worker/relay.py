@@ -19,7 +19,7 @@ class _RelayHandler(logging.handlers.QueueHandler):
     """Prepares records as for a queue, and sends them up the worker's pipe."""
 
     def __init__(self, channel: Channel) -> None:
-        super().__init__(None)  # there is no queue: `enqueue` sends
+        super().__init__(None)  # type: ignore[arg-type]  # there is no queue: `enqueue` sends
         self._channel = channel
 
     def enqueue(self, record: logging.LogRecord) -> None:

@@ -30,7 +30,7 @@ REAP = b"R"  # + PID: the manager has let go of the pid, which may now be used a
 PRELOAD = b"P"  # + module name: workers started from now on have it
 
 # Answers, one a packet.
-FORKED = b"W"  # + FORK_RESULT, with the four descriptors of the manager's side
+FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
 REFUSED = b"E"  # + FORK_RESULT with an errno in place of the pid
 EXITED = b"X"  # + EXIT
 UNFIT = b"T"  # a preloaded module started threads: forking is not safe any more
@@ -127,6 +127,9 @@ class _Zygote:
                 theirs.append(write_fd if is_task_pipe else read_fd)
             notes_fd = _platform.make_memory_file("procbackground-notes")
             ours.append(notes_fd)
+            our_side, their_side = (each.detach() for each in socket.socketpair())
+            ours.append(our_side)
+            theirs.append(their_side)
             pid = os.fork()
         except OSError as error:
             for fd in (*ours, *theirs):
@@ -161,10 +164,9 @@ class _Zygote:
                 os.close(fd)
             self._control.close()
             _start_afresh(number)
-            tasks, results, notes = ours
-            worker = Worker(
-                WorkerFds(tasks, results, self._fds.life, notes), self._words, line, self._boot
-            )
+            tasks, results, notes, side = ours
+            fds = WorkerFds(tasks, results, self._fds.life, notes, side)
+            worker = Worker(fds, self._words, line, self._boot)
             exit_code = worker.run()
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
