@@ -52,6 +52,7 @@ class Chunk(TaskHandle[Any]):
     """Some rows of a map on their way, and what became of each."""
 
     _parts: list[Part] | None = None
+    _columns: Columns
 
     def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
         super().__init__(owner, None, ())

@@ -197,8 +197,9 @@ def test_what_workers_print_is_not_lost(tmp_path):
 
 # -- how a parent ends ------------------------------------------------------------------------------------
 
+# hmac is what connecting to the gate imports: a `fork` in the middle of an import leaves its lock held in the child.
 PARENT = """
-    import os, signal, subprocess, sys, time
+    import hmac, os, signal, subprocess, sys, time
     from procbackground import Manager, Task, TaskType
     from tests.support.gate import Address
     from tests.support import tasks

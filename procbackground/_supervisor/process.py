@@ -26,6 +26,7 @@ from procbackground._worker.main import Boot, WorkerFds
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+EXIT_S = 0.2  # for a process that has closed everything to have ended
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
 
@@ -289,6 +290,8 @@ class Direct:
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
+        # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
+        process.process.join(EXIT_S)
         return process.process.exitcode
 
     def expects_exit_code(self, process: WorkerProcess) -> bool:
