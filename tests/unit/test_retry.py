@@ -1,0 +1,225 @@
+"""What a retry policy decides from an outcome, the times and the number of attempts: tenacity's answers, unslept."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import tenacity
+
+from procbackground.retry import Retry
+
+CALL: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = (divmod, (7, 2), {})
+
+
+def delay_s(
+    policy: Retry,
+    attempt: int = 1,
+    error: BaseException | None = None,
+    value: object = None,
+    first_started_s: float = 100.0,
+    idle_for_s: float = 0.0,
+    now_s: float = 101.0,
+) -> float | None:
+    outcome = (True, error) if error is not None else (False, value)
+    return policy.next_delay_s(CALL, attempt, outcome, first_started_s, idle_for_s, now_s)
+
+
+def test_policy_without_arguments_tries_again_for_ever_at_once_after_any_exception():
+    policy = Retry()
+    assert delay_s(policy, 1_000_000, ValueError()) == 0
+    assert delay_s(policy, value=None) is None
+    assert policy.can_retry
+    assert policy.max_attempts is None
+
+
+@pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), BaseException()])
+def test_interrupts_and_exits_never_reach_the_policy(ending: BaseException):
+    def asked(state: tenacity.RetryCallState) -> bool:
+        raise AssertionError("the policy was asked")
+
+    assert delay_s(Retry(stop=asked, wait=asked, retry=asked), error=ending) is None
+
+
+def test_order_of_the_questions_is_retry_wait_stop():
+    asked: list[str] = []
+
+    def answer(question: str, reply: Any) -> Callable[[tenacity.RetryCallState], Any]:
+        def ask(state: tenacity.RetryCallState) -> Any:
+            asked.append(question)
+            return reply
+
+        return ask
+
+    policy = Retry(retry=answer("retry", True), wait=answer("wait", 2.0), stop=answer("stop", False))
+    assert delay_s(policy, error=ValueError()) == 2.0
+    assert asked == ["retry", "wait", "stop"]
+    asked.clear()
+    policy = Retry(retry=answer("retry", False), wait=answer("wait", 2.0), stop=answer("stop", False))
+    assert delay_s(policy, error=ValueError()) is None
+    assert asked == ["retry"]
+
+
+def test_stop_sees_the_upcoming_pause():
+    seen: list[float] = []
+
+    def stop(state: tenacity.RetryCallState) -> bool:
+        seen.append(state.upcoming_sleep)
+        return False
+
+    delay_s(Retry(stop=stop, wait=tenacity.wait_fixed(7)), error=ValueError())
+    assert seen == [7]
+
+
+def test_stop_before_delay_gives_up_when_the_pause_would_go_past_it():
+    policy = Retry(stop=tenacity.stop_before_delay(10), wait=tenacity.wait_fixed(4))
+    assert delay_s(policy, error=ValueError(), first_started_s=0, now_s=5.9) == 4
+    assert delay_s(policy, error=ValueError(), first_started_s=0, now_s=6.1) is None
+
+
+def test_strategies_see_a_call_state_with_everything_in_it():
+    seen: list[tenacity.RetryCallState] = []
+    error = ValueError("x")
+
+    def retry(state: tenacity.RetryCallState) -> bool:
+        seen.append(state)
+        return True
+
+    delay_s(Retry(retry=retry), attempt=3, error=error, first_started_s=10, idle_for_s=2, now_s=15)
+    (state,) = seen
+    assert isinstance(state, tenacity.RetryCallState)
+    assert (state.fn, state.args, state.kwargs) == CALL
+    assert state.attempt_number == 3
+    assert state.idle_for == 2
+    assert state.seconds_since_start == 5
+    assert state.outcome is not None
+    assert state.outcome.failed
+    assert state.outcome.exception() is error
+    assert state.outcome.attempt_number == 3
+
+
+def test_value_reaches_a_strategy_that_asks_for_results():
+    policy = Retry(retry=tenacity.retry_if_result(lambda value: value is None))
+    assert delay_s(policy, value=None) == 0
+    assert delay_s(policy, value=3) is None
+    assert delay_s(policy, error=ValueError()) is None
+
+
+@pytest.mark.parametrize(
+    ("retry", "again_after", "over_after"),
+    [
+        (tenacity.retry_if_exception_type(OSError), ConnectionError(), ValueError()),
+        (tenacity.retry_if_not_exception_type(OSError), ValueError(), ConnectionError()),
+        (tenacity.retry_if_exception_message(match="try"), ValueError("try again"), ValueError("no")),
+        (tenacity.retry_if_exception(lambda error: len(error.args) == 1), ValueError(1), ValueError()),
+        (
+            tenacity.retry_any(tenacity.retry_if_exception_type(OSError), tenacity.retry_if_exception_type(KeyError)),
+            KeyError(),
+            ValueError(),
+        ),
+        (
+            tenacity.retry_if_exception_type(OSError) & tenacity.retry_if_not_exception_type(ConnectionError),
+            OSError(),
+            ConnectionError(),
+        ),
+        (tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception_type(KeyError), OSError(), TypeError()),
+        (lambda state: isinstance(state.outcome.exception(), KeyError), KeyError(), OSError()),
+    ],
+)
+def test_retry_strategy_decides_after_which_errors(
+    retry: Callable[[Any], bool], again_after: Exception, over_after: Exception
+):
+    assert delay_s(Retry(retry=retry), error=again_after) == 0
+    assert delay_s(Retry(retry=retry), error=over_after) is None
+
+
+def test_stop_strategies_combine():
+    either = Retry(stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(10))
+    assert delay_s(either, 2, ValueError(), first_started_s=0, now_s=9) == 0
+    assert delay_s(either, 3, ValueError(), first_started_s=0, now_s=9) is None
+    assert delay_s(either, 2, ValueError(), first_started_s=0, now_s=11) is None
+    both = Retry(stop=tenacity.stop_after_attempt(3) & tenacity.stop_after_delay(10))
+    assert delay_s(both, 3, ValueError(), first_started_s=0, now_s=9) == 0
+    assert delay_s(both, 3, ValueError(), first_started_s=0, now_s=11) is None
+
+
+@pytest.mark.parametrize(
+    ("wait", "delays_s"),
+    [
+        (tenacity.wait_none(), [0, 0, 0, 0]),
+        (tenacity.wait_fixed(3), [3, 3, 3, 3]),
+        (tenacity.wait_incrementing(start=1, increment=2), [1, 3, 5, 7]),
+        (tenacity.wait_exponential(multiplier=1, max=5), [1, 2, 4, 5]),
+        (tenacity.wait_fixed(3) + tenacity.wait_incrementing(start=1, increment=1), [4, 5, 6, 7]),
+        (tenacity.wait_chain(tenacity.wait_fixed(1), tenacity.wait_fixed(9)), [1, 9, 9, 9]),
+        (lambda state: 10.0 * state.attempt_number, [10, 20, 30, 40]),
+        (lambda state: -1, [0, 0, 0, 0]),
+    ],
+)
+def test_wait_strategy_decides_how_long(wait: Callable[[Any], float], delays_s: list[float]):
+    policy = Retry(wait=wait)
+    assert [delay_s(policy, attempt, ValueError()) for attempt in (1, 2, 3, 4)] == delays_s
+
+
+def test_random_wait_stays_within_its_bounds():
+    policy = Retry(wait=tenacity.wait_random(1, 2))
+    for _ in range(20):
+        pause_s = delay_s(policy, error=ValueError())
+        assert pause_s is not None
+        assert 1 <= pause_s <= 2
+
+
+def test_int_stands_for_that_many_attempts_in_all():
+    policy = Retry.of_attempts(3)
+    assert [delay_s(policy, attempt, ValueError()) for attempt in (1, 2, 3)] == [0, 0, None]
+    assert policy.max_attempts == 3
+
+
+def test_one_attempt_means_no_retry():
+    assert not Retry.of_attempts(1).can_retry
+    assert not Retry(stop=tenacity.stop_after_attempt(1)).can_retry
+    assert Retry.of_attempts(2).can_retry
+
+
+@pytest.mark.parametrize("attempts", [0, -3, True, False])
+def test_int_must_allow_an_attempt(attempts: int):
+    with pytest.raises(ValueError, match="at least 1"):
+        Retry.of_attempts(attempts)
+
+
+@pytest.mark.parametrize("name", ["stop", "wait", "retry"])
+@pytest.mark.parametrize("strategy", [3, 0, "x", 1.5, ()])
+def test_strategy_must_be_callable(name: str, strategy: object):
+    with pytest.raises(TypeError, match=name):
+        Retry(**{name: strategy})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("retry", "judges"),
+    [
+        (None, False),
+        (tenacity.retry_if_exception_type(OSError), False),
+        (tenacity.retry_if_exception(bool), False),
+        (tenacity.retry_if_not_exception_type(OSError), False),
+        (tenacity.retry_if_result(bool), True),
+        (tenacity.retry_if_not_result(bool), True),
+        (tenacity.retry_any(tenacity.retry_if_exception_type(OSError)), True),
+        (tenacity.retry_always, True),
+        (tenacity.retry_unless_exception_type(OSError), True),
+        (lambda state: False, True),
+    ],
+)
+def test_values_are_judged_only_where_a_strategy_may_ask_for_them(retry: Any, judges: bool):
+    assert Retry(retry=retry).judges_results is judges
+
+
+def test_error_of_a_users_strategy_comes_out_as_it_is():
+    def broken(state: tenacity.RetryCallState) -> bool:
+        raise ZeroDivisionError
+
+    for name in ("retry", "wait", "stop"):
+        with pytest.raises(ZeroDivisionError):
+            delay_s(Retry(**{name: broken}), error=ValueError())
+
+
+def test_policy_shows_what_it_is_made_of():
+    assert "stop_after_attempt" in repr(Retry.of_attempts(2))
