@@ -182,6 +182,17 @@ class _FrontDoor(Executor):
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
         return Options(self._supervisor, self._defaults, fields, self._max_workers)
 
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it.
+
+        On a view it shuts down the manager that it is a view on.
+        """
+        self._supervisor.ask_to_close(None)
+        if cancel_futures:
+            self._supervisor.cancel_queued()
+        if wait:
+            self._supervisor.close(None)
+
     # -- how that is done ----------------------------------------------------------------------------------
 
     _max_workers = 1
@@ -434,14 +445,6 @@ class Manager(_FrontDoor):
         check_timeout(timeout)
         return self._supervisor.close(timeout)
 
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it."""
-        self._supervisor.ask_to_close(None)
-        if cancel_futures:
-            self._supervisor.cancel_queued()
-        if wait:
-            self._supervisor.close(None)
-
     @contextmanager
     def closing_on(self, *signals: int, timeout: float | None = None) -> Iterator[Manager]:
         """Close when one of `signals` comes: a context manager, for the main thread.
@@ -513,14 +516,6 @@ class Options(_FrontDoor):
     ) -> None:
         super().__init__(supervisor, defaults, fields)
         self._max_workers = max_workers
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Shut down the manager that this is a view on."""
-        self._supervisor.ask_to_close(None)
-        if cancel_futures:
-            self._supervisor.cancel_queued()
-        if wait:
-            self._supervisor.close(None)
 
 
 def _close_when_told(

@@ -140,10 +140,14 @@ def descendants(pid: int) -> list[tuple[int, int]]:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when `pid` started, in clock ticks since boot: with the pid it names a process for good."""
+    """Return when `pid` started, in clock ticks since boot: with the pid it names a process for good.
+
+    None when there is no such process, or only a zombie of it.
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
-            return int(file.read().rpartition(b")")[2].split()[19])
+            fields = file.read().rpartition(b")")[2].split()
+        return None if fields[0] in (b"Z", b"X") else int(fields[19])
     except (OSError, ValueError, IndexError):
         return None
 

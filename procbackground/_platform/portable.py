@@ -124,11 +124,15 @@ def descendants(pid: int) -> list[tuple[int, float]]:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when `pid` started: with the pid it names a process for good."""
+    """Return when `pid` started: with the pid it names a process for good.
+
+    None when there is no such process, or only a zombie of it.
+    """
     import psutil
 
     try:
-        return psutil.Process(pid).create_time()
+        process = psutil.Process(pid)
+        return None if process.status() == psutil.STATUS_ZOMBIE else process.create_time()
     except psutil.Error:
         return None
 

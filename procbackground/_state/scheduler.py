@@ -570,13 +570,17 @@ class Scheduler:
         cost, worker.cost = worker.cost, None
         self.commands.append(Judge(job, kind, body, worker, cost, waits))
 
-    def _forget(self, worker: Worker) -> None:
+    def _take_out(self, worker: Worker) -> None:
+        """Have nobody find the worker any more who looks for one that is free, or will be."""
         if worker.state == fleet.STARTING:
             self.starting -= 1
         elif worker.state == fleet.SPARE:
             self.spares.remove(worker)
         elif worker.state == fleet.IDLE:
             self.idle.remove(worker)
+
+    def _forget(self, worker: Worker) -> None:
+        self._take_out(worker)
         if worker.counts:
             worker.counts = False
             self.active -= 1
@@ -836,12 +840,7 @@ class Scheduler:
         """Stop the worker's tree: the first reason is the one that counts."""
         if worker.state in (fleet.STOPPING, fleet.LEAVING, fleet.GONE):
             return
-        if worker.state == fleet.STARTING:
-            self.starting -= 1
-        elif worker.state == fleet.SPARE:
-            self.spares.remove(worker)
-        elif worker.state == fleet.IDLE:
-            self.idle.remove(worker)
+        self._take_out(worker)
         worker.enter(fleet.STOPPING, now_s)
         worker.stop_reason = reason
         head = worker.loop or (worker.inflight[0] if worker.inflight else None)
@@ -914,10 +913,10 @@ class Scheduler:
         self.is_draining = True
         for worker in list(self.workers):
             if worker.state in (fleet.IDLE, fleet.SPARE):
-                (self.idle if worker.state == fleet.IDLE else self.spares).remove(worker)
+                self._take_out(worker)
                 self._retire(worker, now_s)
             elif worker.state == fleet.STARTING:
-                self.starting -= 1
+                self._take_out(worker)
                 worker.enter(fleet.LEAVING, now_s)
                 self._kill(worker)
             elif worker.state == fleet.BUSY and not worker.is_running:

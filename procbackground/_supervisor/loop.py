@@ -371,6 +371,7 @@ class Supervisor:
         self._readers: dict[int, Worker] = {}  # result pipe -> worker
         self._others: dict[int, Callable[[], None]] = {}
         self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
+        self._killed_descendants: dict[int, float] = {}  # pid -> start time
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
         boot = Boot(self._initializer, _parent_log_level())
@@ -802,6 +803,7 @@ class Supervisor:
             return
         self._dying.pop(worker, None)
         process.kill_tree()  # what it started goes with it; its own pid is still ours
+        self._killed_descendants.update(process.descendants)
         # Empty the pipe before believing the death: a worker that answers and then dies makes both ready in one
         # wait, and its answer counts.
         while process.result_fd >= 0:
@@ -1016,6 +1018,7 @@ class Supervisor:
             cancelled=scheduler.cancelled_by_close,
             stopped=scheduler.stopped,
             killed=scheduler.killed,
+            leftovers=self._leftovers(),
             seconds=now_s - began_s,
         )
         if "on_manager_closed" in self._wants:
@@ -1031,6 +1034,18 @@ class Supervisor:
         self._close_fds()
         self._has_closed.set()
         _living.discard(self)
+
+    def _leftovers(self) -> tuple[int, ...]:
+        """What the workers had started and SIGKILL has not ended, a moment later."""
+        if not self._is_ready:
+            return ()
+        until_s = time.monotonic() + MOMENT_S
+        while True:
+            killed = self._killed_descendants.items()
+            alive = tuple(pid for pid, start in killed if _platform.start_time(pid) == start)
+            if not alive or time.monotonic() >= until_s:
+                return alive
+            time.sleep(0.01)  # a signal to a running process takes effect at once; this is for slow exits
 
     def _close_fds(self) -> None:
         if not self._is_ready:

@@ -121,7 +121,11 @@ def test_value_reaches_a_strategy_that_asks_for_results():
             OSError(),
             ConnectionError(),
         ),
-        (tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception_type(KeyError), OSError(), TypeError()),
+        (
+            tenacity.retry_if_exception_type(OSError) | tenacity.retry_if_exception_type(KeyError),
+            OSError(),
+            TypeError(),
+        ),
         (lambda state: isinstance(state.outcome.exception(), KeyError), KeyError(), OSError()),
     ],
 )

@@ -46,7 +46,7 @@ def test_task_is_frozen(name: str):
 
 def test_task_equals_only_itself_and_can_be_a_key():
     task = Task(len, ("a",))
-    assert task == task  # noqa: PLR0124
+    assert task == task
     assert task != Task(len, ("a",))
     assert {task: 1}[task] == 1
 
