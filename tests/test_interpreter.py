@@ -39,9 +39,7 @@ def run(source: str, how: str = "file", folder: Path | None = None) -> subproces
         script = folder / "script.py"
         script.write_text(source)
         command.append(str(script))
-    return subprocess.run(
-        command, input=text, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
-    )
+    return subprocess.run(command, input=text, env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False)
 
 
 @contextmanager
@@ -155,9 +153,7 @@ def test_a_module_run_as_main_works(tmp_path):
     assert_printed(finished, "16", "5", "8", "True", "25", "[0, 1, 4, 9]", "True 7 True", "named")
 
 
-@pytest.mark.parametrize(
-    "context", ["None", "multiprocessing.get_context('spawn')"], ids=["default", "spawn"]
-)
+@pytest.mark.parametrize("context", ["None", "multiprocessing.get_context('spawn')"], ids=["default", "spawn"])
 def test_a_forgotten_guard_is_a_clear_error_and_no_hang(context, tmp_path):
     source = f"""
         import multiprocessing
@@ -395,3 +391,21 @@ def test_an_interrupted_wait_can_go_on(gate, tmp_path):
         gate.release(pid, "unharmed")
         stdout, stderr = process.communicate(timeout=PATIENCE_S)
         assert (stdout, stderr, process.returncode) == ("unharmed\n", "", 0)
+
+
+def test_a_main_that_starts_threads_when_imported_is_served_without_forking_it(tmp_path):
+    source = """
+        import threading, time
+        from procbackground import Manager
+
+        threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()  # in every process that imports this
+
+        def square(number):
+            return number * number
+
+        if __name__ == "__main__":
+            with Manager(max_workers=1) as manager:
+                print(manager.run(square, 5).result(timeout=20))
+    """
+    finished = run(source, "file", tmp_path)
+    assert finished.stdout.split() == ["25"]

@@ -375,17 +375,14 @@ class Supervisor:
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
         boot = Boot(self._initializer, _parent_log_level())
-        self._launcher: Launcher
+        direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
+        self._launcher: Launcher = direct
+        self._zygote: Zygote | None = None
         if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
             self._launcher = self._zygote = Zygote(
                 self._context, boot, page_fd, self._life_read_fd, self._preload,
-                self._watch, self._forget, self._launched, self._launch_failed, self._exited,
+                self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
             )  # fmt: skip
-        else:
-            self._zygote = None  # type: ignore[assignment]
-            self._launcher = Direct(
-                self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed
-            )
         self._poller.watch(self._wakeup.fileno())
         self._observers.start()
         self._thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
@@ -745,7 +742,7 @@ class Supervisor:
                 self._asking.append((now_s + STACK_POLL_S, until_s, worker))
         for worker, until_s in list(self._dying.items()):
             if now_s >= until_s:
-                if self._zygote is not None and self._launcher.exit_code_of(worker.process) is None:
+                if self._zygote is not None and worker.process.launcher.exit_code_of(worker.process) is None:
                     self._zygote.replace()  # it did not tell the exit code: it is stopped, or hangs
                 self._bury(worker)
 
@@ -787,7 +784,7 @@ class Supervisor:
             return
         process.is_dying = True
         self._forget(process.death_fd)
-        if self._launcher.exit_code_of(process) is None and self._launcher.expects_exit_code(process):
+        if process.launcher.exit_code_of(process) is None and process.launcher.expects_exit_code(process):
             self._dying[worker] = time.monotonic() + EXIT_CODE_S
         else:
             self._bury(worker)
@@ -803,7 +800,8 @@ class Supervisor:
             return
         self._dying.pop(worker, None)
         process.kill_tree()  # what it started goes with it; its own pid is still ours
-        self._killed_descendants.update(process.descendants)
+        if process.descendants:
+            self._killed_descendants = {**self._killed_descendants_alive(), **process.descendants}
         # Empty the pipe before believing the death: a worker that answers and then dies makes both ready in one
         # wait, and its answer counts.
         while process.result_fd >= 0:
@@ -814,7 +812,7 @@ class Supervisor:
             if not data:
                 break
             self._take(worker, process.reader.feed(data))
-        worker.exit_code = self._launcher.exit_code_of(process)
+        worker.exit_code = process.launcher.exit_code_of(process)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
             oom_kills = _platform.count_oom_kills()
             worker.was_oom = oom_kills > self._oom_kills
@@ -1041,11 +1039,14 @@ class Supervisor:
             return ()
         until_s = time.monotonic() + MOMENT_S
         while True:
-            killed = self._killed_descendants.items()
-            alive = tuple(pid for pid, start in killed if _platform.start_time(pid) == start)
+            alive = self._killed_descendants_alive()
             if not alive or time.monotonic() >= until_s:
-                return alive
+                return tuple(alive)
             time.sleep(0.01)  # a signal to a running process takes effect at once; this is for slow exits
+
+    def _killed_descendants_alive(self) -> dict[int, float]:
+        killed = self._killed_descendants.items()
+        return {pid: start for pid, start in killed if _platform.start_time(pid) == start}
 
     def _close_fds(self) -> None:
         if not self._is_ready:

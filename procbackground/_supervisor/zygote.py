@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.process import (
+    Direct,
     Fd,
     LaunchFailed,
     WorkerProcess,
@@ -49,6 +50,7 @@ class Zygote:
         launched: Callable[[Worker, WorkerProcess], None],
         launch_failed: LaunchFailed,
         exited: Callable[[WorkerProcess], None],
+        direct: Direct,
     ) -> None:
         self._context: Any = context
         self._boot = boot
@@ -61,6 +63,7 @@ class Zygote:
         self._launched = launched
         self._launch_failed = launch_failed
         self._exited = exited
+        self._direct = direct  # for a `__main__` that no zygote can live with
         self._control: socket.socket | None = None
         self._process: BaseProcess | None = None
         self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
@@ -70,6 +73,9 @@ class Zygote:
     # -- what the supervisor asks --------------------------------------------------------------------------
 
     def launch(self, worker: Worker) -> None:
+        if "__main__" in self._unfit:
+            self._direct.launch(worker)
+            return
         try:
             if self._control is None:
                 self._start()

@@ -33,7 +33,7 @@ PRELOAD = b"P"  # + module name: workers started from now on have it
 FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
 REFUSED = b"E"  # + FORK_RESULT with an errno in place of the pid
 EXITED = b"X"  # + EXIT
-UNFIT = b"T"  # a preloaded module started threads: forking is not safe any more
+UNFIT = b"T"  # + name of a module that started threads when it was imported: forking is not safe any more
 
 FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
 FORK_RESULT = struct.Struct("<II")  # worker number, pid
@@ -61,6 +61,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
+    zygote.check_fitness("__main__")
     for module in preload:
         zygote.preload(module)
     zygote.serve()
@@ -106,6 +107,10 @@ class _Zygote:
         except BaseException:
             return  # the worker that needs it will say what is wrong with it
         self._is_frozen = False
+        self.check_fitness(module)
+
+    def check_fitness(self, module: str) -> None:
+        """Tell the manager if importing `module` has started threads."""
         # Threads of native libraries (OpenBLAS and the like) look after forks themselves; Python's hold locks
         # that nobody would release in the child.
         if threading.active_count() > 1:
