@@ -65,9 +65,7 @@ def test_a_task_that_ignores_sigterm_is_killed_after_grace(make_manager, gate):
     wait_until_gone([pid])
 
 
-@pytest.mark.parametrize(
-    "task", [tasks.tell_and_hold_the_interpreter, tasks.tell_and_sleep, tasks.tell_and_spin]
-)
+@pytest.mark.parametrize("task", [tasks.tell_and_hold_the_interpreter, tasks.tell_and_sleep, tasks.tell_and_spin])
 def test_a_task_is_ended_wherever_it_is(make_manager, gate, task):
     manager = make_manager(max_workers=1, grace=0.2)
     handle = manager.run(task, gate.address)

@@ -87,9 +87,7 @@ def test_wait_for_the_first_exception(manager, gate):
     blocked = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
     failing = manager.run(tasks.fail)
-    done, pending = concurrent.futures.wait(
-        [blocked, failing], timeout=PATIENCE_S, return_when=FIRST_EXCEPTION
-    )
+    done, pending = concurrent.futures.wait([blocked, failing], timeout=PATIENCE_S, return_when=FIRST_EXCEPTION)
     assert (done, pending) == ({failing}, {blocked})
 
 
@@ -353,9 +351,7 @@ def test_many_threads_may_wait_for_one_handle(manager, gate):
     handle = manager.run(tasks.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     answers = []
-    threads = [
-        threading.Thread(target=lambda: answers.append(handle.result(timeout=PATIENCE_S))) for _ in range(20)
-    ]
+    threads = [threading.Thread(target=lambda: answers.append(handle.result(timeout=PATIENCE_S))) for _ in range(20)]
     for thread in threads:
         thread.start()
     gate.release(pid, "for all")

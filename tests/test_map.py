@@ -122,9 +122,7 @@ def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
 def test_failed_items_are_retried_alone(make_manager, gate, chunksize):
     manager = make_manager(retry=2)
     address = gate.address
-    results = manager.map(
-        lambda n: tasks.tell_and_fail_first(address, n, fail=n == 2), range(6), chunksize=chunksize
-    )
+    results = manager.map(lambda n: tasks.tell_and_fail_first(address, n, fail=n == 2), range(6), chunksize=chunksize)
     assert list(results) == [0, 1, 2, 3, 4, 5]
     told = [gate.wait_for_label() for _ in range(7)]
     assert sorted(told) == [0, 1, 2, 2, 3, 4, 5]  # only the guilty one ran twice
@@ -152,9 +150,7 @@ def test_a_timeout_that_is_not_needed_is_not_raised(manager):
 
 def test_with_a_buffer_size_the_input_is_pulled_lazily(manager):
     pulled = []
-    results = manager.map(
-        tasks.square, (pulled.append(number) or number for number in range(100)), buffersize=4
-    )
+    results = manager.map(tasks.square, (pulled.append(number) or number for number in range(100)), buffersize=4)
     assert len(pulled) <= 4
     for taken in range(1, 11):
         assert next(results) == (taken - 1) ** 2

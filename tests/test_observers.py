@@ -160,9 +160,7 @@ def test_all_observers_are_told(make_manager):
     manager = make_manager(observer=several)
     handle = manager.run(tasks.nothing)
     manager.close()
-    assert [observer.kinds(handle) for observer in several] == [
-        ["task_added", "task_started", "task_succeeded"]
-    ] * 3
+    assert [observer.kinds(handle) for observer in several] == [["task_added", "task_started", "task_succeeded"]] * 3
 
 
 def test_observers_are_called_in_one_thread_which_is_nobody_elses(make_manager, recorder):

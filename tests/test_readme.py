@@ -1,4 +1,4 @@
-"""The README's programs run as pasted, and its commands are those that CI runs."""
+"""The README keeps its word: its programs run as pasted, and its commands are the ones that CI runs."""
 
 from __future__ import annotations
 
@@ -9,30 +9,84 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
-README = (ROOT / "README.md").read_text()
-PROGRAMS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+PATIENCE_S = 60.0  # bounds a hang; the longest program takes a second or two
+MAIN_JOB = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/python examples/census.py --compare"
+TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/bin/python -m pytest"
 
 
-def test_there_are_programs():
-    assert len(PROGRAMS) >= 2
+def programs() -> list[tuple[str, str]]:
+    """Return (heading above it, source) of every Python block."""
+    found, heading = [], ""
+    for match in re.finditer(r"^#+ (?P<heading>.*)$|^```python\n(?P<source>.*?)^```$", README, re.MULTILINE | re.DOTALL):
+        heading = match["heading"] or heading
+        if match["source"] is not None:
+            found.append((heading, match["source"]))
+    return found
 
 
-@pytest.mark.parametrize("number", range(len(PROGRAMS)))
-def test_a_program_runs_as_pasted(tmp_path, number):
+PROGRAMS = programs()
+
+# What shows that a program did what the text around it says; each appears in its output.
+SHOWN = {
+    "procbackground": ["3 squared is unknown: worker ", "5 squared is 25", "with a retry, is 9:"],
+    "Giving work": [f"pow {2**100}", "urgent 6", "42"],
+    "Retries": ["text of index", "3 succeeded None"],
+    "Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
+    "Loops": ["1 polled", "True"],
+    "Observers": ["failed: 17", "exit code 3"],
+    "Inside a task": ["20 Progress(done=20"],
+    "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
+    "Closing": ["1024", "True CloseReport("],
+    "asyncio": ["1024", "the sleeping process is stopped"],
+}
+
+
+def test_every_program_has_its_expectation():
+    # Comments in a program begin with "#" too, and would pass for headings if they stood at the line's start.
+    assert [heading for heading, _ in PROGRAMS] == list(SHOWN)
+
+
+@pytest.mark.parametrize(("heading", "source"), PROGRAMS, ids=[heading for heading, _ in PROGRAMS])
+def test_program_runs_as_pasted(heading, source, tmp_path):
     script = tmp_path / "pasted.py"
-    script.write_text(PROGRAMS[number])
-    finished = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=60, check=False)
-    assert finished.returncode == 0, finished.stderr
-    assert finished.stdout
-    if number == 0:
-        assert "was killed by SIGKILL" in finished.stdout
-        assert "3 9 ['SIGKILL', <Outcome.SUCCEEDED: 'succeeded'>]" in finished.stdout
+    script.write_text(source, encoding="utf-8")
+    run = subprocess.run(
+        [sys.executable, script],
+        cwd=tmp_path,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert run.returncode == 0, run.stderr
+    for text in SHOWN[heading]:
+        assert text in run.stdout
 
 
-def test_ci_takes_the_test_command_from_the_readme():
-    commands = re.findall(r"^python3 -m venv .*$", README, re.MULTILINE)
-    assert len(commands) == 2
-    assert commands[0].endswith("examples/census.py --compare")
-    assert commands[1].endswith("pytest")
-    assert "grep -E '^python3 -m venv .*pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+def test_first_program_is_the_first_example():
+    example = (ROOT / "examples" / "first.py").read_text(encoding="utf-8")
+    assert PROGRAMS[0][1] == example[example.index("import os") :]
+
+
+def test_setting_up_takes_these_two_commands():
+    assert [line for line in README.splitlines() if line.startswith("python3 ")] == [MAIN_JOB, TESTS]
+
+
+def test_ci_takes_its_test_command_from_here():
+    script = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    pattern = re.search(r"grep -xE '([^']*)' README\.md", script)
+    assert pattern is not None
+    assert [line for line in README.splitlines() if re.fullmatch(pattern[1], line)] == [TESTS]
+    assert 'bash -euo pipefail -c "$test_command"' in script
+
+
+def test_folder_map_is_the_package_s_own():
+    import procbackground
+
+    places = [line.strip() for line in (procbackground.__doc__ or "").splitlines() if line.strip()[:1] in "①②③④⑤⑥⑦⑧" and line.strip()]
+    assert places
+    assert all(place in README for place in places)

@@ -41,10 +41,7 @@ def test_values_and_errors_come_back(manager):
 
 
 def test_lambdas_and_large_payloads_cross(manager):
-    assert (
-        manager.run(lambda data: data[::-1], b"ab" * 1_000_000).result(timeout=PATIENCE_S)
-        == b"ba" * 1_000_000
-    )
+    assert manager.run(lambda data: data[::-1], b"ab" * 1_000_000).result(timeout=PATIENCE_S) == b"ba" * 1_000_000
 
 
 def test_a_death_costs_one_task(manager, gate):

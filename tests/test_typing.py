@@ -73,9 +73,7 @@ def by_pyright() -> tuple[set[int], dict[int, str]]:
 
 @pytest.fixture(
     scope="module",
-    params=[
-        pytest.param((name, check), id=name) for name, check in (("mypy", by_mypy), ("pyright", by_pyright))
-    ],
+    params=[pytest.param((name, check), id=name) for name, check in (("mypy", by_mypy), ("pyright", by_pyright))],
 )
 def verdict(request):
     name, check = request.param

@@ -6,6 +6,7 @@ grandchildren and from scripts too.
 
 from __future__ import annotations
 
+import hmac  # noqa: F401  # Client imports it on first use; a fork amid that import leaves its lock held in the child
 import os
 import queue
 import socket

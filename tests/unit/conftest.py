@@ -1,0 +1,15 @@
+"""These tests start nothing, so they need neither warm helpers nor a look at what is left behind."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _warm_helpers() -> None:
+    """Instead of the one that starts processes."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind() -> None:
+    """Instead of the one that counts processes, threads and descriptors."""

@@ -1,0 +1,151 @@
+"""Imports point one way, and a child loads little: read from the source, and from a fresh interpreter."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import procbackground
+
+ROOT = Path(procbackground.__file__).parent
+
+# For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
+# its own for a module of it stands for all of them.
+LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
+CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "context"}
+MAY_IMPORT: dict[str, set[str]] = {
+    "manager": {"_map", "_stream", "_supervisor", "_state", "_wire", "_pickling", "_parcel", "handle", "observers"}
+    | LEAVES,
+    "_map": {"handle"} | LEAVES,
+    "_stream": {"handle"} | LEAVES,
+    "_supervisor": {"_state", "_worker", "handle", "observers"} | CHILD | LEAVES,
+    "_state": LEAVES,
+    "handle": LEAVES,
+    "observers": {"events"} | LEAVES,
+    "_worker": CHILD | {"errors"},
+    "_pickling": {"_parcel", "errors"},
+    "_parcel": {"_platform", "errors"},
+    "_wire": {"errors"},
+    "_page": {"errors"},
+    "_platform": {"errors"},
+    "context": {"errors"},
+    "events": {"report", "task"},
+    "report": {"errors", "task"},
+    "task": {"retry"},
+    "retry": set(),
+    "errors": {"_broken"},  # on first use: it takes concurrent.futures.process along
+    "_broken": {"errors"},
+}
+
+HEAVY = ("psutil", "tenacity", "loguru", "cloudpickle", "asyncio", "concurrent.futures.process")
+
+
+def module_files() -> list[Path]:
+    return sorted(ROOT.rglob("*.py"))
+
+
+def part_of(module: str) -> str:
+    """Return the part of the package that a module of it belongs to; nothing for the package itself."""
+    return (module.split(".") + [""])[1]
+
+
+def is_for_types_only(test: ast.expr) -> bool:
+    return "TYPE_CHECKING" in (getattr(test, "id", ""), getattr(test, "attr", ""))
+
+
+def imports_of(file: Path) -> set[str]:
+    """Return the modules of this package that `file` imports, at its top or in functions; not those for types only."""
+    found: set[str] = set()
+
+    def look_at(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and is_for_types_only(node.test):
+            for other in node.orelse:
+                look_at(other)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file} imports relatively; whole names are easier to follow"
+            assert node.module is not None
+            if node.module == "procbackground":
+                found.update(f"procbackground.{alias.name}" for alias in node.names)
+            else:
+                found.add(node.module)
+        for child in ast.iter_child_nodes(node):
+            look_at(child)
+
+    look_at(ast.parse(file.read_text()))
+    return {module for module in found if module.split(".")[0] == "procbackground"}
+
+
+def name_of(file: Path) -> str:
+    parts = ("procbackground", *file.relative_to(ROOT).with_suffix("").parts)
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+FILES = {name_of(file): file for file in module_files()}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if part_of(name) in MAY_IMPORT])
+def test_module_imports_only_what_lies_further_on(name: str):
+    part = part_of(name)
+    wrong = {module for module in imports_of(FILES[name]) if part_of(module) not in MAY_IMPORT[part] | {part}}
+    assert not wrong, f"{name} imports {sorted(wrong)}"
+
+
+def test_rules_name_parts_that_exist():
+    parts = {part_of(name) for name in FILES}
+    assert set(MAY_IMPORT) <= parts
+    assert set().union(*MAY_IMPORT.values()) <= parts
+
+
+def test_parts_without_a_rule_are_front_doors():
+    without_rule = {part_of(name) for name in FILES} - set(MAY_IMPORT)
+    assert without_rule <= {"", "cli", "__main__"}
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if part_of(name) in ("_state", "_worker")])
+def test_decisions_and_the_child_know_nothing_of_the_supervisor(name: str):
+    assert not {part_of(module) for module in imports_of(FILES[name])} & {"_supervisor", "manager"}
+
+
+def test_rules_lead_back_to_where_they_started_nowhere():
+    def reach(part: str, path: tuple[str, ...]) -> None:
+        assert part not in path, " -> ".join((*path, part))
+        for other in MAY_IMPORT.get(part, set()):
+            if (part, other) != ("errors", "_broken"):
+                reach(other, (*path, part))
+
+    for part in MAY_IMPORT:
+        reach(part, ())
+
+
+def test_decisions_import_neither_clock_nor_thread_nor_pipe():
+    forbidden = {"time", "threading", "os", "socket", "select", "selectors", "signal", "subprocess", "multiprocessing"}
+    for name, file in FILES.items():
+        if part_of(name) != "_state":
+            continue
+        for node in ast.walk(ast.parse(file.read_text())):
+            if isinstance(node, ast.Import):
+                modules = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                modules = {node.module}
+            else:
+                continue
+            assert not modules & (forbidden | {"logging", "random"}), f"{name}: {modules}"
+
+
+@pytest.mark.parametrize("module", ["procbackground._worker.zygote", "procbackground._worker.main", "procbackground"])
+def test_child_loads_nothing_heavy(module: str):
+    code = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    ran = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={"PYTHONPATH": str(ROOT.parent)},
+    )
+    assert ran.stdout.split() == []
