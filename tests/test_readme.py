@@ -20,7 +20,8 @@ TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/
 def programs() -> list[tuple[str, str]]:
     """Return (heading above it, source) of every Python block."""
     found, heading = [], ""
-    for match in re.finditer(r"^#+ (?P<heading>.*)$|^```python\n(?P<source>.*?)^```$", README, re.MULTILINE | re.DOTALL):
+    pattern = r"^#+ (?P<heading>.*)$|^```python\n(?P<source>.*?)^```$"
+    for match in re.finditer(pattern, README, re.MULTILINE | re.DOTALL):
         heading = match["heading"] or heading
         if match["source"] is not None:
             found.append((heading, match["source"]))
@@ -87,6 +88,7 @@ def test_ci_takes_its_test_command_from_here():
 def test_folder_map_is_the_package_s_own():
     import procbackground
 
-    places = [line.strip() for line in (procbackground.__doc__ or "").splitlines() if line.strip()[:1] in "①②③④⑤⑥⑦⑧" and line.strip()]
+    lines = map(str.strip, (procbackground.__doc__ or "").splitlines())
+    places = [line for line in lines if line and line[0] in "①②③④⑤⑥⑦⑧"]
     assert places
     assert all(place in README for place in places)

@@ -48,7 +48,7 @@ def module_files() -> list[Path]:
 
 def part_of(module: str) -> str:
     """Return the part of the package that a module of it belongs to; nothing for the package itself."""
-    return (module.split(".") + [""])[1]
+    return [*module.split("."), ""][1]
 
 
 def is_for_types_only(test: ast.expr) -> bool:

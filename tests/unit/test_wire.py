@@ -1,5 +1,6 @@
 """However a pipe cuts the stream of frames into reads, the same frames come out."""
 
+import itertools
 import os
 
 import pytest
@@ -35,7 +36,7 @@ def stream_of(sent: list[Frame]) -> bytes:
 def read_in(reader: FrameReader, data: bytes, cuts: list[int]) -> list[Frame]:
     came: list[Frame] = []
     edges = [0, *sorted(cuts), len(data)]
-    for start, end in zip(edges, edges[1:], strict=False):
+    for start, end in itertools.pairwise(edges):
         if start < end:  # an empty read is the end of a pipe, and never fed
             came += reader.feed(data[start:end])
     return came
