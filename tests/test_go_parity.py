@@ -102,11 +102,11 @@ def test_a_task_survives_the_end_of_the_event_loop_that_submitted_it(manager, ga
 def test_len(make_manager, gate):  # Test_Len
     told = Told()
     manager = make_manager(observer=CallbackObserver(on_task_succeeded=told))
-    for _ in range(10):
-        manager.run(stop_at_gate, gate.address)
+    handles = [manager.run(stop_at_gate, gate.address) for _ in range(10)]
     assert manager.count_of(TaskType.ONE_OFF) == 10
     gate.open()
     assert manager.wait(timeout=PATIENCE_S)
+    assert [handle.exception(timeout=0) for handle in handles] == [None] * 10
     assert manager.count_of(TaskType.ONE_OFF) == 0
     manager.close()
     assert len(told.events) == 10

@@ -24,7 +24,8 @@ class Worker:
 
     __slots__ = (
         "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
-        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "sent", "since_s", "state", "stop_reason",
+        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "revoked_up_to", "sent", "since_s", "state",
+        "stop_reason",
         "wall", "was_killed", "was_oom",
     )  # fmt: skip
 
@@ -49,6 +50,7 @@ class Worker:
         self.peak_bytes = 0  # most that its tree was seen to hold
         self.cost: tuple[float, int] | None = None  # CPU seconds and peak bytes of the answer that comes next
         self.is_last = False  # it leaves after what it runs
+        self.revoked_up_to = 0  # number of the last request that was to be skipped
         self.is_signalled = False  # it was told to stop, and will end
         self.is_writing = False  # a caller's thread is writing to it: its descriptors must stay open
         self.process: Any = None

@@ -106,9 +106,10 @@ class Revoke(NamedTuple):
 
 
 class LookAtMark(NamedTuple):
-    """Tell `mark_seen` which request the worker began last."""
+    """Tell `mark_seen` which request the worker began last, a moment after `up_to` were revoked."""
 
     worker: Worker
+    up_to: int
 
 
 class Judge(NamedTuple):
@@ -861,8 +862,9 @@ class Scheduler:
         self._at(now_s + self.grace_s, "kill", worker)
 
     def _revoke(self, worker: Worker, now_s: float) -> None:
+        worker.revoked_up_to = worker.sent
         self.commands.append(Revoke(worker, worker.sent))
-        self._at(now_s + RESCUE_LOOK_S, "look", worker)
+        self._at(now_s + RESCUE_LOOK_S, "look", (worker, worker.sent))
 
     def _kill(self, worker: Worker) -> None:
         if worker.state != fleet.GONE:
@@ -957,7 +959,7 @@ class Scheduler:
                 if worker.inflight and worker.inflight[0] is ghost:
                     self._stop(worker, FOR_CANCEL, now_s)
             elif what == "look":
-                self.commands.append(LookAtMark(subject))
+                self.commands.append(LookAtMark(*subject))
             elif what == "close":
                 self._close_now(now_s)
         if now_s >= self.next_scan_s:
@@ -1024,17 +1026,18 @@ class Scheduler:
                 self._rescue_is_due = True
                 self._at(now_s + RESCUE_AFTER_S, "rescue", None)
 
-    def mark_seen(self, worker: Worker, started: int, now_s: float) -> None:
+    def mark_seen(self, worker: Worker, started: int, up_to: int, now_s: float) -> None:
         """A moment after a revocation the worker's mark stands at `started`.
 
         If that is still its first request, it will see the revocation before it begins another: the rest is
         ours. If the mark has moved, the worker answers or skips each of them, and tells.
         """
-        if worker.state == fleet.GONE or worker.is_signalled:
-            return
+        if worker.state == fleet.GONE or worker.is_signalled or up_to != worker.revoked_up_to:
+            return  # a later revocation has its own look
         if worker.inflight and worker.inflight[0].sequence == started:
-            head = worker.inflight[0]
-            others, worker.inflight = list(worker.inflight)[1:], deque([head])
+            # Only what was revoked: it may have answered and been sent more since, which it will run.
+            others = [job for job in worker.inflight if started < job.sequence <= up_to]
+            worker.inflight = deque(job for job in worker.inflight if not started < job.sequence <= up_to)
             for job in reversed(others):
                 if not job.has_settled:
                     job.move(a.TAKEN_BACK)

@@ -689,10 +689,10 @@ class Supervisor:
                 self._close_tasks(worker)
             case s.Revoke(worker, up_to):
                 self._words[worker.line * WORDS_PER_LINE + REVOKED] = up_to
-            case s.LookAtMark(worker):
+            case s.LookAtMark(worker, up_to):
                 started = self._words[worker.line * WORDS_PER_LINE + STARTED]
                 with self.lock:
-                    self.scheduler.mark_seen(worker, started, time.monotonic())
+                    self.scheduler.mark_seen(worker, started, up_to, time.monotonic())
             case s.Stalled(job, worker, silent_for_s):
                 self._tell_stalled(job, worker, silent_for_s)
             case s.ProcessReady(worker):

@@ -1,0 +1,93 @@
+"""The helper that forks fresh workers: its loss is noticed and made good, and its forks are as fresh as they look."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+
+import psutil
+import pytest
+
+from procbackground import Manager, Task
+from tests.support import tasks
+from tests.support.gate import PATIENCE_S, stop_at_gate
+
+pytestmark = pytest.mark.skipif(
+    sys.platform != "linux" or os.environ.get("PROCBACKGROUND_PLATFORM") == "portable", reason="there is no zygote"
+)
+
+
+def zygote_of(pid: int) -> psutil.Process:
+    """Return the process that forked the worker `pid`."""
+    parent = psutil.Process(pid).parent()
+    assert parent is not None
+    return parent
+
+
+def own_pid_and_chance() -> tuple[int, float]:
+    return os.getpid(), random.random()
+
+
+def numpys_chance() -> float:
+    import numpy
+
+    return float(numpy.random.random())
+
+
+def has_module(name: str) -> bool:
+    return name in sys.modules
+
+
+def signal_handlers() -> dict[str, bool]:
+    return {
+        "SIGINT is ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
+        "SIGCHLD is default": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
+    }
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
+def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
+    manager = make_manager(max_workers=2)
+    running = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    os.kill(zygote_of(pid).pid, how)
+    fresh = [manager.run_task(Task(tasks.square, args=(number,), isolate=True)) for number in range(4)]
+    assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [0, 1, 4, 9]
+    gate.open()
+    running.result(timeout=PATIENCE_S)
+
+
+def test_a_worker_that_dies_after_its_zygote_is_still_noticed(make_manager, gate):
+    manager = make_manager(max_workers=1)
+    doomed = manager.run_task(Task(stop_at_gate, args=(gate.address,), retry=2))
+    pid = gate.wait_for_arrival()
+    os.kill(zygote_of(pid).pid, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    gate.open()
+    doomed.result(timeout=PATIENCE_S)
+    assert len(doomed.attempts) == 2
+
+
+def test_fresh_workers_have_pids_and_chances_of_their_own(manager):
+    handles = [manager.run_task(Task(own_pid_and_chance, isolate=True)) for _ in range(8)]
+    results = [handle.result(timeout=PATIENCE_S) for handle in handles]
+    assert len({pid for pid, _ in results}) == 8
+    assert len({chance for _, chance in results}) == 8
+
+
+def test_numpys_chances_differ_too(manager):
+    pytest.importorskip("numpy")
+    handles = [manager.run_task(Task(numpys_chance, isolate=True)) for _ in range(4)]
+    assert len({handle.result(timeout=PATIENCE_S) for handle in handles}) == 4
+
+
+def test_preloaded_modules_are_there_before_the_first_task(make_manager):
+    manager: Manager = make_manager(preload=["wave", "no_such_module_at_all"])
+    assert manager.run(has_module, "wave").result(timeout=PATIENCE_S)
+    assert not manager.run(has_module, "no_such_module_at_all").result(timeout=PATIENCE_S)
+
+
+def test_signals_are_reset_in_a_fork(manager):
+    assert all(manager.run(signal_handlers).result(timeout=PATIENCE_S).values())
