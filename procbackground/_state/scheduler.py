@@ -192,6 +192,7 @@ class Scheduler:
         self.cancelled_by_close = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
         self.is_closing = False
+        self.is_cut_short = False  # the closing's timeout has passed: no attempt begins any more
         self.is_draining = False  # no jobs are left; workers are leaving
         self.refuses_loops = False
         self.broken_by: tuple[str, Any] | None = None  # what keeps workers from starting
@@ -265,14 +266,13 @@ class Scheduler:
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             jobs.append(job)
-        job = jobs[-1]
         if job.sequence != last:
             raise AssertionError(f"{worker!r} answered request {last}, and {job.sequence} was due")
         job.recipe.learn(now_s - since_s, count)
         worker.done += count
         worker.head_since_s = now_s
-        if inflight and inflight[0].has_settled:
-            self._watch_ghost(worker, now_s)
+        if inflight or worker.state == fleet.STOPPING:
+            self._head_changed(worker, now_s)
         return jobs
 
     def refill(self, worker: Worker, now_s: float) -> list[Job]:
@@ -421,6 +421,10 @@ class Scheduler:
             return
         worker.enter(fleet.IDLE, now_s)
         self.idle.append(worker)
+        self._want_rescue(now_s)
+
+    def _want_rescue(self, now_s: float) -> None:
+        """A worker has nothing to do: see in a moment whether tasks wait behind a long one."""
         if not self._rescue_is_due and any(
             len(other.inflight) > 1 and other.state == fleet.BUSY for other in self.workers
         ):
@@ -485,6 +489,8 @@ class Scheduler:
         worker.enter(fleet.SPARE, now_s)
         self.spares.append(worker)
         self.staff(now_s)
+        if worker.state == fleet.SPARE and self.active < self.max_workers:
+            self._want_rescue(now_s)
 
     def launch_failed(self, worker: Worker, now_s: float, why: Any = None) -> None:
         """The machine has no process or descriptor to give now: try again in a while, nothing is lost.
@@ -509,8 +515,11 @@ class Scheduler:
             return
         self.broken_by = (what, why)
         for job in (*self.queue, *self.fresh_queue, *self.loops_queue, *self._waiting):
+            waiting, job.worker = job.worker, None
             self._end(job)
             self.commands.append(Broke(job))
+            if waiting is not None and waiting.loop is job:
+                self._stop(waiting, FOR_UPKEEP, now_s)
         self.drain_if_done(now_s)
 
     def worker_gone(self, worker: Worker, started: int, now_s: float) -> None:
@@ -528,7 +537,7 @@ class Scheduler:
         if worker.loop is not None:
             self._loop_process_gone(worker, worker.loop, now_s)
         for job in reversed(inflight):
-            if job.has_settled:
+            if job.worker is not worker:
                 if worker.stop_reason == FOR_CANCEL:
                     self._count_stop(worker)
             elif job.sequence <= started and job is inflight[0]:
@@ -601,7 +610,7 @@ class Scheduler:
             self._retire_loop_worker(worker, now_s)
             return
         job = self._first_done(worker, now_s)
-        if job.has_settled:
+        if job.worker is not worker:
             return
         job.move(a.ERROR_CAME)
         self._judge(job, FAILURE, body, worker)
@@ -617,11 +626,17 @@ class Scheduler:
             return  # taken back long ago
         job = worker.inflight.popleft()
         worker.head_since_s = now_s
-        if job.has_settled:
+        reason = worker.stop_reason
+        self._head_changed(worker, now_s)
+        if job.worker is not worker:
             return
         if job.state == a.STOPPING:
             job.move(a.TAKEN_BACK)
-            self._judge(job, worker.stop_reason or DIED, b"", worker)
+            if reason == FOR_CLOSE:
+                job.worker = None
+                self._cancel(job)
+            else:
+                self._judge(job, reason or DIED, b"", worker)
             return
         job.move(a.TAKEN_BACK)
         job.worker = None
@@ -633,9 +648,22 @@ class Scheduler:
         job.recipe.learn(now_s - worker.head_since_s)
         worker.done += 1
         worker.head_since_s = now_s
-        if worker.inflight and worker.inflight[0].has_settled:
-            self._watch_ghost(worker, now_s)
+        self._head_changed(worker, now_s)
         return job
+
+    def _head_changed(self, worker: Worker, now_s: float) -> None:
+        """The first of the worker's jobs is done: look after the next one."""
+        if worker.state == fleet.STOPPING and not worker.is_signalled:
+            # The stop was meant for the one that is done; its answer counts.
+            worker.enter(fleet.BUSY, now_s)
+            worker.stop_reason = None
+        if not worker.inflight:
+            return
+        head = worker.inflight[0]
+        if head.worker is not worker:
+            self._watch_ghost(worker, now_s)
+        elif head.recipe.watch_s != NO_LIMIT:
+            self.next_scan_s = min(self.next_scan_s, now_s + head.recipe.watch_s)
 
     def _watch_ghost(self, worker: Worker, now_s: float) -> None:
         """A job that was cancelled while it waited in the worker's pipe runs now. It is likely short: its answer
@@ -648,6 +676,9 @@ class Scheduler:
         Returns AGAIN; OVER, when the handle is the caller's to settle; or STALE, when the job was cancelled.
         """
         if job.has_settled:
+            return STALE
+        if self.is_cut_short and delay_s is not None:
+            self._cancel(job)
             return STALE
         if delay_s is None or self.broken_by is not None:
             self._end(job)
@@ -681,6 +712,14 @@ class Scheduler:
         self.staff(now_s)
 
     def _requeue(self, job: Job) -> None:
+        if self.is_cut_short:
+            self._cancel(job)
+            return
+        if self.broken_by is not None:
+            job.state = WAITING  # it is in no queue
+            self._end(job)
+            self.commands.append(Broke(job))
+            return
         (self.fresh_queue if job.needs_fresh_worker else self.queue).push_back_in_order(job)
 
     def _end(self, job: Job) -> None:
@@ -772,6 +811,8 @@ class Scheduler:
                 self._retire_loop_worker(worker, now_s)
             loop.worker = None
             return self.judged(loop, delay_s, now_s)
+        if now_s >= history.deadline_s:
+            return self.judged(loop, 0.0, now_s)  # which has it ended
         loop.attempt = 1
         if worker is not None and worker.state == fleet.BUSY:
             self._waiting.discard(loop)
@@ -788,7 +829,10 @@ class Scheduler:
 
     def loop_ended(self, worker: Worker, now_s: float) -> None:
         """The loop saw the stop and ended after its running iteration."""
-        loop, worker.loop = worker.loop, None
+        loop = worker.loop
+        if worker.state == fleet.STOPPING and not self.refuses_loops:
+            return  # over a limit, it saw the stop: that is how this iteration ended, and its process will
+        worker.loop = None
         if loop is not None and not loop.has_settled:
             self._cancel(loop)
         self._retire_loop_worker(worker, now_s)
@@ -833,6 +877,7 @@ class Scheduler:
             worker.loop is job or (bool(worker.inflight) and worker.inflight[0] is job)
         )
         self._end(job)
+        job.worker = None
         if worker is not None and is_head:
             self._stop(worker, FOR_CANCEL, now_s)
         return True
@@ -888,20 +933,23 @@ class Scheduler:
         self.drain_if_done(now_s)
 
     def cancel_queued(self, now_s: float) -> None:
-        """Cancel all one-offs that are not in a worker."""
+        """Cancel all one-offs that are not in a worker. One that has just come out of it is being judged, and
+        counts; past the closing's timeout nobody waits for the verdict."""
         for job in (*self.queue, *self.fresh_queue, *list(self._waiting)):
-            if not job.recipe.is_loop:
+            if not job.recipe.is_loop and (job.state != JUDGED or self.is_cut_short):
                 self._cancel(job)
 
     def _close_now(self, now_s: float) -> None:
+        self.is_cut_short = True
         self.cancel_queued(now_s)
         for worker in list(self.workers):
             if not worker.is_running:
                 continue
             # What waits behind the first in a worker's pipe has not begun: it is cancelled, not stopped.
             for job in list(worker.inflight)[1:]:
-                if not job.has_settled:
+                if job.worker is worker:
                     self._cancel(job)
+                    job.worker = None
             self._stop(worker, FOR_CLOSE, now_s)
         for loop in list(self.loops):
             if loop.worker is None:
@@ -1007,6 +1055,7 @@ class Scheduler:
         # Where it waits in a worker's pipe it ends all the same, and what the worker makes of it is dropped.
         self._end(job)
         job.state = JUDGED
+        job.worker = None
         self._waiting.add(job)
         self.commands.append(Judge(job, FOR_DEADLINE, b"", None, None))
 
@@ -1039,18 +1088,13 @@ class Scheduler:
             others = [job for job in worker.inflight if started < job.sequence <= up_to]
             worker.inflight = deque(job for job in worker.inflight if not started < job.sequence <= up_to)
             for job in reversed(others):
-                if not job.has_settled:
+                if job.worker is worker:
                     job.move(a.TAKEN_BACK)
                     job.worker = None
                     self._requeue(job)
             if worker.state == fleet.STOPPING:
                 self._terminate(worker, now_s)
             self.staff(now_s)
-        elif worker.state == fleet.STOPPING:
-            # It is past the one that was to be stopped, whose answer is in the pipe: an answer counts.
-            worker.enter(fleet.BUSY, now_s)
-            worker.stop_reason = None
-            self._send(worker, self.refill(worker, now_s))
 
     # -- figures -------------------------------------------------------------------------------------------
 

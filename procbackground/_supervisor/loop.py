@@ -559,7 +559,7 @@ class Supervisor:
         jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
         cost, worker.cost = worker.cost, None
         for job, body in zip(jobs, values, strict=True):
-            if not job.has_settled:
+            if job.worker is worker:
                 returned.append((job, body, cost))
             cost = None
 

@@ -1,0 +1,480 @@
+"""A world for the scheduler: children without processes, pipes without descriptors, a clock that is told the time.
+
+It obeys commands as the supervisor and its workers do, step by step and in the order that a test wants. It keeps the
+books as well: whose user code began where, and how each job ended, and refuses at once what may never happen.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+from procbackground._state import fleet
+from procbackground._state import scheduler as s
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job, Recipe
+from procbackground._state.scheduler import Scheduler
+from procbackground.report import Outcome
+
+SUCCEEDED, FAILED, CANCELLED, BROKE = "succeeded", "failed", "cancelled", "broke"
+
+UNLOADABLE = b"unloadable"  # body of the failure of a function that could not be loaded
+ANSWERS = ("value", "failure", "skipped")
+
+
+class Boom(Exception):
+    """What failing tasks raise here."""
+
+
+class Receipt:
+    """Stands where a job's handle is: how the job ended, and when."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.ending: str | None = None
+        self.why: str | None = None  # kind of the last attempt's end
+
+
+class Child:
+    """What a worker process does, a step at a time; what it says waits in `said` until the world reads it."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.worker = worker
+        self.is_alive = True
+        self.is_ready = False
+        self.requests: deque[tuple[int, int, Job]] = deque()  # sequence, attempt, job
+        self.running: tuple[int, Job] | None = None
+        self.loop: Job | None = None
+        self.iterations = 0
+        self.waits_for_verdict = False
+        self.started = 0  # words of the shared page
+        self.revoked = 0
+        self.is_asked_to_stop = False
+        self.is_dismissed = False
+        self.said: deque[tuple[str, int, bytes]] = deque()
+        self.highest = 0
+
+    @property
+    def job(self) -> Job | None:
+        return self.running[1] if self.running is not None else self.loop
+
+
+class World:
+    """Carries out what the scheduler decides. `is_obedient` children obey signals and are read at once."""
+
+    def __init__(self, max_workers: int = 2, *, is_obedient: bool = True, **options: Any) -> None:
+        self.now_s = 1000.0
+        self.scheduler = Scheduler(max_workers=max_workers, wall=lambda monotonic_s: monotonic_s, **options)
+        self.is_obedient = is_obedient
+        self.launches_fail = False
+        self.is_stubborn = False  # children ignore SIGTERM
+        self.children: dict[Worker, Child] = {}
+        self.jobs: list[Job] = []
+        self.verdicts: deque[s.Judge] = deque()
+        self.log: list[s.Command] = []
+        self.begun: list[tuple[str, int, int]] = []  # name of the job, attempt, number of the worker
+        self.failed_iterations: Counter[str] = Counter()
+        self.signs_s: dict[Worker, float] = {}
+        self.accidents: set[Worker] = set()  # that died without being told to
+
+    # -- the caller ----------------------------------------------------------------------------------------
+
+    def submit(self, name: str = "", recipe: Recipe | None = None, **limits: Any) -> Job:
+        """Give the scheduler a job."""
+        recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
+        job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, b"payload")  # type: ignore[arg-type]
+        self.jobs.append(job)
+        if recipe.is_loop:
+            if not self.scheduler.accept_loop(job, self.now_s):
+                self._end(job, CANCELLED)
+        else:
+            worker = self.scheduler.accept(job, self.now_s)
+            if worker is not None:
+                self._write(worker, [job])
+                worker.is_writing = False
+        if self.is_obedient:
+            self.staff()
+        return job
+
+    def staff(self) -> None:
+        """Do what a caller's wake-up does."""
+        self.scheduler.staff(self.now_s)
+        self.settle_down()
+
+    def cancel(self, job: Job) -> bool:
+        """Cancel as a handle does."""
+        if not self.scheduler.cancel(job, self.now_s):
+            return False
+        self._end(job, CANCELLED)
+        self.settle_down()
+        return True
+
+    def close(self, timeout_s: float | None = None) -> None:
+        self.scheduler.close(timeout_s, self.now_s)
+        self.scheduler.staff(self.now_s)
+        self.settle_down()
+
+    # -- the clock -----------------------------------------------------------------------------------------
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass, and have everything done when it is due."""
+        end_s = self.now_s + seconds
+        while self.scheduler.next_due_s <= end_s:
+            self.now_s = max(self.now_s, self.scheduler.next_due_s)
+            self.tick()
+        self.now_s = end_s
+        self.tick()
+
+    def tick(self) -> None:
+        self.scheduler.clock_advanced(self.now_s, self._sign_of_life_s)
+        self.settle_down()
+
+    def _sign_of_life_s(self, worker: Worker) -> float:
+        sign_s = self.signs_s.get(worker, 0.0)
+        return sign_s if worker.loop is not None and sign_s else max(sign_s, worker.head_since_s)
+
+    # -- the supervisor ------------------------------------------------------------------------------------
+
+    def settle_down(self) -> None:
+        """Carry out commands until there are none; obedient children do what they are told meanwhile."""
+        while True:
+            while self.scheduler.commands:
+                commands, self.scheduler.commands = self.scheduler.commands, []
+                for command in commands:
+                    self.log.append(command)
+                    self._carry_out(command)
+            if not self.is_obedient or not self._obey():
+                return
+
+    def _carry_out(self, command: s.Command) -> None:
+        match command:
+            case s.Launch(worker):
+                self.children[worker] = Child(worker)
+                worker.pid = 100 + worker.number
+            case s.Send(worker, jobs):
+                self._write(worker, jobs)
+            case s.Judge(job, kind, _, worker, _, _):
+                if kind == s.DIED:
+                    name = job.handle.name  # type: ignore[attr-defined]
+                    assert worker in self.accidents, f"{name} is charged with the death of a worker that was stopped"
+                self.verdicts.append(command)
+            case s.Cancelled(job, _):
+                self._end(job, CANCELLED)
+            case s.Broke(job):
+                self._end(job, BROKE)
+            case s.GoOn(worker):
+                child = self.children.get(worker)
+                if child is not None and child.is_alive:
+                    child.waits_for_verdict = False
+                    self._note_iteration(child)
+            case s.Terminate(worker, _):
+                if worker in self.children:
+                    self.children[worker].is_asked_to_stop = True
+            case s.Kill(worker):
+                child = self.children.get(worker)
+                if child is not None:
+                    child.is_alive = False
+            case s.Dismiss(worker) | s.EndLoop(worker):
+                if worker in self.children:
+                    self.children[worker].is_dismissed = True
+            case s.Revoke(worker, up_to):
+                if worker in self.children:
+                    self.children[worker].revoked = up_to
+            case s.LookAtMark(worker, up_to):
+                started = self.children[worker].started if worker in self.children else worker.sent
+                self.scheduler.mark_seen(worker, started, up_to, self.now_s)
+            case s.Stalled() | s.ProcessReady() | s.ProcessGone():
+                pass
+
+    def _write(self, worker: Worker, jobs: list[Job]) -> None:
+        child = self.children[worker]
+        for job in jobs:
+            assert job.sequence > child.highest, f"sequence {job.sequence} after {child.highest} in {worker}"
+            child.highest = job.sequence
+            child.requests.append((job.sequence, job.attempt, job))
+
+    def read(self, worker: Worker) -> None:
+        """Take what the child said, as the supervisor does: values in one go, then the worker's next jobs."""
+        child = self.children[worker]
+        said, child.said = list(child.said), deque()
+        returned: list[Job] = []
+        values: list[int] = []
+        for kind, sequence, body in said:
+            if kind == "value":
+                values.append(sequence)
+                continue
+            self._match(worker, values, returned)
+            if kind == "failure":
+                self.scheduler.failure_came(worker, body, self.now_s)
+            elif kind == "skipped":
+                self.scheduler.skipped(worker, sequence, self.now_s)
+            elif kind == "hello":
+                self.scheduler.said_hello(worker, self.now_s)
+            elif kind == "broken":
+                self.scheduler.initializer_failed(worker, body, self.now_s)
+            elif kind == "iteration failed":
+                self.scheduler.iteration_failed(worker, body, sequence, self.now_s)
+            elif kind == "loop ended":
+                self.scheduler.loop_ended(worker, self.now_s)
+        self._match(worker, values, returned)
+        if any(kind in ANSWERS for kind, _, _ in said):
+            jobs = self.scheduler.refill(worker, self.now_s)
+            if jobs:
+                self._write(worker, jobs)
+        for job in returned:
+            if job.recipe.needs_judge:
+                self.scheduler.value_wants_judging(job, b"value", worker)
+            else:
+                self._end(job, SUCCEEDED)
+
+    def _match(self, worker: Worker, values: list[int], returned: list[Job]) -> None:
+        if values:
+            jobs = self.scheduler.answers_came(worker, len(values), values[-1], self.now_s)
+            returned += [job for job in jobs if job.worker is worker and not job.has_settled]
+            values.clear()
+
+    def bury(self, worker: Worker) -> None:
+        """Read the pipe dry, then believe the death."""
+        child = self.children[worker]
+        assert not child.is_alive
+        while child.said:
+            self.read(worker)
+        worker.exit_code = -9
+        self.scheduler.worker_gone(worker, child.started, self.now_s)
+        del self.children[worker]
+
+    def judge(self, command: s.Judge) -> str:
+        """Ask the job's own policy, and pass the verdict on."""
+        job, kind = command.job, command.kind
+        can_retry = kind != s.FOR_DEADLINE and command.body != UNLOADABLE
+        if command.worker is not None:
+            assert job.has_settled or kind != s.DIED or command.worker.exit_code is not None
+            outcome = {s.VALUE: Outcome.SUCCEEDED, s.FAILURE: Outcome.RAISED}.get(kind) or s.outcome_of(kind)
+            job.record(outcome, self.now_s, lambda time_s: time_s, pid=command.worker.pid)
+        delay_s = None
+        if job.recipe.retry is not None and can_retry:
+            history = job.with_history()
+            delay_s = job.recipe.retry.next_delay_s(
+                (pow, (2, 2), {}),
+                job.attempt,
+                (kind != s.VALUE, "value" if kind == s.VALUE else Boom(kind)),
+                self.now_s if history.first_started_s is None else history.first_started_s,
+                history.idle_for_s,
+                self.now_s,
+            )
+        if job.recipe.is_loop and can_retry:
+            waiting = command.worker if command.waits else None
+            ruling = self.scheduler.loop_judged(job, waiting, delay_s, self.now_s)
+            if ruling == s.OVER:
+                self.failed_iterations[job.handle.name] += 1  # type: ignore[attr-defined]
+        else:
+            ruling = self.scheduler.judged(job, delay_s, self.now_s)
+            if ruling == s.OVER:
+                self._end(job, SUCCEEDED if kind == s.VALUE else FAILED, kind)
+        return ruling
+
+    def _end(self, job: Job, ending: str, why: str | None = None) -> None:
+        receipt: Any = job.handle
+        assert receipt.ending is None, f"{receipt.name} {receipt.ending} already, and {ending} now"
+        receipt.ending, receipt.why = ending, why
+        counted = {FAILED: "failed", BROKE: "failed"}.get(ending, ending)
+        self.scheduler.settled(**{counted: 1}, loops=int(job.recipe.is_loop))
+        self.scheduler.drain_if_done(self.now_s)
+
+    # -- the children --------------------------------------------------------------------------------------
+
+    def say(self, child: Child, kind: str, number: int = 0, body: bytes = b"") -> None:
+        child.said.append((kind, number, body))
+        if self.is_obedient:
+            self.read(child.worker)
+            self.settle_down()
+
+    def hello(self, worker: Worker) -> None:
+        child = self.children[worker]
+        child.is_ready = True
+        self.say(child, "hello")
+
+    def begin(self, worker: Worker) -> Job | None:
+        """Have an unoccupied child take its next request; return the job whose user code runs now."""
+        child = self.children[worker]
+        while child.is_alive and child.running is None and child.loop is None and child.requests:
+            sequence, attempt, job = child.requests.popleft()
+            child.started = sequence
+            if sequence <= child.revoked:
+                self.say(child, "skipped", sequence)
+                if worker not in self.children:
+                    return None
+                continue
+            name = job.handle.name  # type: ignore[attr-defined]
+            if job.recipe.is_loop:
+                child.loop = job
+                self._note_iteration(child)
+            else:
+                known = [entry for entry in self.begun if entry[:2] == (name, attempt)]
+                assert not known, f"attempt {attempt} of {name} runs twice, in {known[0][2]} and {worker.number}"
+                child.running = (sequence, job)
+            self.begun.append((name, attempt, worker.number))
+        return child.job
+
+    def _note_iteration(self, child: Child) -> None:
+        self.signs_s[child.worker] = self.now_s
+
+    def finish(self, worker: Worker, *, fails: bool = False) -> None:
+        """End the call that runs in the child."""
+        child = self.children[worker]
+        assert child.running is not None
+        sequence, _ = child.running
+        child.running = None
+        self.say(child, "failure" if fails else "value", sequence)
+
+    def fail_iteration(self, worker: Worker) -> None:
+        child = self.children[worker]
+        assert child.loop is not None
+        child.waits_for_verdict = True
+        self.say(child, "iteration failed", child.iterations)
+
+    def pass_iteration(self, worker: Worker) -> None:
+        child = self.children[worker]
+        child.iterations += 1
+        self._note_iteration(child)
+
+    def end_loop(self, worker: Worker) -> None:
+        """The child's loop sees the stop."""
+        child = self.children[worker]
+        child.loop = None
+        child.waits_for_verdict = False
+        self.say(child, "loop ended")
+
+    def die(self, worker: Worker) -> None:
+        """The process ends, whatever it does."""
+        child = self.children[worker]
+        child.is_alive = False
+        self.accidents.add(worker)
+        if self.is_obedient:
+            self.bury(worker)
+            self.settle_down()
+
+    def can_leave(self, child: Child) -> bool:
+        """Whether a dismissed child has nothing left to do."""
+        return child.is_dismissed and not child.requests and child.job is None
+
+    def _obey(self) -> bool:
+        """Have each child do what it was told; return whether one did."""
+        for worker, child in list(self.children.items()):
+            if self.launches_fail and not child.is_ready:
+                del self.children[worker]
+                self.scheduler.launch_failed(worker, self.now_s)
+                return True
+            if child.is_asked_to_stop and not self.is_stubborn:
+                child.is_alive = False
+            if child.is_alive and child.is_dismissed and child.loop is not None:
+                self.end_loop(worker)
+                return True
+            if child.is_alive and self.can_leave(child):
+                child.is_alive = False
+            if not child.is_alive:
+                self.bury(worker)
+                return True
+            if not child.is_ready:
+                self.hello(worker)
+                return True
+        if self.verdicts:
+            self.judge(self.verdicts.popleft())
+            return True
+        return False
+
+    # -- looking -------------------------------------------------------------------------------------------
+
+    def worker_of(self, job: Job) -> Worker:
+        assert job.worker is not None
+        return job.worker
+
+    def running(self) -> list[str]:
+        """Names of the jobs whose user code runs, in order of the workers' numbers."""
+        children = sorted(self.children.values(), key=lambda child: child.worker.number)
+        return [child.job.handle.name for child in children if child.job is not None]  # type: ignore[attr-defined]
+
+    def begin_all(self) -> list[str]:
+        """Have every unoccupied child take its next request; return what runs."""
+        for worker in sorted(self.children, key=lambda worker: worker.number):
+            if worker in self.children:
+                self.begin(worker)
+        return self.running()
+
+    def commands(self, kind: type) -> list[Any]:
+        """Return the commands of this kind so far."""
+        return [command for command in self.log if isinstance(command, kind)]
+
+    def run_until_done(self, *, limit: int = 10_000) -> None:
+        """Run every one-off that is left to its end, in turns, and let time pass for waits."""
+        for _ in range(limit):
+            if not self.scheduler.unsettled:
+                return
+            self.begin_all()
+            busy = [worker for worker, child in self.children.items() if child.running is not None]
+            if busy:
+                self.finish(busy[0])
+            else:
+                due_s = self.scheduler.next_due_s
+                assert due_s != float("inf"), "nothing runs, and nothing is due: jobs are stuck"
+                self.advance(max(0.0, due_s - self.now_s))
+        raise AssertionError("the jobs do not come to an end")
+
+    def check(self) -> None:
+        """Refuse a state that may never be: see each claim."""
+        scheduler = self.scheduler
+        one_offs = [job for job in self.jobs if not job.recipe.is_loop]
+        places: Counter[int] = Counter()
+        for queue in (scheduler.queue, scheduler.fresh_queue):
+            listed = list(queue)
+            places.update(id(job) for job in listed)
+            assert len(listed) == queue.length, "a queue's length is not the number of jobs that wait in it"
+        places.update(id(job) for job in scheduler._waiting - scheduler.loops)
+        places.update(id(job) for job in scheduler.loops)
+        for worker in scheduler.workers:
+            places.update(id(job) for job in worker.inflight if job.state in ("sent", "stopping"))
+            sequences = [job.sequence for job in worker.inflight]
+            live = [
+                job.sequence for job in worker.inflight if job.worker is worker and not job.has_settled
+            ]
+            assert live == sorted(set(live)), f"sequences in {worker}: {sequences}"
+        for job in self.jobs:
+            receipt: Any = job.handle
+            expected = 0 if receipt.ending is not None else 1
+            assert places[id(job)] == expected, (
+                f"{receipt.name} is in {places[id(job)]} places, {job.state}, {receipt.ending}"
+            )
+        counted = [worker for worker in scheduler.workers if worker.counts]
+        assert len(counted) == scheduler.active <= scheduler.max_workers, "more workers than allowed"
+        occupied = [w for w in scheduler.workers if w.inflight]
+        assert len(occupied) <= scheduler.max_workers, "more one-offs run than allowed"
+        in_pool = {w for w in scheduler.workers if w.state in (fleet.IDLE, fleet.BUSY) and w.loop is None}
+        assert in_pool.issuperset(scheduler.idle), "a worker is listed as idle and is not"
+        endings = Counter(job.handle.ending for job in self.jobs)  # type: ignore[attr-defined]
+        assert scheduler.added == len(self.jobs)
+        assert scheduler.succeeded == endings[SUCCEEDED]
+        assert scheduler.failed == endings[FAILED] + endings[BROKE]
+        assert scheduler.cancelled == endings[CANCELLED]
+        assert scheduler.unsettled == sum(job.handle.ending is None for job in one_offs)  # type: ignore[attr-defined]
+        assert scheduler.added == (
+            scheduler.succeeded + scheduler.failed + scheduler.cancelled
+            + scheduler.unsettled + scheduler.unsettled_loops
+        )  # fmt: skip
+
+
+def ending_of(job: Job) -> str | None:
+    """Return how the job ended, or None."""
+    return job.handle.ending  # type: ignore[attr-defined, no-any-return]
+
+
+def why(job: Job) -> str | None:
+    """Return how the last attempt of a failed job ended."""
+    return job.handle.why  # type: ignore[attr-defined, no-any-return]
+
+
+def short(name: str = "short", **limits: Any) -> Recipe:
+    """Return a recipe that is known to be short, so that its jobs are sent ahead of their turn."""
+    recipe = Recipe(name, b"", **limits)
+    recipe.learn(0.0001)
+    return recipe
+

@@ -1,0 +1,194 @@
+"""The handle's claim protocol: whoever settles and whoever waits may meet anywhere, and nobody misses the other."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import Any
+
+import pytest
+
+from procbackground import Task
+from procbackground._state.job import Job
+from procbackground.handle import TaskHandle
+
+PATIENCE_S = 30.0  # bounds a hang; never paces a test
+HANDLES = 2000
+
+
+class NoOwner:
+    """Of handles that belong to no manager."""
+
+    def cancel_job(self, job: Job) -> bool:
+        return False
+
+    def is_running(self, job: Job) -> bool:
+        return False
+
+
+def new_handle() -> TaskHandle[int]:
+    return TaskHandle(NoOwner(), None, Task(int))
+
+
+def settle(handle: TaskHandle[int], value: int) -> None:
+    """Settle as the supervisor does: every third fails, every fifth is cancelled."""
+    if value % 5 == 4:
+        has_callbacks = handle._settle(CANCELLED_AND_NOTIFIED, None, None)
+    elif value % 3 == 2:
+        has_callbacks = handle._settle(FINISHED, None, ValueError(value))
+    else:
+        has_callbacks = handle._settle(FINISHED, value, None)
+    if has_callbacks:
+        handle._invoke_callbacks()  # type: ignore[attr-defined]
+
+
+def is_right(handle: TaskHandle[int], value: int) -> bool:
+    """Whether the handle, done, tells what it was settled with."""
+    if value % 5 == 4:
+        return handle.cancelled()
+    if value % 3 == 2:
+        return getattr(handle.exception(0), "args", None) == (value,)
+    return handle.result(0) == value
+
+
+@pytest.fixture(autouse=True)
+def _switch_often() -> Iterator[None]:
+    """Have threads take turns every few bytecodes, so that they meet in the middle of things."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+def in_threads(*works: Callable[[], object]) -> None:
+    """Run all at once; raise what one of them raises, and do not outlast them."""
+    errors: list[BaseException] = []
+    start = threading.Barrier(len(works))
+
+    def run(work: Callable[[], object]) -> None:
+        try:
+            start.wait(PATIENCE_S)
+            work()
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=run, args=(work,), daemon=True) for work in works]
+    for thread in threads:
+        thread.start()
+    end_s = time.monotonic() + PATIENCE_S
+    for thread in threads:
+        thread.join(max(0.0, end_s - time.monotonic()))
+    assert not any(thread.is_alive() for thread in threads), "somebody waits for ever"
+    if errors:
+        raise errors[0]
+
+
+def finisher(handles: list[TaskHandle[int]]) -> Callable[[], None]:
+    def run() -> None:
+        for value, handle in enumerate(handles):
+            settle(handle, value)
+
+    return run
+
+
+def test_every_waiter_sees_every_outcome():
+    handles = [new_handle() for _ in range(HANDLES)]
+
+    def wait_for_all() -> None:
+        for value, handle in enumerate(handles):
+            try:
+                handle.exception(PATIENCE_S)
+            except CancelledError:
+                pass
+            assert is_right(handle, value)
+
+    in_threads(finisher(handles), wait_for_all, wait_for_all, wait_for_all)
+
+
+def test_as_completed_gives_each_handle_once():
+    handles = [new_handle() for _ in range(HANDLES)]
+    seen: list[Counter[Any]] = []
+
+    def collect() -> None:
+        seen.append(Counter(concurrent.futures.as_completed(handles, timeout=PATIENCE_S)))
+
+    in_threads(finisher(handles), collect, collect)
+    assert seen == [Counter(handles)] * 2
+
+
+@pytest.mark.parametrize(
+    "when", [concurrent.futures.ALL_COMPLETED, concurrent.futures.FIRST_COMPLETED, concurrent.futures.FIRST_EXCEPTION]
+)
+def test_wait_comes_back(when):
+    handles = [new_handle() for _ in range(HANDLES)]
+
+    def wait_in_groups() -> None:
+        for first in range(0, HANDLES, 10):
+            group = handles[first : first + 10]
+            done, pending = concurrent.futures.wait(group, timeout=PATIENCE_S, return_when=when)
+            assert done
+            assert done | pending == set(group)
+            assert when != concurrent.futures.ALL_COMPLETED or not pending
+
+    in_threads(finisher(handles), wait_in_groups, wait_in_groups)
+
+
+def test_each_callback_is_called_once():
+    handles = [new_handle() for _ in range(HANDLES)]
+    calls: list[Any] = []
+
+    def add_to_all() -> None:
+        for handle in handles:
+            handle.add_done_callback(calls.append)
+
+    in_threads(finisher(handles), add_to_all, add_to_all)
+    assert Counter(calls) == Counter(handles + handles)
+
+
+def test_handle_that_nobody_waits_for_makes_no_condition():
+    handle = new_handle()
+    settle(handle, 1)
+    assert handle.result() == 1
+    assert not {"_condition", "_waiters", "_done_callbacks"} & set(handle.__dict__)
+
+
+def test_callback_added_after_the_end_is_called_at_once():
+    handle = new_handle()
+    settle(handle, 1)
+    calls: list[Any] = []
+    handle.add_done_callback(calls.append)
+    assert calls == [handle]
+
+
+def test_settle_tells_whether_there_are_callbacks():
+    plain, waited, called = new_handle(), new_handle(), new_handle()
+    concurrent.futures.wait([waited], timeout=0)
+    called.add_done_callback(lambda _: None)
+    assert [handle._settle(FINISHED, 1, None) for handle in (plain, waited, called)] == [False, False, True]
+
+
+def test_wait_that_runs_out_leaves_the_handle_as_it_was():
+    handle = new_handle()
+    with pytest.raises(TimeoutError):
+        handle.result(timeout=0)
+    with pytest.raises(TimeoutError):
+        handle.exception(timeout=-1)
+    settle(handle, 1)
+    assert handle.result(timeout=0) == 1
+
+
+def test_raising_the_outcome_twice_raises_the_same_exception():
+    handle = new_handle()
+    settle(handle, 2)
+    errors = []
+    for _ in range(2):
+        with pytest.raises(ValueError, match="2") as caught:
+            handle.result()
+        errors.append(caught.value)
+    assert errors[0] is errors[1]
