@@ -895,6 +895,8 @@ class Scheduler:
         if len(worker.inflight) > 1:
             # By the time that a signal arrives the worker might run the next one, which is not meant.
             self._revoke(worker, now_s)
+            # One that is frozen before it begins its first request neither moves its mark nor answers.
+            self._at(now_s + self.grace_s, "overdue stop", (worker, now_s))
         else:
             self._terminate(worker, now_s)
 
@@ -996,6 +998,11 @@ class Scheduler:
                 self._try_again(subject, now_s)
             elif what == "kill":
                 self._kill(subject)
+            elif what == "overdue stop":
+                worker, since_s = subject
+                if worker.state == fleet.STOPPING and not worker.is_signalled and worker.since_s == since_s:
+                    worker.is_signalled = True
+                    self._kill(worker)
             elif what == "deadline":
                 self._deadline_passed(subject, now_s)
             elif what == "staff":

@@ -498,3 +498,24 @@ def test_what_was_sent_after_a_revocation_is_not_taken_back_by_its_look():
     assert list(worker.inflight) == [first]
     world.answer(first)
     assert world.ended[first] == "succeeded"
+
+
+def test_a_worker_frozen_before_its_first_request_is_killed_after_the_grace():
+    world = World(max_workers=1, grace_s=5.0)
+    short = Recipe("short", b"")
+    for _ in range(20):
+        short.learn(SHORT_TASK_S / 10)
+    first = world.add(short)
+    jobs = world.add_many(4, short)
+    world.answer(first)
+    worker = world.worker_of(jobs[0])
+    assert len(worker.inflight) > 1
+    world.children[worker].started = worker.inflight[0].sequence - 1  # stopped before it marked the next
+    assert world.cancel(jobs[0])
+    world.advance(4.0)
+    assert world.seen(s.Kill) == []
+    world.advance(2.0)
+    assert [command.worker for command in world.seen(s.Kill)] == [worker]
+    for job in jobs[1:]:
+        world.answer(job)
+    assert [world.ended[job] for job in jobs] == ["cancelled", "succeeded", "succeeded", "succeeded"]
