@@ -197,7 +197,7 @@ def _crossing_message(failure: Failure) -> str:
         )
     if failure.kind == "arguments":
         return f"the arguments could not be loaded in the child ({failure.type_name}: {failure.text})"
-    return failure.text  # of a result: the child has said already what in it refused
+    return f"the {failure.kind} could not be pickled: {failure.text}"
 
 
 # -- who is to blame -----------------------------------------------------------------------------------------
