@@ -266,6 +266,7 @@ class Scheduler:
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             jobs.append(job)
+        job = jobs[-1]
         if job.sequence != last:
             raise AssertionError(f"{worker!r} answered request {last}, and {job.sequence} was due")
         job.recipe.learn(now_s - since_s, count)
