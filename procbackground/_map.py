@@ -11,6 +11,7 @@ import itertools
 import pickle
 import threading
 import time
+from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeAlias
@@ -63,8 +64,14 @@ class Chunk(TaskHandle[Any]):
     def _take_part(self, body: bytes) -> None:
         self._bodies.append(body)
 
-    def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
-        super()._settle(state, result, exception)
+    def _settle(
+        self,
+        state: str,
+        result: Any,
+        exception: BaseException | None,
+        sleepers: list[LockType] | None = None,
+    ) -> bool:
+        super()._settle(state, result, exception, sleepers)
         # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
         # its place.
         return exception is not None or self._mapper.sizes_itself or bool(result and result[1])

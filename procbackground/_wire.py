@@ -22,6 +22,8 @@ GO_ON = 3  # to a loop that reported a failed iteration: next iteration, in this
 # function's bytes follow, then the pickled arguments, or nothing when there are none.
 CALL_HEAD = struct.Struct("<IQBBHI")
 CALL_HEAD_SIZE = CALL_HEAD.size
+CALL_FRONT = struct.Struct("<IQ")  # the part of it that differs between calls of one function
+CALL_REST = struct.Struct("<BBHI")  # the part that calls of one function have in common
 HAS_KWARGS = 1  # the arguments are (args, kwargs); else they are args alone
 IS_REUSABLE = 2  # the same function bytes will come again: keep the loaded function
 PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call, answered for itself.
@@ -56,6 +58,16 @@ READ_SIZE = 65536
 def frame(kind: int, sequence: int, body: bytes = b"") -> bytes:
     """Return one whole frame."""
     return HEADER.pack(len(body), sequence, kind) + body
+
+
+def call_rest(kind: int, flags: int, attempt: int, blob: bytes) -> bytes:
+    """Return what a request has between its number and its arguments; `blob` is the function's bytes."""
+    return CALL_REST.pack(kind, flags, min(attempt, 65535), len(blob)) + blob
+
+
+def call_frame(sequence: int, rest: bytes, arguments: bytes) -> bytes:
+    """Return a request, whole; `rest` is of `call_rest`."""
+    return CALL_FRONT.pack(len(rest) - 1 + len(arguments), sequence) + rest + arguments
 
 
 class FrameReader:

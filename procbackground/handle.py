@@ -203,10 +203,17 @@ class TaskHandle(Future[R]):
                 return
             raise FutureTimeoutError
 
-    def _settle(self, state: str, result: Any, exception: BaseException | None) -> bool:
+    def _settle(
+        self,
+        state: str,
+        result: Any,
+        exception: BaseException | None,
+        sleepers: list[_thread.LockType] | None = None,
+    ) -> bool:
         """Store the outcome and wake who waits; return whether there are callbacks to run.
 
-        Called once, by whoever won the right to settle under the manager's lock.
+        Called once, by whoever won the right to settle under the manager's lock. With `sleepers`, the locks of
+        those in `result` and `exception` are added to it, and the caller is to release them.
         """
         attributes = self.__dict__
         self._job = None
@@ -228,8 +235,13 @@ class TaskHandle(Future[R]):
                         waiter.add_result(self)
                 claimed.notify_all()
             has_callbacks = bool(attributes.get("_done_callbacks"))
-        for lock in attributes.get("_sleepers", ()):
-            lock.release()
+        waiting = attributes.get("_sleepers")
+        if waiting is not None:
+            if sleepers is not None:
+                sleepers += waiting
+            else:
+                for lock in waiting:
+                    lock.release()
         return has_callbacks
 
     def _take_part(self, body: bytes) -> None:

@@ -33,6 +33,7 @@ class Recipe:
         "blob",
         "deadline_s",
         "depth",
+        "first_call",
         "interval_s",
         "is_chunk",
         "is_loop",
@@ -71,6 +72,7 @@ class Recipe:
         self.name = name
         encoded = name.encode()[:65535]
         self.blob = struct.pack("<H", len(encoded)) + encoded + blob
+        self.first_call: bytes | None = None  # the supervisor's: what the requests of first attempts have in common
         self.reusable = reusable
         self.is_loop = is_loop
         self.retry = retry if retry is not None and retry.can_retry else None

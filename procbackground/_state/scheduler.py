@@ -616,10 +616,14 @@ class Scheduler:
         job.move(a.ERROR_CAME)
         self._judge(job, FAILURE, body, worker)
 
-    def value_wants_judging(self, job: Job, body: Any, worker: Worker) -> None:
+    def value_wants_judging(
+        self, job: Job, body: Any, worker: Worker, cost: tuple[float, int] | None
+    ) -> None:
         """A value came whose loading, or whose meaning to the retry policy, is not ours to find out here."""
-        if not job.has_settled:
-            self._judge(job, VALUE, body, worker)
+        job.state = JUDGED
+        job.worker = None
+        self._waiting.add(job)
+        self.commands.append(Judge(job, VALUE, body, worker, cost))
 
     def skipped(self, worker: Worker, sequence: int, now_s: float) -> None:
         """The worker skipped a revoked request."""

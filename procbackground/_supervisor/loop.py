@@ -10,6 +10,7 @@ each, a write each, and no object but the frames. Measured costs stand beside th
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import pickle
@@ -20,7 +21,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from multiprocessing.context import BaseContext
-from typing import Any, assert_never
+from typing import Any, NamedTuple, assert_never
 
 from procbackground import _platform, _wire
 from procbackground._page import (
@@ -65,6 +66,17 @@ PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would 
 STACK_GLOBAL = b"\x93"
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+
+
+class _Returned(NamedTuple):
+    """Values that came from a worker together."""
+
+    worker: Worker
+    jobs: list[Job]
+    values: list[Any]  # bytes, or parcels
+    cost: tuple[float, int] | None  # of the first of them
+    since_s: float
+    now_s: float
 
 
 class Supervisor:
@@ -116,6 +128,7 @@ class Supervisor:
         self._is_refusing = False
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
+        self._returned: list[_Returned] = []  # values that came, and whose handles are not settled
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
         self._close_began_s: float | None = None
         self._settled_at_close = (0, 0)
@@ -416,6 +429,8 @@ class Supervisor:
             self._follow_up(now_s)
         if self._zygote is not None and now_s >= self._zygote.overdue_s:
             self._zygote.replace()
+        if self._returned:
+            self._settle_returned()
         if self._errands.has_backlog:
             self._errands.relieve()
         while self.scheduler.commands:
@@ -488,14 +503,9 @@ class Supervisor:
             process.result_fd = -1
 
     def _take(self, worker: Worker, frames: list[tuple[int, int, bytes]]) -> None:
-        """Act on what a worker sent.
-
-        Values first give way to the next tasks, then settle their handles: so the worker has work while we wake
-        those who wait (73 to 68 µs a round trip), and go straight back to the poller afterwards.
-        """
+        """Act on what a worker sent. What it returned is put aside for `_settle_returned`."""
         scheduler = self.scheduler
         values: list[Any] = []
-        returned: list[tuple[Job, Any, tuple[float, int] | None]] = []
         afterwards: list[tuple[int, int, bytes, Job | None]] = []
         last = 0
         wants_more = False
@@ -509,7 +519,7 @@ class Supervisor:
                         last = sequence
                         continue
                 if values:
-                    self._match(worker, values, last, returned, now_s)
+                    self._match(worker, values, last, now_s)
                     values = []
                 if kind == _wire.MEASURED:
                     worker.cost = _wire.COST.unpack(body)
@@ -530,7 +540,7 @@ class Supervisor:
                     head = worker.loop or (worker.inflight[0] if worker.inflight else None)
                     afterwards.append((kind, sequence, body, head))
             if values:
-                self._match(worker, values, last, returned, now_s)
+                self._match(worker, values, last, now_s)
             # Only after an answer: before its first one, what is to be written first may still be a command.
             jobs = scheduler.refill(worker, now_s) if wants_more else []
             if self._max_pending is not None:
@@ -539,8 +549,6 @@ class Supervisor:
             self._send(worker, jobs)
         for kind, sequence, body, head in afterwards:
             self._take_message(worker, kind, sequence, body, head)
-        if returned:
-            self._settle_values(worker, returned, now_s)
 
     def _receive_parcel(self, worker: Worker, label: bytes) -> Parcel | bytes:
         try:
@@ -548,57 +556,63 @@ class Supervisor:
         except (OSError, EOFError):
             return b"\x93"  # no descriptor is left; as a pickle it fails to load, which fails this task only
 
-    def _match(
-        self,
-        worker: Worker,
-        values: list[Any],
-        last: int,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
-        now_s: float,
-    ) -> None:
+    def _match(self, worker: Worker, values: list[Any], last: int, now_s: float) -> None:
+        since_s = worker.head_since_s
         jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
-        cost, worker.cost = worker.cost, None
-        for job, body in zip(jobs, values, strict=True):
-            if job.worker is worker:
-                returned.append((job, body, cost))
-            cost = None
+        self._returned.append(_Returned(worker, jobs, values, worker.cost, since_s, now_s))
+        worker.cost = None
 
-    def _settle_values(
-        self,
-        worker: Worker,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
-        now_s: float,
-    ) -> None:
-        tells = "on_task_succeeded" in self._wants
-        ended_s = self._wall(now_s)
-        pid = worker.pid
-        to_judge = []
+    def _settle_returned(self) -> None:
+        """Settle what all workers returned in this round, and then wake those who wait.
+
+        The workers have their next tasks already, and whoever we wake finds us gone back to the poller instead of
+        waiting for the GIL: 73 to 68 µs a round trip. One wake-up for all handles of a round, rather than one for
+        each worker at its first handle, is worth another tenth of a burst.
+        """
+        sleepers: list[_thread.LockType] = []
         count = 0
-        for job, body, cost in returned:
+        while self._returned:
+            count += self._settle_values(self._returned[0], sleepers)
+            del self._returned[0]
+        if count:
+            with self.lock:
+                if self.scheduler.settled(succeeded=count):
+                    self._note_all_settled()
+        for lock in sleepers:
+            lock.release()
+
+    def _settle_values(self, returned: _Returned, sleepers: list[_thread.LockType]) -> int:
+        """Settle the handles of plain values and return how many those are; others go to be judged."""
+        worker, jobs, values, cost, since_s, now_s = returned
+        tells = "on_task_succeeded" in self._wants
+        pid = worker.pid
+        # They came together, and as far as we can tell began together.
+        success = (self._wall(since_s), self._wall(now_s), pid, None, None)
+        count = 0
+        for job, body in zip(jobs, values, strict=True):
+            if job.worker is not worker:
+                continue  # it was cancelled
             if job.recipe.needs_judge or (
                 body and (type(body) is Parcel or len(body) > PLAIN_LIMIT or STACK_GLOBAL in body)
             ):
-                to_judge.append((job, body, cost))
+                with self.lock:
+                    self.scheduler.value_wants_judging(job, body, worker, cost)
+                cost = None
                 continue
-            value = pickle.loads(body) if body else None
             handle = job.handle
-            cpu_s, peak = cost if cost is not None else (None, None)
-            if job.history is None or not job.history.attempts:
-                handle._success = (self._wall(job.started_s), ended_s, pid, cpu_s, peak)
-            else:
+            if job.history is not None and job.history.attempts:
                 job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
                 handle._history = tuple(job.history.attempts)
-            if handle._settle(FINISHED, value, None):
+            else:
+                handle._success = success if cost is None else (*success[:3], *cost)
+            cost = None
+            value = pickle.loads(body) if body else None
+            if handle._settle(FINISHED, value, None, sleepers):
                 self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
             if tells:
                 self._tell("on_task_succeeded", job, result=value)
             count += 1
-        with self.lock:
-            for job, body, cost in to_judge:
-                worker.cost = cost
-                self.scheduler.value_wants_judging(job, body, worker)
-            if count and self.scheduler.settled(succeeded=count):
-                self._note_all_settled()
+        return count
 
     def _note_all_settled(self) -> None:
         """Under the lock: tell those in `wait`, and a manager that closes can go on."""
@@ -1065,7 +1079,7 @@ class Supervisor:
         with self.lock:
             self._failure = failure
             self._is_refusing = True
-            jobs = list(self.scheduler.all_jobs())
+            jobs = [*self.scheduler.all_jobs(), *(job for returned in self._returned for job in returned.jobs)]
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
             self._room.notify_all()
@@ -1100,24 +1114,18 @@ class Supervisor:
 def _call_frame(job: Job) -> bytes:
     """Return the request of a job, whole."""
     recipe = job.recipe
-    blob = recipe.blob
-    payload: bytes = job.payload.label if job.flags & _wire.PARCEL else job.payload
     flags = job.flags
+    is_like_others = flags == _wire.IS_REUSABLE and job.attempt == 1
+    if is_like_others and recipe.first_call is not None:
+        return _wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
+    payload: bytes = job.payload.label if flags & _wire.PARCEL else job.payload
     if recipe.is_loop:
-        extra = _wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT)
-        payload = extra + payload
-    return (
-        _wire.CALL_HEAD.pack(
-            7 + len(blob) + len(payload),
-            job.sequence,
-            _wire.LOOP if recipe.is_loop else _wire.CALL,
-            flags,
-            min(job.attempt, 65535),
-            len(blob),
-        )
-        + blob
-        + payload
-    )
+        payload = _wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+    kind = _wire.LOOP if recipe.is_loop else _wire.CALL
+    rest = _wire.call_rest(kind, flags, job.attempt, recipe.blob)
+    if is_like_others and not recipe.is_loop:
+        recipe.first_call = rest
+    return _wire.call_frame(job.sequence, rest, payload)
 
 
 def _parent_log_level() -> int:

@@ -223,7 +223,7 @@ class World:
                 self._write(worker, jobs)
         for job in returned:
             if job.recipe.needs_judge:
-                self.scheduler.value_wants_judging(job, b"value", worker)
+                self.scheduler.value_wants_judging(job, b"value", worker, None)
             else:
                 self._end(job, SUCCEEDED)
 

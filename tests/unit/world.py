@@ -113,7 +113,7 @@ class World:
         self._write(worker, self.scheduler.refill(worker, self.now_s))
         for job in returned:
             if job.recipe.needs_judge:
-                self.scheduler.value_wants_judging(job, b"", worker)
+                self.scheduler.value_wants_judging(job, b"", worker, None)
             elif not job.has_settled:
                 self._settle(job, "succeeded")
         self.obey()
