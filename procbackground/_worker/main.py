@@ -11,6 +11,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import Any, NamedTuple
 
 from procbackground import _platform, _wire
@@ -19,6 +20,7 @@ from procbackground._pickling import dump_failure
 from procbackground._worker import relay
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
+from procbackground._worker.inbox import Inbox
 from procbackground.context import set_finder
 
 
@@ -72,15 +74,20 @@ class Worker:
         return 0
 
     def _serve(self) -> None:
-        tasks, words, base = self.fds.tasks, self.words, self.base
+        words, base = self.words, self.base
         started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
         reader = _wire.FrameReader()
+        inbox = Inbox(self.fds.tasks)
         execute, send = self.executor.call, self.channel.send
+        frames: list[tuple[int, int, bytes]] = []
+        read_s = 0.0
         while True:
-            data = os.read(tasks, _wire.READ_SIZE)
+            data = inbox.read(len(frames) == 1, read_s)
             if not data:
                 return
-            for kind, sequence, body in reader.feed(data):
+            read_s = time.perf_counter()
+            frames = reader.feed(data)
+            for kind, sequence, body in frames:
                 # First the mark, then the look: the parent sets `revoked` first and looks for the mark after a
                 # pause, so one of us sees the other. Whoever is charged for a death is decided by this mark.
                 words[started] = sequence
@@ -91,6 +98,7 @@ class Worker:
                 elif kind == _wire.CALL:
                     execute(sequence, body)
                 elif kind == _wire.LOOP:
+                    os.set_blocking(self.fds.tasks, True)
                     self.executor.loop(sequence, body)
                     return
                 if words[stop]:
