@@ -107,9 +107,7 @@ class _FrontDoor(Executor):
         self._supervisor.accept(job)
         return handle
 
-    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
-        """The same as `run`, under `concurrent.futures.Executor`'s name."""
-        return self.run(fn, *args, **kwargs)
+    submit = run  # `concurrent.futures.Executor`'s name for it
 
     def run_task(self, task: Task[R]) -> TaskHandle[R]:
         """Run `task` under its own limits, or in iterations if it is a loop; return its handle. Safe from any thread.

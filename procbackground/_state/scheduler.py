@@ -187,6 +187,7 @@ class Scheduler:
         self.keeps_spare = keeps_spare
         self.unsettled = 0  # one-offs whose handle is not done
         self.unsettled_loops = 0
+        self.needs_look = False  # what was accepted last is a reason to wake the supervisor
         self.next_scan_s = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
         self.cancelled_by_close = 0  # one-offs that did not run then
@@ -213,7 +214,11 @@ class Scheduler:
     # -- the way of a task that simply succeeds ------------------------------------------------------------
 
     def accept(self, job: Job, now_s: float) -> Worker | None:
-        """Take in a one-off; return the idle worker that the caller is to write it to, or None: it is queued."""
+        """Take in a one-off; return the idle worker that the caller is to write it to, or None: it is queued.
+
+        `needs_look` tells whether the supervisor must be woken for it.
+        """
+        self.needs_look = False
         self._numbers += 1
         job.number = self._numbers
         self.added += 1
@@ -222,8 +227,9 @@ class Scheduler:
         if recipe.deadline_s != NO_LIMIT:
             job.with_history().deadline_s = now_s + recipe.deadline_s
             self._at(now_s + recipe.deadline_s, "deadline", job)
+            self.needs_look = True
         if recipe.isolate or self.is_draining:
-            self.keeps_spare = True
+            self.keeps_spare = self.needs_look = True
             self.fresh_queue.push(job)
             return None
         if recipe.retry is not None:
@@ -239,18 +245,16 @@ class Scheduler:
             job.worker = worker
             job.started_s = now_s
             job.state = a.SENT  # shortcut
-            if recipe.watch_s != NO_LIMIT:
-                self.next_scan_s = min(self.next_scan_s, now_s + recipe.watch_s)
+            if recipe.watch_s != NO_LIMIT and now_s + recipe.watch_s < self.next_scan_s:
+                self.next_scan_s = now_s + recipe.watch_s
+                self.needs_look = True
             return worker
-        self.queue.push(job)
+        queue = self.queue
+        queue.push(job)
+        starting = self.starting
+        if (self.active + starting < self.max_workers and starting < queue.length) or self.fresh_queue.length:
+            self.needs_look = True  # the queue could use more workers than there are and will be
         return None
-
-    @property
-    def wants_workers(self) -> bool:
-        """Whether the queue could use more workers than there are and will be: a reason to wake the supervisor."""
-        if self.fresh_queue.length:
-            return True
-        return self.active + self.starting < self.max_workers and self.starting < self.queue.length
 
     def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
         """`count` values came from the worker, the `last` of them to that request; return their jobs. `refill` is

@@ -156,9 +156,8 @@ class Supervisor:
                     self._start()
             if self._max_pending is not None:
                 self._wait_for_room()
-            scan_s = scheduler.next_scan_s
             worker = scheduler.accept(job, time.monotonic())
-            needs_waking = scheduler.next_scan_s < scan_s or (worker is None and scheduler.wants_workers)
+            needs_waking = scheduler.needs_look
         if worker is not None:
             if "on_task_started" in self._wants:
                 self._tell_started(job, worker)
@@ -172,7 +171,7 @@ class Supervisor:
             worker.is_writing = False
             if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.want()
-        if needs_waking or job.recipe.deadline_s != NO_LIMIT:
+        if needs_waking:
             self._wakeup.set()
 
     def accept_loop(self, job: Job) -> None:

@@ -58,7 +58,7 @@ class World:
             worker = self.scheduler.accept(job, self.now_s)
             if worker is not None:
                 self._write(worker, [job])
-        if job.recipe.is_loop or self.scheduler.wants_workers:
+        if job.recipe.is_loop or self.scheduler.needs_look:
             self.scheduler.staff(self.now_s)
         self.obey()
         return job
