@@ -14,6 +14,8 @@ import time
 from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import CancelledError
+from concurrent.futures._base import FINISHED
 from typing import Any, Protocol, TypeAlias
 
 from procbackground.errors import SerializationError, TaskTimeoutError
@@ -22,8 +24,10 @@ from procbackground.handle import Owner, TaskHandle
 # What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
 CHUNK_S = 0.002
 FIRST_ROWS = 1
-MAX_ROWS = 4096
+GROWTH = 8  # at most so many times the rows of the chunk before
+MAX_ROWS = 16384
 OUT_PER_WORKER = 3  # chunks of a map that sizes its chunks itself; more would keep their first size
+LEAST_SHARE = 8  # at the end of the input, chunks shrink down to this part of their size to end together
 
 # The consumer's view of a chunk: values, jobs of their own, and chunks, in the order of the rows.
 Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk"
@@ -52,14 +56,14 @@ class FrontDoor(Protocol):
 class Chunk(TaskHandle[Any]):
     """Some rows of a map on their way, and what became of each."""
 
-    _parts: list[Part] | None = None
-    _columns: Columns
+    __slots__ = ("_bodies", "_columns", "_mapper", "_parts")
 
     def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
         super().__init__(owner, None, ())
         self._mapper = mapper
         self._columns = columns
         self._bodies: list[bytes] = []
+        self._parts: list[Part] | None = None
 
     def _take_part(self, body: bytes) -> None:
         self._bodies.append(body)
@@ -74,7 +78,7 @@ class Chunk(TaskHandle[Any]):
         super()._settle(state, result, exception, sleepers)
         # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
         # its place.
-        return exception is not None or self._mapper.sizes_itself or bool(result and result[1])
+        return exception is not None or self._mapper.sizes_itself or bool(self._bodies) or bool(result and result[1])
 
     def _invoke_callbacks(self) -> None:
         self._mapper.note_end(self)
@@ -91,29 +95,27 @@ class Chunk(TaskHandle[Any]):
     def _resolve(self) -> list[Part]:
         if self.cancelled():
             return [self]
-        if self._exception is None and not self._bodies and not self._result[1]:
-            return [self._result[0]]
         mapper = self._mapper
-        rows = list(zip(*self._columns, strict=True))
         parts: list[Part] = []
         answered = 0
         answers = [pickle.loads(body) for body in self._bodies]
         if self._exception is None:
             answers.append(self._result)
-        for values, failures in answers:
+        for values, failures, _ in answers:
             begin = 0
             for row, failure in failures.items():
                 parts.append(values[begin:row])
-                parts.append(mapper.adopt(rows[answered + row], failure))
+                parts.append(mapper.adopt(self._row(answered + row), failure))
                 begin = row + 1
-            parts.append(values[begin:])
+            parts.append(values[begin:] if begin else values)
             answered += len(values)
         error = self._exception
         if error is None:
             return parts
+        count = len(self._columns[0])
         if isinstance(error, SerializationError):
             # Its arguments did not load, or its values: each row finds out for itself.
-            parts += [mapper.run(row) for row in rows[answered:]]
+            parts += [mapper.run(self._row(row)) for row in range(answered, count)]
             return parts
         from procbackground._broken import WorkerDiedError
 
@@ -122,10 +124,13 @@ class Chunk(TaskHandle[Any]):
         guilty = max(self._ended_at_row, answered)
         if guilty > answered:
             parts.append(mapper.give(self._cut(answered, guilty)))  # done, but not yet told
-        parts.append(mapper.adopt(rows[guilty], error))
-        if guilty + 1 < len(rows):
-            parts.append(mapper.give(self._cut(guilty + 1, len(rows))))
+        parts.append(mapper.adopt(self._row(guilty), error))
+        if guilty + 1 < count:
+            parts.append(mapper.give(self._cut(guilty + 1, count)))
         return parts
+
+    def _row(self, row: int) -> tuple[Any, ...]:
+        return tuple(column[row] for column in self._columns)
 
     def _cut(self, begin: int, end: int) -> Columns:
         return tuple(column[begin:end] for column in self._columns)
@@ -160,6 +165,7 @@ class Mapper:
         self._changed = threading.Condition(self.lock)
         self._buffersize = buffersize
         self._is_over = False
+        self._is_exhausted = False
         with self.lock:
             if self.sizes_itself:
                 # As Executor.map does: the input is taken at once.
@@ -185,7 +191,7 @@ class Mapper:
         except SerializationError:
             # Some row cannot be pickled; it alone is to fail. A chunk of one is as good as a task.
             chunk._parts = [self.run(row) for row in zip(*columns, strict=True)]
-            chunk._settle("FINISHED", ([], {}), None)
+            chunk._settle(FINISHED, ([], {}, 0.0), None)
         return chunk
 
     def run(self, row: tuple[Any, ...]) -> Part:
@@ -197,6 +203,7 @@ class Mapper:
     def _give_next(self) -> bool:
         columns = self._take(self._size)
         if not columns[0]:
+            self._is_exhausted = True
             return False
         only_row = tuple(column[0] for column in columns)
         self._given.append(self.give(columns) if self._size > 1 else self.run(only_row))
@@ -212,7 +219,7 @@ class Mapper:
         """Keep some chunks out for each worker, the last ones small enough to end together."""
         while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             fair = -(-self._left // (2 * self._workers))
-            columns = self._take(max(1, min(self._size, fair)))
+            columns = self._take(min(self._size, max(fair, self._size // LEAST_SHARE, 1)))
             self._left -= len(columns[0])
             self._out += 1
             self._given.append(self.give(columns))
@@ -223,11 +230,9 @@ class Mapper:
         with self.lock:
             if self.sizes_itself and chunk._parts is None and chunk._exception is None and not chunk.cancelled():
                 count = len(chunk._columns[0])
-                attempt = chunk._success
-                if attempt is not None and count >= self._size:
-                    took_s = max(1e-6, attempt[1] - attempt[0])
-                    # At most eightfold: the first measure has the way there and back in it.
-                    self._size = max(1, min(MAX_ROWS, 8 * self._size, int(count * CHUNK_S / took_s)))
+                if count >= self._size:
+                    took_s = max(1e-6, chunk._result[2])
+                    self._size = max(1, min(MAX_ROWS, GROWTH * self._size, int(count * CHUNK_S / took_s)))
             if self.sizes_itself and self._out:
                 self._out -= 1
                 self._give_more()
@@ -237,6 +242,8 @@ class Mapper:
 
     def results(self) -> Iterator[Any]:
         """Yield the values in order; raise a row's error when it is its turn."""
+        parts: list[Part] = []  # to be yielded next, in reverse
+        failed: Chunk | None = None  # of `parts`, as a whole
         try:
             while True:
                 with self.lock:
@@ -244,48 +251,49 @@ class Mapper:
                         self._changed.wait(self._remaining_s())
                     if not self._given:
                         return
-                    part = self._given.popleft()
-                    if not self.sizes_itself:
+                    parts.append(self._given.popleft())
+                    if not self.sizes_itself and not self._is_exhausted:
                         self._give_next()
-                if isinstance(part, Chunk) and part.done() and len(part.parts()) == 1 and part.parts()[0] is not part:
-                    part = part.parts()[0]
-                if isinstance(part, list):
-                    yield from part  # not through another generator: half of what an item costs here
-                else:
-                    yield from self._values(part)
-                del part
+                while parts:
+                    part = parts.pop()
+                    if isinstance(part, list):
+                        yield from part  # not through another generator: half of what an item costs here
+                    elif part is failed:
+                        part.result(0)  # raises
+                    elif isinstance(part, Chunk):
+                        self._wait_for(part)
+                        inner = part.parts()
+                        if inner and inner[-1] is part:
+                            failed = part
+                        parts += reversed(inner)
+                    else:
+                        try:
+                            yield part.result(self._remaining_s())
+                        finally:
+                            part.cancel()
+                    del part
         finally:
-            self._cancel()
+            self._cancel(parts)
 
-    def _values(self, part: Part) -> Iterator[Any]:
-        if isinstance(part, list):
-            yield from part
-        elif isinstance(part, Chunk):
-            try:
-                part.exception(self._remaining_s())
-            finally:
-                if not part.done():
-                    part.cancel()
-            for inner in part.parts():
-                if inner is part:
-                    part.result(0)  # raises
-                else:
-                    yield from self._values(inner)
-        else:
-            try:
-                yield part.result(self._remaining_s())
-            finally:
-                part.cancel()
+    def _wait_for(self, chunk: Chunk) -> None:
+        try:
+            if not chunk.done():
+                chunk.exception(self._remaining_s())
+        except CancelledError:
+            pass
+        finally:
+            if not chunk.done():
+                chunk.cancel()
 
     def _remaining_s(self) -> float | None:
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
 
-    def _cancel(self) -> None:
+    def _cancel(self, parts: list[Part]) -> None:
         with self.lock:
             self._is_over = True
             given, self._given = self._given, deque()
             self._left = 0
-        for part in given:
+        for part in [*parts, *given]:
             _cancel_part(part)
 
 

@@ -174,14 +174,15 @@ class Executor:
         words, row_word, sign_word = self.words, self.base + ITERATIONS, self.base + SIGN_NS
         first = 0  # row of values[0]
         now_ns = time.monotonic_ns
-        due_ns = now_ns() + PARTIAL_NS
+        began_ns = now_ns()
+        due_ns = began_ns + PARTIAL_NS
         has_one = len(columns) == 1
         append = values.append
         for row, arguments in enumerate(columns[0] if has_one else zip(*columns, strict=True)):
             words[row_word] = row  # a death or a timeout from here on is this row's
             if now_ns() > due_ns:
                 if values:
-                    self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures))
+                    self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
                     values.clear()
                     failures, first = {}, row
                 words[sign_word] = now = now_ns()  # the row's own time, to a millisecond
@@ -195,7 +196,7 @@ class Executor:
                     raise StopTask from error
                 append(None)
                 failures[row - first] = dump_failure(error)
-        answer: bytes | Parcel = _dump_rows(values, failures, dump_payload)
+        answer: bytes | Parcel = _dump_rows(values, failures, (now_ns() - began_ns) / 1e9, dump_payload)
         return answer
 
     # -- a loop --------------------------------------------------------------------------------------------
@@ -325,9 +326,11 @@ def _dump_result(value: Any) -> bytes | Parcel:
         raise explain_result(value, error) from error
 
 
-def _dump_rows(values: list[Any], failures: dict[int, bytes], dump: Callable[[Any], Any] = dumps) -> Any:
+def _dump_rows(
+    values: list[Any], failures: dict[int, bytes], took_s: float, dump: Callable[[Any], Any] = dumps
+) -> Any:
     try:
-        return dump((values, failures))
+        return dump((values, failures, took_s))
     except Exception:
         pass
     # Some row's value refuses; it alone is to fail.
@@ -337,7 +340,7 @@ def _dump_rows(values: list[Any], failures: dict[int, bytes], dump: Callable[[An
         except Exception as error:
             values[row] = None
             failures[row] = dump_failure(explain_result(value, error), "result")
-    return dumps((values, failures))
+    return dumps((values, failures, took_s))
 
 
 def _cost_frame(cpu_s: float) -> bytes:
