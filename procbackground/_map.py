@@ -205,8 +205,10 @@ class Mapper:
         if not columns[0]:
             self._is_exhausted = True
             return False
-        only_row = tuple(column[0] for column in columns)
-        self._given.append(self.give(columns) if self._size > 1 else self.run(only_row))
+        if self._size > 1:
+            self._given.append(self.give(columns))
+        else:
+            self._given.append(self.run(tuple(column[0] for column in columns)))
         return True
 
     def _take(self, count: int | None) -> Columns:

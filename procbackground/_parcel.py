@@ -8,12 +8,13 @@ as they were. The file has no name, and is gone with its last holder, also after
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import pickle
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from procbackground import _platform
@@ -76,18 +77,30 @@ def raw_buffers(buffers: list[pickle.PickleBuffer]) -> list[memoryview] | None:
         return None
 
 
-def send_parcel(side: socket.socket, parcel: Parcel) -> None:
+def send_parcel(side_fd: int, parcel: Parcel) -> None:
     """Send the descriptor; the frame with its label comes after it. Raises: `OSError`."""
-    socket.send_fds(side, [b"p"], [parcel.fd])
+    with _socket(side_fd) as side:
+        socket.send_fds(side, [b"p"], [parcel.fd])
 
 
-def receive_parcel(side: socket.socket, label: bytes) -> Parcel:
+def receive_parcel(side_fd: int, label: bytes) -> Parcel:
     """Take the descriptor that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
-    data, fds, _, _ = socket.recv_fds(side, 1, 1)
+    with _socket(side_fd) as side:
+        data, fds, _, _ = socket.recv_fds(side, 1, 1)
     if not data or not fds:
         raise EOFError("the other side is gone, or no descriptor is left")
     os.set_inheritable(fds[0], False)
     return Parcel(fds[0], label)
+
+
+@contextlib.contextmanager
+def _socket(fd: int) -> Iterator[socket.socket]:
+    """Lend a socket object for a descriptor. Most workers never need one, and it would be made in each."""
+    lent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    try:
+        yield lent
+    finally:
+        lent.detach()
 
 
 def _padded(size: int) -> int:

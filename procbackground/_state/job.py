@@ -34,6 +34,7 @@ class Recipe:
         "deadline_s",
         "depth",
         "first_call",
+        "first_flags",
         "interval_s",
         "is_chunk",
         "is_loop",
@@ -72,7 +73,8 @@ class Recipe:
         self.name = name
         encoded = name.encode()[:65535]
         self.blob = struct.pack("<H", len(encoded)) + encoded + blob
-        self.first_call: bytes | None = None  # the supervisor's: what the requests of first attempts have in common
+        # The supervisor's: what the requests of first attempts with these flags have in common.
+        self.first_flags, self.first_call = -1, b""
         self.reusable = reusable
         self.is_loop = is_loop
         self.retry = retry if retry is not None and retry.can_retry else None

@@ -551,7 +551,7 @@ class Supervisor:
 
     def _receive_parcel(self, worker: Worker, label: bytes) -> Parcel | bytes:
         try:
-            return receive_parcel(worker.process.side, label)
+            return receive_parcel(worker.process.side_fd, label)
         except (OSError, EOFError):
             return b"\x93"  # no descriptor is left; as a pickle it fails to load, which fails this task only
 
@@ -1114,16 +1114,15 @@ def _call_frame(job: Job) -> bytes:
     """Return the request of a job, whole."""
     recipe = job.recipe
     flags = job.flags
-    is_like_others = flags == _wire.IS_REUSABLE and job.attempt == 1
-    if is_like_others and recipe.first_call is not None:
+    if flags == recipe.first_flags and job.attempt == 1:
         return _wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
     payload: bytes = job.payload.label if flags & _wire.PARCEL else job.payload
     if recipe.is_loop:
         payload = _wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
     kind = _wire.LOOP if recipe.is_loop else _wire.CALL
     rest = _wire.call_rest(kind, flags, job.attempt, recipe.blob)
-    if is_like_others and not recipe.is_loop:
-        recipe.first_call = rest
+    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & _wire.PARCEL:
+        recipe.first_flags, recipe.first_call = flags, rest
     return _wire.call_frame(job.sequence, rest, payload)
 
 

@@ -35,7 +35,7 @@ class WorkerProcess:
 
     __slots__ = (
         "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
-        "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
+        "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -54,8 +54,7 @@ class WorkerProcess:
         self.pid = pid
         self.task_fd = task_fd  # -1 once closed
         self.result_fd = result_fd  # -1 once at its end
-        self.side = socket.socket(fileno=side_fd)
-        self.side.setblocking(False)
+        self.side_fd = side_fd
         self.death_fd = death_fd  # readable when the process has ended
         self.pidfd = pidfd
         self.notes_fd = notes_fd
@@ -68,7 +67,7 @@ class WorkerProcess:
         self.reader = FrameReader()
         self.unsent: memoryview | None = None
         self.worker: Worker | None = None  # set once the supervisor has it
-        for fd in (task_fd, result_fd):
+        for fd in (task_fd, result_fd, side_fd):
             os.set_blocking(fd, False)
 
     def write(self, data: bytes | memoryview) -> memoryview | None:
@@ -84,7 +83,7 @@ class WorkerProcess:
     def send_parcel(self, parcel: Parcel) -> None:
         """Send the descriptor of a parcel; the request with its label comes after it."""
         try:
-            send_parcel(self.side, parcel)
+            send_parcel(self.side_fd, parcel)
         except OSError:
             # It is dead, or there is no way to pass descriptors now: without it the worker cannot go on, and its
             # jobs, which it has not begun, go to another.
@@ -153,13 +152,12 @@ class WorkerProcess:
             return
         self.closed = True
         self.close_tasks()
-        fds = {self.result_fd, self.notes_fd}
+        fds = {self.result_fd, self.notes_fd, self.side_fd}
         if self.pidfd is not None:
             fds.add(self.pidfd)
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
-        self.side.close()
         self.launcher.release(self)
 
 

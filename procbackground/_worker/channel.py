@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 
 from procbackground import _wire
@@ -15,7 +14,7 @@ class Channel:
 
     def __init__(self, fd: int, side_fd: int) -> None:
         self._fd = fd
-        self._side = socket.socket(fileno=side_fd)
+        self._side_fd = side_fd
         self._lock = threading.Lock()
         self._is_torn = False
         self._pid = os.getpid()
@@ -32,12 +31,12 @@ class Channel:
 
     def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:
         """Send a value in a parcel: its descriptor, then the frame."""
-        send_parcel(self._side, parcel)
+        send_parcel(self._side_fd, parcel)
         self.send(_wire.PARCEL_VALUE, sequence, parcel.label, prefix)
 
     def receive_parcel(self, label: bytes) -> Parcel:
         """Take the parcel that belongs to the request at hand."""
-        return receive_parcel(self._side, label)
+        return receive_parcel(self._side_fd, label)
 
     @property
     def is_own(self) -> bool:

@@ -18,10 +18,12 @@ import struct
 import sys
 import threading
 import warnings
+from multiprocessing import process, util
 from typing import Any, NamedTuple
 
 from procbackground import _platform
 from procbackground._page import map_page
+from procbackground._worker import relay
 from procbackground._worker.main import Boot, Worker, WorkerFds, leave
 
 # Requests of the manager, one a packet.
@@ -60,6 +62,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     # Python 3.12 warns of a fork in a process with threads. We look ourselves, at those that matter.
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
+    relay.prepare()
     zygote = _Zygote(control, fds, life_fd, boot)
     zygote.check_fitness("__main__")
     for module in preload:
@@ -198,8 +201,6 @@ class _Zygote:
 
 def _start_afresh(number: int) -> None:
     """Give a forked worker what `multiprocessing` gives its children, and nothing of the zygote's state."""
-    from multiprocessing import process, util
-
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     process._children = set()  # type: ignore[attr-defined]
     process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
