@@ -21,7 +21,8 @@ from procbackground._parcel import Parcel, send_parcel
 from procbackground._pickling import main_is_importable
 from procbackground._state.fleet import Worker
 from procbackground._wire import FrameReader
-from procbackground._worker.main import Boot, WorkerFds
+from procbackground._worker.entry import Fd, run_worker
+from procbackground._worker.main import Boot
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -208,27 +209,6 @@ def startable_main() -> Iterator[None]:
         main.__file__ = path
 
 
-class Fd:
-    """A descriptor that travels to a child of any start method."""
-
-    def __init__(self, fd: int) -> None:
-        self.fd = fd
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing.reduction import DupFd
-
-        return _receive_fd, (DupFd(self.fd),)
-
-    def take(self) -> int:
-        """Return the descriptor, in the child."""
-        os.set_inheritable(self.fd, False)
-        return self.fd
-
-
-def _receive_fd(duplicate: Any) -> Fd:
-    return Fd(duplicate.detach())
-
-
 class Direct:
     """Starts each worker by the context's own `Process`."""
 
@@ -261,7 +241,7 @@ class Direct:
             fds += (side_fd, their_side)
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             process = self._context.Process(
-                target=run_directly,
+                target=run_worker,
                 name=f"procbackground-worker-{worker.number}",
                 args=(theirs, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
@@ -309,18 +289,6 @@ class Direct:
 
     def preload(self, module: str) -> None:
         pass
-
-
-def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
-    """The target of a worker's own `multiprocessing` process."""
-    from procbackground._page import map_page
-    from procbackground._worker.main import Worker as ChildWorker
-    from procbackground._worker.main import leave
-
-    tasks, results, life, notes, side, page = (fd.take() for fd in fds)
-    words = map_page(page)
-    os.close(page)
-    leave(ChildWorker(WorkerFds(tasks, results, life, notes, side), words, line, boot).run())
 
 
 def wait_for_exit(process: BaseProcess, timeout_s: float) -> int | None:

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.process import (
     Direct,
-    Fd,
     LaunchFailed,
     WorkerProcess,
     is_passing,
@@ -26,6 +25,7 @@ from procbackground._supervisor.process import (
     wait_for_exit,
 )
 from procbackground._worker import zygote as child
+from procbackground._worker.entry import Fd, run_zygote
 from procbackground._worker.main import Boot
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Zygote:
             ours.setblocking(False)
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process = self._context.Process(
-                target=_run_zygote,
+                target=run_zygote,
                 name="procbackground-zygote",
                 args=(fds, self._boot, tuple(self._preloaded)),
                 daemon=False,
@@ -231,7 +231,3 @@ def _never_worked(exit_code: int | None) -> str:
         "own output says why. A script that starts a manager when it is imported lacks "
         "`if __name__ == '__main__':`"
     )
-
-
-def _run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:
-    child.serve(child.ZygoteFds(*(fd.take() for fd in fds)), boot, preload)

@@ -1,0 +1,49 @@
+"""Targets of the `multiprocessing` processes that are started: a worker, or the zygote that forks workers.
+
+Here rather than beside the code that starts them, because a child imports the module of its target: from the parent's
+side that would be 15 ms more of every start.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from procbackground._page import map_page
+from procbackground._worker.main import Boot, Worker, WorkerFds, leave
+
+
+class Fd:
+    """A descriptor that travels to a child of any start method."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        from multiprocessing.reduction import DupFd
+
+        return _receive_fd, (DupFd(self.fd),)
+
+    def take(self) -> int:
+        """Return the descriptor, in the child."""
+        os.set_inheritable(self.fd, False)
+        return self.fd
+
+
+def _receive_fd(duplicate: Any) -> Fd:
+    return Fd(duplicate.detach())
+
+
+def run_worker(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
+    """Be a worker that is a `multiprocessing` process of its own."""
+    tasks, results, life, notes, side, page = (fd.take() for fd in fds)
+    words = map_page(page)
+    os.close(page)
+    leave(Worker(WorkerFds(tasks, results, life, notes, side), words, line, boot).run())
+
+
+def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:
+    """Be the process that workers are forked from."""
+    from procbackground._worker import zygote
+
+    zygote.serve(zygote.ZygoteFds(*(fd.take() for fd in fds)), boot, preload)
