@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 
 from procbackground import _platform
 from procbackground._page import map_page
-from procbackground._worker import relay
 from procbackground._worker.main import Boot, Worker, WorkerFds, leave
 
 # Requests of the manager, one a packet.
@@ -62,7 +61,6 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     # Python 3.12 warns of a fork in a process with threads. We look ourselves, at those that matter.
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
-    relay.prepare()
     zygote = _Zygote(control, fds, life_fd, boot)
     zygote.check_fitness("__main__")
     for module in preload:
@@ -121,6 +119,8 @@ class _Zygote:
 
     def _fork(self, number: int, line: int) -> None:
         if not self._is_frozen:
+            if "logging" in sys.modules:
+                importlib.import_module("procbackground._worker.log_handler")  # once, not in each worker
             # Moves all objects out of the collector's sight, so that collections in the children do not touch,
             # and thereby copy, the pages that they share with us.
             gc.collect()
