@@ -2,15 +2,40 @@
 
 from __future__ import annotations
 
+from _thread import LockType
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from concurrent.futures import Future
 from queue import SimpleQueue
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from procbackground.handle import TaskHandle
+from procbackground.handle import Owner, TaskHandle
 from procbackground.task import Task
 
 R = TypeVar("R")
+
+
+class Streamed(TaskHandle[R]):
+    """A handle that goes to its stream once it is done.
+
+    A done-callback would do the same by way of a condition, a list and another thread, for twice the price of the
+    whole task.
+    """
+
+    __slots__ = ("_done",)
+
+    def __init__(self, owner: Owner, task: Task[R], done: SimpleQueue[TaskHandle[R]]) -> None:
+        super().__init__(owner, None, task)
+        self._done = done
+
+    def _settle(
+        self,
+        state: str,
+        result: Any,
+        exception: BaseException | None,
+        sleepers: list[LockType] | None = None,
+    ) -> bool:
+        has_callbacks = super()._settle(state, result, exception, sleepers)
+        self._done.put(self)
+        return has_callbacks
 
 
 class Stream(Generic[R]):
@@ -18,12 +43,14 @@ class Stream(Generic[R]):
 
     def __init__(
         self,
-        run_task: Callable[[Task[R]], TaskHandle[R]],
+        owner: Owner,
+        give_task: Callable[[TaskHandle[R], Task[R]], None],
         tasks: Iterable[Task[R]],
         ordered: bool,
         buffersize: int,
     ) -> None:
-        self._run_task = run_task
+        self._owner = owner
+        self._give_task = give_task
         self._tasks = iter(tasks)
         self._ordered = ordered
         self._buffersize = buffersize
@@ -88,11 +115,10 @@ class Stream(Generic[R]):
                 self._is_exhausted = True
                 self._input_error = error
             else:
-                handle = self._run_task(task)
+                handle: TaskHandle[R]
+                if self._ordered:
+                    handle = TaskHandle(self._owner, None, task)
+                else:
+                    handle = Streamed(self._owner, task, self._done)
+                self._give_task(handle, task)
                 self._out[handle] = None
-                if not self._ordered:
-                    handle.add_done_callback(self._note_done)
-
-    def _note_done(self, handle: Future[R]) -> None:
-        assert isinstance(handle, TaskHandle)
-        self._done.put(handle)

@@ -117,10 +117,8 @@ class _FrontDoor(Executor):
         Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`.
         Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
         """
-        if not isinstance(task, Task):
-            raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
         handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
-        self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
+        self._give_task(handle, task)
         return handle
 
     def map(
@@ -165,7 +163,7 @@ class _FrontDoor(Executor):
         `async for`. What the iterable raises ends the iteration with it, after the handles of what was out.
         """
         _check_buffersize(buffersize)
-        return Stream(self.run_task, tasks, ordered, buffersize or 32 * self._max_workers)
+        return Stream(self._supervisor, self._give_task, tasks, ordered, buffersize or 32 * self._max_workers)
 
     def options(self, **task_fields: Any) -> Options:
         """Return a view on this manager whose calls run under the given fields of `Task`.
@@ -208,6 +206,11 @@ class _FrontDoor(Executor):
         else:
             self._accept_call(handle, task, args, kwargs, self._recipes, fn, False)
         return handle
+
+    def _give_task(self, handle: TaskHandle[R], task: Task[R]) -> None:
+        if not isinstance(task, Task):
+            raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
+        self._accept_task(handle, task, _task_type(task.type) is TaskType.LOOP)
 
     def _accept_task(self, handle: TaskHandle[Any], task: Task[Any], is_loop: bool) -> None:
         key = None
