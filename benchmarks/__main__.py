@@ -32,7 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     wanted = [spec for spec in CONTENDERS.values() if spec.role is not Role.PEER or spec.name in asked.peers]
     contenders, skipped = _those_importable(wanted)
     plan = Plan(
-        measures=[MEASURES[name] for name in MEASURES if name in (asked.only or MEASURES)],
+        measures=[
+            measure
+            for name, measure in MEASURES.items()
+            if (name in asked.only if asked.only else not measure.is_on_request)
+        ],
         contenders=contenders,
         repetitions=asked.repetitions or (QUICK_REPETITIONS if asked.quick else REPETITIONS),
         workers=asked.workers,

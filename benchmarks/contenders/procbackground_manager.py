@@ -1,6 +1,6 @@
 """Adaptor of procbackground itself, with its semantics on: a timeout and a retry policy on every task."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from tenacity import stop_after_attempt
@@ -17,6 +17,10 @@ class ProcbackgroundManager(ExecutorContender):
     def __init__(self, workers: int, *, fresh: bool = False) -> None:
         self.manager = Manager(max_workers=workers, retry=Retry(stop=stop_after_attempt(3)), timeout=30)
         super().__init__(self.manager.options(isolate=True) if fresh else self.manager)
+
+    def stream(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        for handle in self.manager.stream(Task(fn, args=(item,)) for item in items):
+            yield handle.result()
 
     def run_loop(self, fn: Callable[..., Any], *args: Any) -> None:
         self.manager.run_task(Task(fn, args=args, type=TaskType.LOOP))

@@ -3,7 +3,7 @@
 The adaptors in this folder implement it; `measures/` use nothing else of a contender.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -40,6 +40,10 @@ class Contender:
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunk_size: int | None) -> list[Any]:
         """Return `fn` of every item in order; with None the library chooses its own chunk size."""
         raise NotOfferedError("no map")
+
+    def stream(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """Yield `fn` of every item, in any order, pulling the items as the results are taken."""
+        raise NotOfferedError("no stream")
 
     def run_loop(self, fn: Callable[..., Any], *args: Any) -> None:
         """Start calling `fn` again and again, without end, until the pool is closed."""

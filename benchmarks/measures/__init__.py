@@ -41,7 +41,7 @@ class Measure:
     Attributes: `run` is `module:function`; `full` and `quick` are the sizes of the work; `points` turn the
     measure into a growth curve over `x_title`; `contenders` restricts who takes part; `needs_real_submit`
     keeps a batched call from being the best peer; `roles_sizes` are sizes that depend on who is measured;
-    `spans_decades` asks for a logarithmic plot.
+    `spans_decades` asks for a logarithmic plot; `is_on_request` leaves the measure out unless it is named.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Measure:
     roles_sizes: Mapping[Role, Sizes] = field(default_factory=dict)
     spans_decades: bool = False
     time_limit_s: float = 120.0
+    is_on_request: bool = False
 
     @property
     def is_growth(self) -> bool:
@@ -198,6 +199,31 @@ _ALL = (
         metrics=(Metric("bytes_per_task", "growth of RSS", "bytes"),),
         full={"tasks": 100_000},
         quick={"tasks": 2_000},
+    ),
+    Measure(
+        name="stream_memory",
+        title="A million tasks streamed",
+        explanation=(
+            "`Manager.stream` over a generator of tasks with one int argument; every result is added up, and the "
+            "sum checked. Growth of the parent's resident set (RSS) from the first hundredth to its highest."
+        ),
+        run=_HERE + "memory:streamed",
+        metrics=(Metric("growth_mib", "growth of RSS", "MiB"), _TASKS_PER_S),
+        full={"tasks": 1_000_000},
+        quick={"tasks": 2_000},
+        contenders=_ONLY_OURS,
+    ),
+    Measure(
+        name="stream_10m",
+        title="Ten million tasks streamed",
+        explanation="The same with ten million; it takes minutes, and runs only when it is named.",
+        run=_HERE + "memory:streamed",
+        metrics=(Metric("growth_mib", "growth of RSS", "MiB"), _TASKS_PER_S),
+        full={"tasks": 10_000_000},
+        quick={"tasks": 2_000},
+        contenders=_ONLY_OURS,
+        time_limit_s=900.0,
+        is_on_request=True,
     ),
     Measure(
         name="cpu_batch",

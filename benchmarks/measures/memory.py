@@ -37,3 +37,24 @@ def per_queued_task(contest: Contest) -> Readings:
             [pool.result_of(handle) for handle in handles] == list(range(count)), "results of queued tasks"
         )
     return Readings({"bytes_per_task": (rss_after_bytes - rss_before_bytes) / count})
+
+
+def streamed(contest: Contest) -> Readings:
+    """Stream tasks with one int argument, add up what they return, and see how far the parent grew meanwhile."""
+    count = contest.count("tasks")
+    parent = psutil.Process()
+    with contest.open() as pool:
+        warm(pool, contest.workers)
+        total = done = rss_before_bytes = rss_most_bytes = 0
+        look_every = max(1, count // 100)
+        started_s = time.perf_counter()
+        for value in pool.stream(tasks.echo, range(count)):
+            total += value
+            done += 1
+            if done % look_every == 0:
+                rss_bytes = parent.memory_info().rss
+                rss_before_bytes = rss_before_bytes or rss_bytes
+                rss_most_bytes = max(rss_most_bytes, rss_bytes)
+        took_s = time.perf_counter() - started_s
+    expect((done, total) == (count, count * (count - 1) // 2), "number and sum of the streamed results")
+    return Readings({"growth_mib": (rss_most_bytes - rss_before_bytes) / 2**20, "tasks_per_s": count / took_s})
