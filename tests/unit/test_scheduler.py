@@ -226,6 +226,31 @@ def test_cancelled_job_that_runs_long_all_the_same_is_stopped():
     assert world.running() == [jobs[2]]
 
 
+def test_jobs_behind_one_that_runs_long_go_to_an_idle_worker_uncharged_and_once():
+    world = World(max_workers=2)
+    recipe = Recipe("short", b"")
+    recipe.learn(SHORT_TASK_S / 10)
+    blockers = world.add_many(2)
+    jobs = world.add_many(6, recipe)
+    world.answer(blockers[0])
+    long, behind = jobs[0], sent_ahead(world)
+    assert behind == jobs[1:4]
+    long_worker = world.worker_of(long)
+    world.answer(blockers[1])
+    other_worker = world.worker_of(jobs[4])
+    while other_worker not in world.scheduler.idle:
+        world.answer_of(other_worker)
+    world.advance(2 * s.RESCUE_AFTER_S + s.RESCUE_LOOK_S)
+    assert world.worker_of(behind[0]) is other_worker
+    while world.children[other_worker].running is not None:
+        world.answer_of(other_worker)
+    assert world.running() == [long]
+    assert world.worker_of(long) is long_worker
+    assert [world.began.count(job) for job in behind] == [1, 1, 1]
+    assert [job.attempt for job in behind] == [1, 1, 1]
+    assert not world.seen(s.Terminate)
+
+
 def test_ended_job_cannot_be_cancelled():
     world = World()
     job, failed = world.add_many(2)
