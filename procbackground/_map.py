@@ -13,9 +13,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import Any, Protocol, TypeAlias
 
-from procbackground.errors import SerializationError, TaskTimeoutError
+from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
 
 # What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
@@ -67,10 +68,16 @@ class Chunk(TaskHandle[Any]):
         super()._settle(state, result, exception)
         # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
         # its place.
-        return exception is not None or self._mapper.sizes_itself or bool(result and result[1])
+        goes_on = exception is not None or self._mapper.sizes_itself or bool(result and result[1])
+        if goes_on:
+            self._owner.hold()  # what follows from it belongs to the map, which was accepted: no close is to miss it
+        return goes_on
 
     def _invoke_callbacks(self) -> None:
-        self._mapper.note_end(self)
+        try:
+            self._mapper.note_end(self)
+        finally:
+            self._owner.let_go()
 
     def parts(self) -> list[Part]:
         """Return what the rows came to; the chunk is done."""
@@ -97,7 +104,7 @@ class Chunk(TaskHandle[Any]):
             begin = 0
             for row, failure in failures.items():
                 parts.append(values[begin:row])
-                parts.append(mapper.adopt(rows[answered + row], failure))
+                parts.append(mapper.follow(mapper.adopt, rows[answered + row], failure))
                 begin = row + 1
             parts.append(values[begin:])
             answered += len(values)
@@ -106,7 +113,7 @@ class Chunk(TaskHandle[Any]):
             return parts
         if isinstance(error, SerializationError):
             # Its arguments did not load, or its values: each row finds out for itself.
-            parts += [mapper.run(row) for row in rows[answered:]]
+            parts += [mapper.follow(mapper.run, row) for row in rows[answered:]]
             return parts
         from procbackground._broken import WorkerDiedError
 
@@ -114,10 +121,10 @@ class Chunk(TaskHandle[Any]):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)
         if guilty > answered:
-            parts.append(mapper.give(self._cut(answered, guilty)))  # done, but not yet told
-        parts.append(mapper.adopt(rows[guilty], error))
+            parts.append(mapper.follow(mapper.give, self._cut(answered, guilty)))  # done, but not yet told
+        parts.append(mapper.follow(mapper.adopt, rows[guilty], error))
         if guilty + 1 < len(rows):
-            parts.append(mapper.give(self._cut(guilty + 1, len(rows))))
+            parts.append(mapper.follow(mapper.give, self._cut(guilty + 1, len(rows))))
         return parts
 
     def _cut(self, begin: int, end: int) -> Columns:
@@ -159,7 +166,7 @@ class Mapper:
                 taken = self._take(None)
                 self._left = len(taken[0])
                 self._iterables = tuple(map(iter, taken))
-                self._give_more()
+                self._give_more(lambda give, columns: give(columns))
             else:
                 limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
                 for _ in limit:
@@ -178,8 +185,24 @@ class Mapper:
         except SerializationError:
             # Some row cannot be pickled; it alone is to fail. A chunk of one is as good as a task.
             chunk._parts = [self.run(row) for row in zip(*columns, strict=True)]
-            chunk._settle("FINISHED", ([], {}), None)
+            TaskHandle._settle(chunk, FINISHED, ([], {}), None)
         return chunk
+
+    def follow(self, give: Callable[..., Part], *what: Any) -> Part:
+        """Give what follows from rows that were accepted, though the manager closes meanwhile.
+
+        What it refuses all the same (its close was cut short, or it has failed) is a part that says so.
+        """
+        try:
+            with self._owner.accepting_more():
+                return give(*what)
+        except ProcbackgroundError as error:
+            refused = Chunk(self._owner, self, ())
+            refused._parts = [refused]
+            is_closed = isinstance(error, ManagerClosedError)
+            TaskHandle._settle(refused, CANCELLED_AND_NOTIFIED if is_closed else FINISHED, None, error)
+            self._left = 0
+            return refused
 
     def run(self, row: tuple[Any, ...]) -> Part:
         return [] if self._is_over else self._door.run_row(self._fn, row)
@@ -201,14 +224,14 @@ class Mapper:
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
         return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
 
-    def _give_more(self) -> None:
+    def _give_more(self, give: Callable[..., Part]) -> None:
         """Keep some chunks out for each worker, the last ones small enough to end together."""
         while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             fair = -(-self._left // (2 * self._workers))
             columns = self._take(max(1, min(self._size, fair)))
             self._left -= len(columns[0])
             self._out += 1
-            self._given.append(self.give(columns))
+            self._given.append(give(self.give, columns))
             self._changed.notify_all()
 
     def note_end(self, chunk: Chunk) -> None:
@@ -223,7 +246,7 @@ class Mapper:
                     self._size = max(1, min(MAX_ROWS, 8 * self._size, int(count * CHUNK_S / took_s)))
             if self.sizes_itself and self._out:
                 self._out -= 1
-                self._give_more()
+                self._give_more(self.follow)
         chunk.parts()
 
     # -- taking --------------------------------------------------------------------------------------------

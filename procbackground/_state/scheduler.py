@@ -187,11 +187,13 @@ class Scheduler:
         self.keeps_spare = keeps_spare
         self.unsettled = 0  # one-offs whose handle is not done
         self.unsettled_loops = 0
+        self.holds = 0  # maps that are about to go on with rows of theirs
         self.next_scan_s = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
         self.cancelled_by_close = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
         self.is_closing = False
+        self.cancels_queue = False  # what has not begun will not
         self.is_cut_short = False  # the closing's timeout has passed: no attempt begins any more
         self.is_draining = False  # no jobs are left; workers are leaving
         self.refuses_loops = False
@@ -338,6 +340,11 @@ class Scheduler:
         self.failed += failed
         self.cancelled += cancelled
         return self.unsettled == 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no one-off is left, nor will follow from one."""
+        return self.unsettled == 0 and self.holds == 0
 
     # -- staffing ------------------------------------------------------------------------------------------
 
@@ -713,7 +720,8 @@ class Scheduler:
         self.staff(now_s)
 
     def _requeue(self, job: Job) -> None:
-        if self.is_cut_short:
+        if self.cancels_queue:
+            job.state = WAITING  # it is in no queue
             self._cancel(job)
             return
         if self.broken_by is not None:
@@ -936,8 +944,12 @@ class Scheduler:
         self.drain_if_done(now_s)
 
     def cancel_queued(self, now_s: float) -> None:
-        """Cancel all one-offs that are not in a worker. One that has just come out of it is being judged, and
-        counts; past the closing's timeout nobody waits for the verdict."""
+        """Cancel all one-offs that have not begun, now and from now on. One that has just come out of a worker is
+        being judged, and counts; past the closing's timeout nobody waits for the verdict."""
+        self.cancels_queue = True
+        for worker in self.workers:
+            if worker.state == fleet.BUSY and len(worker.inflight) > 1 and not self.is_cut_short:
+                self._revoke(worker, now_s)  # what it has not begun comes back to `_requeue`
         for job in (*self.queue, *self.fresh_queue, *list(self._waiting)):
             if not job.recipe.is_loop and (job.state != JUDGED or self.is_cut_short):
                 self._cancel(job)
@@ -962,6 +974,8 @@ class Scheduler:
     def drain_if_done(self, now_s: float) -> None:
         """With the last job settled, the workers leave."""
         if not self.is_closing or self.is_draining or self.unsettled or self.unsettled_loops:
+            return
+        if self.holds and not self.is_cut_short:
             return
         self.is_draining = True
         for worker in list(self.workers):

@@ -17,8 +17,9 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any, assert_never
 
@@ -114,6 +115,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
+        self._insiders: set[int] = set()  # threads in `accepting_more`
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
@@ -192,6 +194,9 @@ class Supervisor:
         """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
         kind = s.FAILURE if isinstance(failure, bytes) else s.GIVEN
         with self.lock:
+            if self.scheduler.is_draining:
+                self._check_open()
+                raise ManagerClosedError("the manager was closed before this could be tried again")
             self.scheduler.adopt(job, kind, failure, time.monotonic())
         self._wakeup.set()
 
@@ -219,6 +224,30 @@ class Supervisor:
             self._wakeup.set()
         return True
 
+    def hold(self) -> None:
+        """Have a close wait until `let_go`, as for one more task."""
+        with self.lock:
+            self.scheduler.holds += 1
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        with self.lock:
+            self.scheduler.holds -= 1
+            if self.scheduler.is_settled:
+                self._note_all_settled()
+
+    @contextmanager
+    def accepting_more(self) -> Iterator[None]:
+        """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
+        me = threading.get_ident()
+        is_outermost = me not in self._insiders
+        self._insiders.add(me)
+        try:
+            yield
+        finally:
+            if is_outermost:
+                self._insiders.discard(me)
+
     def is_running(self, job: Job) -> bool:
         with self.lock:
             worker = job.worker
@@ -230,7 +259,7 @@ class Supervisor:
         """Block until no one-off is queued, running or waiting for its retry."""
         with self.lock:
             return self._all_settled.wait_for(
-                lambda: self.scheduler.unsettled == 0 or self._failure is not None, timeout_s
+                lambda: self.scheduler.is_settled or self._failure is not None, timeout_s
             )
 
     def end_loops(self, timeout_s: float | None) -> bool:
@@ -345,8 +374,9 @@ class Supervisor:
             raise self._failure
         if self.scheduler.broken_by is not None:
             raise self._broken_error()
-        if self._is_refusing:
-            raise ManagerClosedError("the manager is closed: it takes no more tasks")
+        if self._is_refusing and (threading.get_ident() not in self._insiders or self.scheduler.cancels_queue):
+            # The first words are the standard library's, which callers have learnt to look for.
+            raise ManagerClosedError("cannot schedule new futures after shutdown: the manager is closed")
 
     def _wait_for_room(self) -> None:
         limit = self._max_pending
