@@ -45,7 +45,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
 from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
-from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
+from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.main import Boot
@@ -404,7 +404,7 @@ class Supervisor:
         self._killed_descendants: dict[int, float] = {}  # pid -> start time
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level())
+        boot = Boot(self._initializer, _parent_log_level(), main_path(self._context))
         direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
         self._launcher: Launcher = direct
         self._zygote: Zygote | None = None
@@ -417,7 +417,14 @@ class Supervisor:
         self._observers.start()
         self._thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
         self._is_ready = True
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # No thread is to be had, perhaps for now only: nothing has begun, and the next call may try again.
+            self._close_fds()
+            self._is_ready = False
+            self._thread = None
+            raise
 
     def _run(self) -> None:
         try:
@@ -1105,7 +1112,10 @@ class Supervisor:
         for job in jobs:
             if not job.handle.done():
                 job.handle._settle(FINISHED, None, failure)
-                job.handle._invoke_callbacks()  # type: ignore[attr-defined]
+                try:
+                    job.handle._invoke_callbacks()  # type: ignore[attr-defined]
+                except Exception:
+                    logger.exception("exception in the callbacks of %r", job.handle)
         try:
             os.close(self._life_write_fd)  # the kernel ends whatever is left
         except OSError:

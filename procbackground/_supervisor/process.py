@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import process as mp_process
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -210,6 +211,15 @@ def startable_main() -> Iterator[None]:
         main.__file__ = path
 
 
+def main_path(context: BaseContext) -> str | None:
+    """Return the script that is `__main__` here, for children that have to run it to have it too."""
+    main = sys.modules.get("__main__")
+    has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
+    if context.get_start_method() == "fork" or has_name or not main_is_importable():
+        return None
+    return os.path.normpath(os.path.join(mp_process.ORIGINAL_DIR or "", str(getattr(main, "__file__", ""))))
+
+
 class Fd:
     """A descriptor that travels to a child of any start method."""
 
@@ -317,8 +327,9 @@ def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
     """The target of a worker's own `multiprocessing` process."""
     from procbackground._page import map_page
     from procbackground._worker.main import Worker as ChildWorker
-    from procbackground._worker.main import leave
+    from procbackground._worker.main import leave, prepare_main
 
+    prepare_main(boot)
     tasks, results, life, notes, side, page = (fd.take() for fd in fds)
     words = map_page(page)
     os.close(page)

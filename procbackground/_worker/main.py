@@ -27,6 +27,7 @@ class Boot(NamedTuple):
 
     initializer: bytes | None  # pickled (function, arguments)
     log_level: int  # of the parent: records below it stay in the child
+    main_path: str | None = None  # of the parent's `__main__`, for `prepare_main`
 
 
 class WorkerFds(NamedTuple):
@@ -126,6 +127,24 @@ class Worker:
         # nothing to do: an answer may be half written, and the request loop looks at the word after it.
         elif self.executor.is_calling:
             self.executor.stop()
+
+
+def prepare_main(boot: Boot) -> None:
+    """Run the parent's script as `__mp_main__`, if `multiprocessing` has not.
+
+    It cannot when the script has run to its end before its first workers start: the interpreter has deleted
+    `__main__.__file__` then, while the tasks still wait.
+    """
+    if boot.main_path is None:
+        return
+    from multiprocessing import process, spawn
+
+    me = process.current_process()
+    me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a guard is told so
+    try:
+        spawn.prepare({"init_main_from_path": boot.main_path})  # does nothing if that is `__main__` already
+    finally:
+        del me._inheriting  # type: ignore[attr-defined]
 
 
 def flush_output() -> None:
