@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 from procbackground import _wire
 from procbackground._map import Chunk, Mapper
 from procbackground._parcel import Parcel
-from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
+from procbackground._pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
 from procbackground._stream import Stream
@@ -396,7 +396,7 @@ class Manager(_FrontDoor):
             context=_default_context() if mp_context is None else mp_context,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
-            initializer=None if initializer is None else _dump_initializer(initializer, initargs),
+            initializer=None if initializer is None else (initializer, tuple(initargs)),
             observers=observers,
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
@@ -558,13 +558,6 @@ def _default_context() -> BaseContext:
 
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-
-
-def _dump_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
-    try:
-        return dumps((initializer, tuple(initargs)))
-    except Exception as error:
-        raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
 
 
 def _as_observers(observer: Any) -> list[Any]:

@@ -48,6 +48,7 @@ from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.zygote import Zygote
+from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, death_phrase
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
@@ -77,7 +78,7 @@ class Supervisor:
         context: BaseContext,
         max_workers: int,
         max_tasks_per_child: int | None,
-        initializer: bytes | None,
+        initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
         observers: Iterable[Any],
         keeps_spare: bool,
         max_pending: int | None,
@@ -97,7 +98,7 @@ class Supervisor:
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
-        self._initializer = initializer
+        self._initializer = None if initializer is None else Initializer(*initializer)
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s

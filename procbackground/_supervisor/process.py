@@ -217,7 +217,7 @@ def main_path(context: BaseContext) -> str | None:
     has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
     if context.get_start_method() == "fork" or has_name or not main_is_importable():
         return None
-    return os.path.normpath(os.path.join(mp_process.ORIGINAL_DIR or "", str(getattr(main, "__file__", ""))))
+    return os.path.normpath(os.path.join(getattr(mp_process, "ORIGINAL_DIR", None) or "", str(getattr(main, "__file__", ""))))
 
 
 class Fd:

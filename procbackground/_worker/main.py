@@ -19,13 +19,14 @@ from procbackground._pickling import dump_failure
 from procbackground._worker import relay
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
+from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
 
 
 class Boot(NamedTuple):
     """What every worker of a manager starts with. Crosses by pickle, or by fork."""
 
-    initializer: bytes | None  # pickled (function, arguments)
+    initializer: Initializer | None
     log_level: int  # of the parent: records below it stay in the child
     main_path: str | None = None  # of the parent's `__main__`, for `prepare_main`
 
@@ -97,12 +98,9 @@ class Worker:
                 if words[stop]:
                     return
 
-    def _initialize(self, initializer: bytes) -> bool:
-        import pickle
-
+    def _initialize(self, initializer: Initializer) -> bool:
         try:
-            fn, args = pickle.loads(initializer)
-            fn(*args)
+            initializer.run()
         except BaseException as error:
             flush_output()
             self.channel.send(_wire.BROKEN, 0, dump_failure(error))
