@@ -266,32 +266,39 @@ class Mapper:
                 if isinstance(part, Chunk) and part.done() and len(part.parts()) == 1 and part.parts()[0] is not part:
                     part = part.parts()[0]
                 if isinstance(part, list):
-                    yield from part  # not through another generator: half of what an item costs here
-                else:
-                    yield from self._values(part)
-                del part
+                    yield from _taken_from(part)  # not through another generator: half of what an item costs here
+                    continue
+                values = self._values(part)
+                del part  # it holds its result
+                yield from values
         finally:
             self._cancel()
 
     def _values(self, part: Part) -> Iterator[Any]:
         if isinstance(part, list):
-            yield from part
+            yield from _taken_from(part)
         elif isinstance(part, Chunk):
             try:
                 part.exception(self._remaining_s())
             finally:
                 if not part.done():
                     part.cancel()
-            for inner in part.parts():
-                if inner is part:
-                    part.result(0)  # raises
-                else:
-                    yield from self._values(inner)
+            left = deque(part.parts())
+            try:
+                while left:
+                    if left[0] is part:
+                        part.result(0)  # raises
+                    yield from self._values(left.popleft())
+            finally:
+                for other in left:
+                    _cancel_part(other)
         else:
             try:
-                yield part.result(self._remaining_s())
+                value = [part.result(self._remaining_s())]
             finally:
                 part.cancel()
+                del part
+            yield value.pop()
 
     def _remaining_s(self) -> float | None:
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
@@ -303,6 +310,12 @@ class Mapper:
             self._left = 0
         for part in given:
             _cancel_part(part)
+
+
+def _taken_from(values: list[Any]) -> Iterator[Any]:
+    """Return an iterator that keeps nothing of what it has given."""
+    values.reverse()
+    return map(list.pop, itertools.repeat(values, len(values)))
 
 
 def _cancel_part(part: Part) -> None:

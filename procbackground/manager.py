@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from procbackground import _wire
+from procbackground._compat import ExecutorInternals
 from procbackground._map import Chunk, Mapper
 from procbackground._parcel import Parcel
 from procbackground._pickling import dump_arguments, dump_function, is_stateless
@@ -153,7 +154,9 @@ class _FrontDoor(Executor):
         is_apart = self._fields.get("isolate") or self._supervisor.tells_tasks
         if chunksize is None and (buffersize is not None or is_apart):
             chunksize = 1  # each item is to be a task of its own
-        mapper = Mapper(self, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
+        # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
+        door = self if buffersize is not None else self._view()
+        mapper = Mapper(door, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
         return mapper.results()
 
     def stream(
@@ -181,6 +184,11 @@ class _FrontDoor(Executor):
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
         return Options(self._supervisor, self._defaults, fields, self._max_workers)
+
+    def _view(self) -> Options:
+        view = Options(self._supervisor, self._defaults, self._fields, self._max_workers)
+        view._recipes, view._chunk_recipes = self._recipes, self._chunk_recipes
+        return view
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it.
@@ -337,7 +345,7 @@ class _FrontDoor(Executor):
         self._give(chunk, recipe, dump_arguments(columns, {}), flags)
 
 
-class Manager(_FrontDoor):
+class Manager(_FrontDoor, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
 
     Nothing is started before the first task, and workers only as they are needed.
@@ -387,6 +395,12 @@ class Manager(_FrontDoor):
                 raise (TypeError if not isinstance(number, int) else ValueError)(
                     f"{name} must be an int of 1 or more, or None"
                 )
+        if max_tasks_per_child is not None and mp_context is not None and mp_context.get_start_method() == "fork":
+            # As the standard library has it: each replacement would be one more fork of a parent with threads.
+            raise ValueError(
+                "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different "
+                "mp_context."
+            )
         if not grace >= 0:
             raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
         observers = _as_observers(observer)

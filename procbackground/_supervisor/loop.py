@@ -368,6 +368,28 @@ class Supervisor:
     def is_closed(self) -> bool:
         return self._has_closed.is_set()
 
+    # -- for `_compat` -------------------------------------------------------------------------------------
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        return self._thread
+
+    @property
+    def context(self) -> BaseContext:
+        return self._context
+
+    @property
+    def broken_text(self) -> str | None:
+        """Why no worker can be started any more, or None."""
+        if self._failure is None and self.scheduler.broken_by is None:
+            return None
+        return str(self._failure or self._broken_error())
+
+    def living_workers(self) -> list[Worker]:
+        """Return the workers that take work, or will when they have started."""
+        with self.lock:
+            return [worker for worker in self.scheduler.workers if worker.state not in (fleet.LEAVING, fleet.GONE)]
+
     def _check_open(self) -> None:
         if self._is_foreign:
             raise ManagerClosedError("this manager belongs to the process that this one was forked from")
@@ -378,6 +400,12 @@ class Supervisor:
         if self._is_refusing and (threading.get_ident() not in self._insiders or self.scheduler.cancels_queue):
             # The first words are the standard library's, which callers have learnt to look for.
             raise ManagerClosedError("cannot schedule new futures after shutdown: the manager is closed")
+
+    def _refuse_if_broken(self) -> None:
+        """Under the lock: what is accepted from now on would wait for a worker for ever."""
+        if self.scheduler.broken_by is not None:
+            self._is_refusing = True
+            self._room.notify_all()
 
     def _wait_for_room(self) -> None:
         limit = self._max_pending
@@ -559,6 +587,7 @@ class Supervisor:
                     scheduler.said_hello(worker, now_s)
                 elif kind == _wire.BROKEN:
                     scheduler.initializer_failed(worker, body, now_s)
+                    self._refuse_if_broken()
                 elif kind == _wire.ITERATION_FAILED:
                     iterations = self._words[worker.line * WORDS_PER_LINE + ITERATIONS]
                     scheduler.iteration_failed(worker, body, iterations, now_s)
@@ -809,6 +838,7 @@ class Supervisor:
             logger.warning("a worker process could not be started (%s); trying again", error)
         with self.lock:
             self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+            self._refuse_if_broken()
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -868,6 +898,7 @@ class Supervisor:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
             self.scheduler.worker_gone(worker, started, time.monotonic())
+            self._refuse_if_broken()
         process.close()
 
     # -- outcomes ------------------------------------------------------------------------------------------
@@ -1043,6 +1074,8 @@ class Supervisor:
         """All workers are gone: let go of everything else, in the order in which it depends on each other."""
         if self._is_ready:
             self._launcher.close()
+        if self._initializer is not None:
+            self._initializer.let_go()
         self._monitor.stop(MOMENT_S)
         self._errands.stop(MOMENT_S)
         now_s = time.monotonic()

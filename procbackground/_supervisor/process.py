@@ -217,7 +217,8 @@ def main_path(context: BaseContext) -> str | None:
     has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
     if context.get_start_method() == "fork" or has_name or not main_is_importable():
         return None
-    return os.path.normpath(os.path.join(getattr(mp_process, "ORIGINAL_DIR", None) or "", str(getattr(main, "__file__", ""))))
+    folder = getattr(mp_process, "ORIGINAL_DIR", None) or ""  # of the time when a relative path was right
+    return os.path.normpath(os.path.join(folder, str(getattr(main, "__file__", ""))))
 
 
 class Fd:

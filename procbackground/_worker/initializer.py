@@ -40,6 +40,10 @@ class Initializer:
         """Call it, in a worker. Raises: what it raises, or what keeps it from being loaded."""
         self._fn(*self._args)
 
+    def let_go(self) -> None:
+        """Drop the arguments: no process will be started any more."""
+        self._args = ()
+
     def __reduce__(self) -> tuple[Any, ...]:
         if self._data is not None:
             return _Pickled, (self._data,)

@@ -7,6 +7,7 @@ can be killed at any instruction and harms itself only.
 from __future__ import annotations
 
 import faulthandler
+import logging
 import os
 import signal
 import sys
@@ -21,6 +22,9 @@ from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
 from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
+
+
+QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
 
 class Boot(NamedTuple):
@@ -102,7 +106,10 @@ class Worker:
         try:
             initializer.run()
         except BaseException as error:
+            # Where ProcessPoolExecutor tells it, too: all tasks may have been given by code that drops its futures.
+            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             flush_output()
+            _finish_queues()
             self.channel.send(_wire.BROKEN, 0, dump_failure(error))
             return False
         return True
@@ -159,6 +166,18 @@ def _lead_own_group() -> None:
         os.setsid()
     except PermissionError:
         pass  # leads its group already
+
+
+def _finish_queues() -> None:
+    """Let what the initializer put into queues get out, before the parent tells whoever reads them that it failed.
+
+    For a moment only: what keeps a queue from emptying must not keep the failure from being told.
+    """
+    from multiprocessing import util
+
+    thread = threading.Thread(target=util._exit_function, daemon=True)  # type: ignore[attr-defined]
+    thread.start()
+    thread.join(QUEUES_S)
 
 
 def leave(exit_code: int) -> None:
