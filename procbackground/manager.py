@@ -362,7 +362,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
         memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
-        max_pending: tasks that may wait; `run` and `run_task` block while there are that many.
+        max_pending: tasks that may wait; `run` and `run_task` block while there are that many, first come, first
+            served. In a thread with a running event loop they never block: there awaiting the handle is the wait.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         preload: modules that workers find imported already (with the default context on Linux).
     """

@@ -47,6 +47,7 @@ from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.room import Room
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
@@ -112,7 +113,7 @@ class Supervisor:
             self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
         )
         self._all_settled = threading.Condition(self.lock)
-        self._room = threading.Condition(self.lock)
+        self._room = Room(self.lock, self._is_full, self._check_open)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
@@ -145,7 +146,7 @@ class Supervisor:
                 if not self._is_ready:
                     self._start()
             if self._max_pending is not None:
-                self._wait_for_room()
+                self._room.wait(self._staff_now)
             scan_s = scheduler.next_scan_s
             worker = scheduler.accept(job, time.monotonic())
             needs_waking = scheduler.next_scan_s < scan_s or (worker is None and scheduler.wants_workers)
@@ -218,7 +219,7 @@ class Supervisor:
             if not self.scheduler.cancel(job, time.monotonic()):
                 return False
             if self._max_pending is not None:
-                self._room.notify_all()
+                self._room.tell_next()
             has_commands = bool(self.scheduler.commands)
         self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
         if has_commands or self._is_refusing:
@@ -338,8 +339,7 @@ class Supervisor:
             return self._report
         with self.lock:
             self._is_refusing = True
-            if self._room is not None:
-                self._room.notify_all()
+            self._room.tell_all()
             if not self._is_ready and not self._has_closed.is_set():
                 self._has_drained.set()
                 self._finish()
@@ -386,8 +386,10 @@ class Supervisor:
         return str(self._failure or self._broken_error())
 
     def living_workers(self) -> list[Worker]:
-        """Return the workers that take work, or will when they have started."""
+        """Return the workers that take work, or will when they have started; asks for those that are wanted."""
         with self.lock:
+            if self._is_ready and not self._has_closed.is_set():
+                self._staff_now()
             return [worker for worker in self.scheduler.workers if worker.state not in (fleet.LEAVING, fleet.GONE)]
 
     def _check_open(self) -> None:
@@ -405,17 +407,16 @@ class Supervisor:
         """Under the lock: what is accepted from now on would wait for a worker for ever."""
         if self.scheduler.broken_by is not None:
             self._is_refusing = True
-            self._room.notify_all()
+            self._room.tell_all()
 
-    def _wait_for_room(self) -> None:
+    def _is_full(self) -> bool:
         limit = self._max_pending
-        while limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle:
-            if self._is_refusing or self._failure is not None:
-                self._check_open()
-            self.scheduler.staff(time.monotonic())
-            self._wakeup.set()
-            self._room.wait()
-        self._check_open()
+        return limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle
+
+    def _staff_now(self) -> None:
+        """Under the lock: have what is queued go to whom it can, without waiting for the next event."""
+        self.scheduler.staff(time.monotonic())
+        self._wakeup.set()
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -489,6 +490,9 @@ class Supervisor:
                 commands, self.scheduler.commands = self.scheduler.commands, []
             for command in commands:
                 self._carry_out(command)
+        if self._room.has_line:
+            with self.lock:
+                self._room.tell_next()  # whatever happened may have made room
 
     def _seconds_to_wait(self) -> float | None:
         if self.scheduler.commands:
@@ -512,6 +516,8 @@ class Supervisor:
             if not worker.process.closed:
                 self._finish_writing(worker)
         with self.lock:
+            if self._asked_to_close:
+                self._room.tell_all()
             while self._asked_to_close:
                 timeout_s = self._asked_to_close.pop(0)
                 if self._close_began_s is None:
@@ -600,8 +606,6 @@ class Supervisor:
                 self._match(worker, values, last, returned, now_s)
             # Only after an answer: before its first one, what is to be written first may still be a command.
             jobs = scheduler.refill(worker, now_s) if wants_more else []
-            if self._max_pending is not None:
-                self._room.notify_all()
         if jobs:
             self._send(worker, jobs)
         for kind, sequence, body, head in afterwards:
@@ -1139,7 +1143,7 @@ class Supervisor:
             jobs = list(self.scheduler.all_jobs())
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
-            self._room.notify_all()
+            self._room.tell_all()
         for worker in workers:
             if worker.process is not None and not worker.process.closed:
                 worker.process.signal_group(signal.SIGKILL)

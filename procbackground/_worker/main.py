@@ -23,7 +23,6 @@ from procbackground._worker.execute import Executor, StopTask
 from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
 
-
 QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
 
