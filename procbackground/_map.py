@@ -14,6 +14,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError, TaskTimeoutError
@@ -145,8 +146,9 @@ class Mapper:
         chunksize: int | None,
         buffersize: int | None,
     ) -> None:
-        self.lock = threading.RLock()
-        self.sizes_itself = chunksize is None
+        lock = threading.RLock()
+        self.lock: AbstractContextManager[bool] = lock
+        self.sizes_itself: bool = chunksize is None
         self._door = door
         self._owner = owner
         self._fn = fn
@@ -157,7 +159,7 @@ class Mapper:
         self._workers = workers
         self._out = 0  # chunks that are not done, of a map that sizes them
         self._given: deque[Part] = deque()  # in order of the rows, and not consumed
-        self._changed = threading.Condition(self.lock)
+        self._changed = threading.Condition(lock)
         self._buffersize = buffersize
         self._is_over = False
         with self.lock:

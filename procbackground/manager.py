@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from procbackground import _wire
 from procbackground._compat import ExecutorInternals
@@ -30,7 +30,7 @@ from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size
+from procbackground.task import NO_LIMIT, Task, TaskFields, TaskType, check_duration, parse_size
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -62,11 +62,11 @@ class _Defaults:
     ) -> None:
         check_duration("timeout", timeout)
         check_duration("stalled_threshold", stalled_threshold)
-        self.retry = Retry.of_attempts(retry) if isinstance(retry, int) else retry
-        self.timeout = timeout
-        self.stalled_threshold = stalled_threshold
-        self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
-        self.reports_stalls = reports_stalls
+        self.retry: Retry | None = Retry.of_attempts(retry) if isinstance(retry, int) else retry
+        self.timeout: float | None = timeout
+        self.stalled_threshold: float | None = stalled_threshold
+        self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
+        self.reports_stalls: bool = reports_stalls
 
 
 class _FrontDoor(Executor):
@@ -172,13 +172,13 @@ class _FrontDoor(Executor):
         _check_buffersize(buffersize)
         return Stream(self.run_task, tasks, ordered, buffersize or 32 * self._max_workers)
 
-    def options(self, **task_fields: Any) -> Options:
+    def options(self, **task_fields: Unpack[TaskFields]) -> Options:
         """Return a view on this manager whose calls run under the given fields of `Task`.
 
         `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
         that are out of range.
         """
-        fields = {**self._fields, **task_fields}
+        fields: dict[str, Any] = {**self._fields, **task_fields}
         for name in ("fn", "args", "kwargs"):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")

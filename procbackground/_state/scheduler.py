@@ -161,6 +161,15 @@ Command = (
 class Scheduler:
     """All decisions of one manager."""
 
+    added: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    respawned: int
+    stopped: int
+    killed: int
+
     def __init__(
         self,
         *,
@@ -175,28 +184,28 @@ class Scheduler:
         self.max_tasks_per_child = max_tasks_per_child
         self.grace_s = grace_s
         self.commands: list[Command] = []
-        self.queue = JobQueue()
-        self.fresh_queue = JobQueue()  # of jobs whose next attempt needs a fresh process
+        self.queue: JobQueue = JobQueue()
+        self.fresh_queue: JobQueue = JobQueue()  # of jobs whose next attempt needs a fresh process
         self.loops_queue: deque[Job] = deque()
         self.loops: set[Job] = set()  # that have not ended
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
         self.spares: list[Worker] = []
-        self.active = 0  # workers that count against max_workers
-        self.starting = 0
-        self.keeps_spare = keeps_spare
-        self.unsettled = 0  # one-offs whose handle is not done
-        self.unsettled_loops = 0
+        self.active: int = 0  # workers that count against max_workers
+        self.starting: int = 0
+        self.keeps_spare: bool = keeps_spare
+        self.unsettled: int = 0  # one-offs whose handle is not done
+        self.unsettled_loops: int = 0
         self.holds = 0  # maps that are about to go on with rows of theirs
-        self.next_scan_s = NO_LIMIT  # when a running attempt is due for a look
+        self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
-        self.cancelled_by_close = 0  # one-offs that did not run then
+        self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
-        self.is_closing = False
-        self.cancels_queue = False  # what has not begun will not
-        self.is_cut_short = False  # the closing's timeout has passed: no attempt begins any more
-        self.is_draining = False  # no jobs are left; workers are leaving
-        self.refuses_loops = False
+        self.is_closing: bool = False
+        self.cancels_queue: bool = False  # what has not begun will not
+        self.is_cut_short: bool = False  # the closing's timeout has passed: no attempt begins any more
+        self.is_draining: bool = False  # no jobs are left; workers are leaving
+        self.refuses_loops: bool = False
         self.broken_by: tuple[str, Any] | None = None  # what keeps workers from starting
         self._wall = wall
         self._timers: list[tuple[float, int, str, Any]] = []

@@ -88,8 +88,8 @@ class Supervisor:
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
-        self.lock = threading.Lock()
-        self.scheduler = Scheduler(
+        self.lock: threading.Lock = threading.Lock()
+        self.scheduler: Scheduler = Scheduler(
             max_workers=max_workers,
             wall=self._wall,
             max_tasks_per_child=max_tasks_per_child,
@@ -108,7 +108,7 @@ class Supervisor:
         self._errands = Errands(self._name)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
-        self.tells_tasks = any(name.startswith("on_task") for name in self._wants)
+        self.tells_tasks: bool = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
             self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
         )
