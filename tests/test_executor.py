@@ -366,7 +366,35 @@ SUBMIT_AND_END = """
 """
 
 
-@pytest.mark.parametrize("method", METHODS)
+def test_a_worker_that_dies_while_the_interpreter_exits_fails_its_own_task(tmp_path):
+    ended = run(
+        """
+        import os, time
+        from procbackground import Manager
+
+        def die():
+            time.sleep(0.2)
+            os._exit(3)
+
+        if __name__ == "__main__":
+            manager = Manager(1)
+            manager.submit(die).add_done_callback(lambda handle: print(type(handle.exception()).__name__, flush=True))
+            manager.submit(pow, 2, 3).add_done_callback(lambda handle: print(handle.result(), flush=True))
+        """,
+        folder=tmp_path,
+    )
+    assert ended.stdout.split() == ["WorkerDiedError", "8"], ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_forked_manager_that_a_script_leaves_behind_is_no_hang(tmp_path):
+    # Python 3.12 and later do not fork any more by then: the tasks may run or fail, but each is told.
+    ended = run(SUBMIT_AND_END.format(method="fork"), folder=tmp_path)
+    assert len(ended.stdout.splitlines()) == 3, ended.stderr
+    assert "the supervisor failed" not in ended.stderr
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
 def test_a_script_that_submits_and_ends_gets_its_work_done(method, tmp_path):
     ended = run(SUBMIT_AND_END.format(method=method), folder=tmp_path)
     assert sorted(ended.stdout.split()) == ["None", "None", "ValueError('one')"], ended.stderr

@@ -72,6 +72,8 @@ class Errands:
 
     def stop(self, timeout_s: float) -> None:
         """Let the threads end when all work is done; wait up to `timeout_s`, and leave to itself what blocks."""
+        while self._work and not self._threads:
+            _run_one(*self._work.popleft())  # none could be started, and this is the last chance
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
