@@ -5,10 +5,24 @@ No child needs them, and so none waits for that.
 
 from __future__ import annotations
 
-from concurrent.futures.process import BrokenProcessPool
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any
 
 from procbackground.errors import ProcbackgroundError, signal_name
+
+if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
+else:
+    try:
+        from concurrent.futures.process import BrokenProcessPool
+    except RuntimeError:
+        # The interpreter exits, and a worker has died meanwhile: the module cannot register its exit handler any
+        # more. It is for executors of its own, of which there are none.
+        register, threading._register_atexit = threading._register_atexit, lambda *_: None
+        try:
+            from concurrent.futures.process import BrokenProcessPool
+        finally:
+            threading._register_atexit = register
 
 
 class WorkerDiedError(ProcbackgroundError, BrokenProcessPool):

@@ -15,10 +15,11 @@ from _thread import LockType
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import CancelledError
-from concurrent.futures._base import FINISHED
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
-from procbackground.errors import SerializationError, TaskTimeoutError
+from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
 
 # What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
@@ -78,10 +79,18 @@ class Chunk(TaskHandle[Any]):
         super()._settle(state, result, exception, sleepers)
         # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
         # its place.
-        return exception is not None or self._mapper.sizes_itself or bool(self._bodies) or bool(result and result[1])
+        goes_on = (
+            exception is not None or self._mapper.sizes_itself or bool(self._bodies) or bool(result and result[1])
+        )
+        if goes_on:
+            self._owner.hold()  # what follows from it belongs to the map, which was accepted: no close is to miss it
+        return goes_on
 
     def _invoke_callbacks(self) -> None:
-        self._mapper.note_end(self)
+        try:
+            self._mapper.note_end(self)
+        finally:
+            self._owner.let_go()
 
     def parts(self) -> list[Part]:
         """Return what the rows came to; the chunk is done."""
@@ -105,7 +114,7 @@ class Chunk(TaskHandle[Any]):
             begin = 0
             for row, failure in failures.items():
                 parts.append(values[begin:row])
-                parts.append(mapper.adopt(self._row(answered + row), failure))
+                parts.append(mapper.follow(mapper.adopt, self._row(answered + row), failure))
                 begin = row + 1
             parts.append(values[begin:] if begin else values)
             answered += len(values)
@@ -115,7 +124,7 @@ class Chunk(TaskHandle[Any]):
         count = len(self._columns[0])
         if isinstance(error, SerializationError):
             # Its arguments did not load, or its values: each row finds out for itself.
-            parts += [mapper.run(self._row(row)) for row in range(answered, count)]
+            parts += [mapper.follow(mapper.run, self._row(row)) for row in range(answered, count)]
             return parts
         from procbackground._broken import WorkerDiedError
 
@@ -123,10 +132,10 @@ class Chunk(TaskHandle[Any]):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)
         if guilty > answered:
-            parts.append(mapper.give(self._cut(answered, guilty)))  # done, but not yet told
-        parts.append(mapper.adopt(self._row(guilty), error))
+            parts.append(mapper.follow(mapper.give, self._cut(answered, guilty)))  # done, but not yet told
+        parts.append(mapper.follow(mapper.adopt, self._row(guilty), error))
         if guilty + 1 < count:
-            parts.append(mapper.give(self._cut(guilty + 1, count)))
+            parts.append(mapper.follow(mapper.give, self._cut(guilty + 1, count)))
         return parts
 
     def _row(self, row: int) -> tuple[Any, ...]:
@@ -150,8 +159,9 @@ class Mapper:
         chunksize: int | None,
         buffersize: int | None,
     ) -> None:
-        self.lock = threading.RLock()
-        self.sizes_itself = chunksize is None
+        lock = threading.RLock()
+        self.lock: AbstractContextManager[bool] = lock
+        self.sizes_itself: bool = chunksize is None
         self._door = door
         self._owner = owner
         self._fn = fn
@@ -162,7 +172,7 @@ class Mapper:
         self._workers = workers
         self._out = 0  # chunks that are not done, of a map that sizes them
         self._given: deque[Part] = deque()  # in order of the rows, and not consumed
-        self._changed = threading.Condition(self.lock)
+        self._changed = threading.Condition(lock)
         self._buffersize = buffersize
         self._is_over = False
         self._is_exhausted = False
@@ -172,7 +182,7 @@ class Mapper:
                 taken = self._take(None)
                 self._left = len(taken[0])
                 self._iterables = tuple(map(iter, taken))
-                self._give_more()
+                self._give_more(lambda give, columns: give(columns))
             else:
                 limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
                 for _ in limit:
@@ -191,8 +201,24 @@ class Mapper:
         except SerializationError:
             # Some row cannot be pickled; it alone is to fail. A chunk of one is as good as a task.
             chunk._parts = [self.run(row) for row in zip(*columns, strict=True)]
-            chunk._settle(FINISHED, ([], {}, 0.0), None)
+            TaskHandle._settle(chunk, FINISHED, ([], {}, 0.0), None)
         return chunk
+
+    def follow(self, give: Callable[..., Part], *what: Any) -> Part:
+        """Give what follows from rows that were accepted, though the manager closes meanwhile.
+
+        What it refuses all the same (its close was cut short, or it has failed) is a part that says so.
+        """
+        try:
+            with self._owner.accepting_more():
+                return give(*what)
+        except ProcbackgroundError as error:
+            refused = Chunk(self._owner, self, ())
+            refused._parts = [refused]
+            is_closed = isinstance(error, ManagerClosedError)
+            TaskHandle._settle(refused, CANCELLED_AND_NOTIFIED if is_closed else FINISHED, None, error)
+            self._left = 0
+            return refused
 
     def run(self, row: tuple[Any, ...]) -> Part:
         return [] if self._is_over else self._door.run_row(self._fn, row)
@@ -217,14 +243,14 @@ class Mapper:
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
         return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
 
-    def _give_more(self) -> None:
+    def _give_more(self, give: Callable[..., Part]) -> None:
         """Keep some chunks out for each worker, the last ones small enough to end together."""
         while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             fair = -(-self._left // (2 * self._workers))
             columns = self._take(min(self._size, max(fair, self._size // LEAST_SHARE, 1)))
             self._left -= len(columns[0])
             self._out += 1
-            self._given.append(self.give(columns))
+            self._given.append(give(self.give, columns))
             self._changed.notify_all()
 
     def note_end(self, chunk: Chunk) -> None:
@@ -237,7 +263,7 @@ class Mapper:
                     self._size = max(1, min(MAX_ROWS, GROWTH * self._size, int(count * CHUNK_S / took_s)))
             if self.sizes_itself and self._out:
                 self._out -= 1
-                self._give_more()
+                self._give_more(self.follow)
         chunk.parts()
 
     # -- taking --------------------------------------------------------------------------------------------
@@ -259,7 +285,7 @@ class Mapper:
                 while parts:
                     part = parts.pop()
                     if isinstance(part, list):
-                        yield from part  # not through another generator: half of what an item costs here
+                        yield from _taken_from(part)  # not through another generator: half of what an item costs here
                     elif part is failed:
                         part.result(0)  # raises
                     elif isinstance(part, Chunk):
@@ -270,9 +296,12 @@ class Mapper:
                         parts += reversed(inner)
                     else:
                         try:
-                            yield part.result(self._remaining_s())
+                            value = [part.result(self._remaining_s())]
                         finally:
                             part.cancel()
+                            del part  # it holds its result
+                        yield value.pop()
+                        continue
                     del part
         finally:
             self._cancel(parts)
@@ -297,6 +326,12 @@ class Mapper:
             self._left = 0
         for part in [*parts, *given]:
             _cancel_part(part)
+
+
+def _taken_from(values: list[Any]) -> Iterator[Any]:
+    """Return an iterator that keeps nothing of what it has given."""
+    values.reverse()
+    return map(list.pop, itertools.repeat(values, len(values)))
 
 
 def _cancel_part(part: Part) -> None:

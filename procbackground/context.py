@@ -16,8 +16,8 @@ class Context:
     __slots__ = ("attempt", "name")
 
     def __init__(self, name: str = "", attempt: int = 1) -> None:
-        self.name = name
-        self.attempt = attempt
+        self.name: str = name
+        self.attempt: int = attempt
 
     @property
     def stopping(self) -> bool:

@@ -105,6 +105,11 @@ class RemoteTraceback(Exception):
         super().__init__(text)
         self.text = text
 
+    @property
+    def tb(self) -> str:
+        """The text as the standard library's `_RemoteTraceback` has it."""
+        return str(self)
+
     def __str__(self) -> str:
         return f'\n"""\n{self.text}"""'
 

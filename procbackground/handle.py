@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from procbackground.report import Attempt, Outcome, Progress
@@ -37,6 +38,18 @@ class Owner(Protocol):
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job is in a process now."""
+        ...
+
+    def hold(self) -> None:
+        """Have a close wait until `let_go`, as for one more task."""
+        ...
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        ...
+
+    def accepting_more(self) -> AbstractContextManager[None]:
+        """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
         ...
 
 

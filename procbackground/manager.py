@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from procbackground import _wire
+from procbackground._compat import ExecutorInternals
 from procbackground._map import Chunk, Mapper
 from procbackground._parcel import Parcel
-from procbackground._pickling import dump_arguments, dump_function, dumps, is_stateless
+from procbackground._pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
 from procbackground._stream import Stream
@@ -29,7 +30,7 @@ from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size
+from procbackground.task import NO_LIMIT, Task, TaskFields, TaskType, check_duration, parse_size
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -61,11 +62,11 @@ class _Defaults:
     ) -> None:
         check_duration("timeout", timeout)
         check_duration("stalled_threshold", stalled_threshold)
-        self.retry = Retry.of_attempts(retry) if isinstance(retry, int) else retry
-        self.timeout = timeout
-        self.stalled_threshold = stalled_threshold
-        self.memory_limit = None if memory_limit is None else parse_size(memory_limit)
-        self.reports_stalls = reports_stalls
+        self.retry: Retry | None = Retry.of_attempts(retry) if isinstance(retry, int) else retry
+        self.timeout: float | None = timeout
+        self.stalled_threshold: float | None = stalled_threshold
+        self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
+        self.reports_stalls: bool = reports_stalls
 
 
 class _FrontDoor(Executor):
@@ -149,7 +150,9 @@ class _FrontDoor(Executor):
         is_apart = self._fields.get("isolate") or self._supervisor.tells_tasks
         if chunksize is None and (buffersize is not None or is_apart):
             chunksize = 1  # each item is to be a task of its own
-        mapper = Mapper(self, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
+        # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
+        door = self if buffersize is not None else self._view()
+        mapper = Mapper(door, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
         return mapper.results()
 
     def stream(
@@ -165,18 +168,23 @@ class _FrontDoor(Executor):
         _check_buffersize(buffersize)
         return Stream(self._supervisor, self._give_task, tasks, ordered, buffersize or 32 * self._max_workers)
 
-    def options(self, **task_fields: Any) -> Options:
+    def options(self, **task_fields: Unpack[TaskFields]) -> Options:
         """Return a view on this manager whose calls run under the given fields of `Task`.
 
         `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
         that are out of range.
         """
-        fields = {**self._fields, **task_fields}
+        fields: dict[str, Any] = {**self._fields, **task_fields}
         for name in ("fn", "args", "kwargs"):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
         return Options(self._supervisor, self._defaults, fields, self._max_workers)
+
+    def _view(self) -> Options:
+        view = Options(self._supervisor, self._defaults, self._fields, self._max_workers)
+        view._recipes, view._chunk_recipes = self._recipes, self._chunk_recipes
+        return view
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it.
@@ -338,7 +346,7 @@ class _FrontDoor(Executor):
         self._give(chunk, recipe, dump_arguments(columns, {}), flags)
 
 
-class Manager(_FrontDoor):
+class Manager(_FrontDoor, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
 
     Nothing is started before the first task, and workers only as they are needed.
@@ -355,7 +363,8 @@ class Manager(_FrontDoor):
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
         memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
-        max_pending: tasks that may wait; `run` and `run_task` block while there are that many.
+        max_pending: tasks that may wait; `run` and `run_task` block while there are that many, first come, first
+            served. In a thread with a running event loop they never block: there awaiting the handle is the wait.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         preload: modules that workers find imported already (with the default context on Linux).
     """
@@ -388,6 +397,12 @@ class Manager(_FrontDoor):
                 raise (TypeError if not isinstance(number, int) else ValueError)(
                     f"{name} must be an int of 1 or more, or None"
                 )
+        if max_tasks_per_child is not None and mp_context is not None and mp_context.get_start_method() == "fork":
+            # As the standard library has it: each replacement would be one more fork of a parent with threads.
+            raise ValueError(
+                "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different "
+                "mp_context."
+            )
         if not grace >= 0:
             raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
         observers = _as_observers(observer)
@@ -397,7 +412,7 @@ class Manager(_FrontDoor):
             context=_default_context() if mp_context is None else mp_context,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
-            initializer=None if initializer is None else _dump_initializer(initializer, initargs),
+            initializer=None if initializer is None else (initializer, tuple(initargs)),
             observers=observers,
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
@@ -559,13 +574,6 @@ def _default_context() -> BaseContext:
 
     methods = multiprocessing.get_all_start_methods()
     return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
-
-
-def _dump_initializer(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
-    try:
-        return dumps((initializer, tuple(initargs)))
-    except Exception as error:
-        raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
 
 
 def _as_observers(observer: Any) -> list[Any]:

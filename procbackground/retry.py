@@ -47,7 +47,7 @@ class Retry:
         # A value needs the policy's opinion only if the policy can ask for results at all. tenacity's exception
         # strategies cannot, and knowing that keeps tenacity off the path of a task that simply succeeds.
         asks_exceptions_only = tenacity.retry_if_exception.__call__
-        self.judges_results = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
+        self.judges_results: bool = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
         self.max_attempts: int | None = None
         if isinstance(stop, tenacity.stop_after_attempt):
             self.max_attempts = stop.max_attempt_number

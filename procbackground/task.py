@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypedDict, TypeVar
 
 from procbackground.retry import Retry
 
@@ -77,6 +77,22 @@ class Task(Generic[R]):
             check_duration(name, getattr(self, name))
         if not self.interval >= 0:
             raise ValueError(f"interval must be 0 or more seconds, not {self.interval!r}")
+
+
+class TaskFields(TypedDict, total=False):
+    """The fields of a `Task` that `Manager.options` takes: all but the function and its arguments."""
+
+    type: TaskType
+    name: str
+    meta: Mapping[str, Any]
+    retry: Retry | int | None
+    timeout: float | None
+    deadline: float | None
+    stalled_threshold: float | None
+    memory_limit: int | str | None
+    priority: int
+    interval: float
+    isolate: bool
 
 
 def check_duration(name: str, seconds: float | None) -> None:

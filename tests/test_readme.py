@@ -42,6 +42,7 @@ SHOWN = {
     "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
     "Closing": ["1024", "True CloseReport("],
     "asyncio": ["1024", "the sleeping process is stopped"],
+    "As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
 }
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import weakref
 from concurrent.futures import Executor
 
 import pytest
 
-from procbackground import Task, TaskTimeoutError
+from procbackground import ManagerClosedError, Task, TaskTimeoutError
 from tests.support import tasks
+from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import Flaky
 
@@ -91,6 +93,53 @@ def test_an_input_that_raises_raises_out_of_the_stream(manager):
 
     with pytest.raises(KeyError):
         list(manager.stream(todo()))
+
+
+@pytest.mark.parametrize("is_ordered", [True, False])
+def test_an_input_that_raises_does_so_after_the_handles_of_what_was_out(manager, is_ordered):
+    def todo():
+        yield from squares(range(5))
+        raise KeyError("no more")
+
+    came = []
+    with pytest.raises(KeyError):  # noqa: PT012  # what came before the error counts
+        for handle in manager.stream(todo(), ordered=is_ordered, buffersize=3):
+            came.append(handle.result(timeout=0))  # noqa: PERF401
+    assert sorted(came) == [0, 1, 4, 9, 16]
+
+
+def test_stopping_an_ordered_stream_cancels_what_is_out(make_manager, gate):
+    manager = make_manager(max_workers=2, grace=0.5)
+    blocked = (Task(tasks.stop_at_gate, args=(gate.address,)) for _ in itertools.count())
+    stream = iter(manager.stream(itertools.chain(squares([3]), blocked), ordered=True, buffersize=6))
+    assert next(stream).result(timeout=0) == 9
+    pid = gate.wait_for_arrival()
+    stream.close()
+    assert manager.wait(timeout=PATIENCE_S)
+    wait_until_gone([pid])
+
+
+def test_a_stream_keeps_nothing_of_the_handles_that_it_has_given(manager):
+    refs = []
+    for handle in manager.stream(squares(range(20)), ordered=True):
+        for ref in refs:
+            wait_until(lambda ref=ref: ref() is None, "nobody holds the handle that was given before")
+        refs.append(weakref.ref(handle))
+        del handle
+
+
+def test_a_stream_of_a_manager_that_is_closed_meanwhile_says_so(make_manager):
+    manager = make_manager()
+    stream = iter(manager.stream(squares(itertools.count()), buffersize=4))
+    next(stream)
+    manager.close()
+    with pytest.raises(ManagerClosedError):
+        list(stream)
+
+
+def test_an_input_that_cannot_be_iterated_is_refused_at_once(manager):
+    with pytest.raises(TypeError):
+        manager.stream(3)
 
 
 def test_a_stream_can_be_iterated_in_asyncio(manager):

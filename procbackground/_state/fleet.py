@@ -30,29 +30,29 @@ class Worker:
     )  # fmt: skip
 
     def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:
-        self.number = number
-        self.line = line  # of the shared page
-        self.wall = wall  # turns monotonic times into those of time.time()
-        self.state = STARTING
-        self.pid = 0
+        self.number: int = number
+        self.line: int = line  # of the shared page
+        self.wall: Callable[[float], float] = wall  # turns monotonic times into those of time.time()
+        self.state: str = STARTING
+        self.pid: int = 0
         self.inflight: deque[Job] = deque()  # sent and not answered, in order
-        self.sent = 0  # number of the latest request
-        self.done = 0  # answered requests
-        self.head_since_s = now_s  # when the first of `inflight` began, as far as we can tell
-        self.since_s = now_s  # when it came into its state
-        self.counts = False  # against `max_workers`
+        self.sent: int = 0  # number of the latest request
+        self.done: int = 0  # answered requests
+        self.head_since_s: float = now_s  # when the first of `inflight` began, as far as we can tell
+        self.since_s: float = now_s  # when it came into its state
+        self.counts: bool = False  # against `max_workers`
         self.loop: Job | None = None
         self.stop_reason: str | None = None
-        self.was_killed = False  # by us, with SIGKILL
+        self.was_killed: bool = False  # by us, with SIGKILL
         self.notes: str | None = None  # what the process left: the stacks of a fatal error, or of a timeout
         self.exit_code: int | None = None
-        self.was_oom = False  # killed by the kernel for want of memory, as far as we can tell
-        self.peak_bytes = 0  # most that its tree was seen to hold
+        self.was_oom: bool = False  # killed by the kernel for want of memory, as far as we can tell
+        self.peak_bytes: int = 0  # most that its tree was seen to hold
         self.cost: tuple[float, int] | None = None  # CPU seconds and peak bytes of the answer that comes next
-        self.is_last = False  # it leaves after what it runs
-        self.revoked_up_to = 0  # number of the last request that was to be skipped
-        self.is_signalled = False  # it was told to stop, and will end
-        self.is_writing = False  # a caller's thread is writing to it: its descriptors must stay open
+        self.is_last: bool = False  # it leaves after what it runs
+        self.revoked_up_to: int = 0  # number of the last request that was to be skipped
+        self.is_signalled: bool = False  # it was told to stop, and will end
+        self.is_writing: bool = False  # a caller's thread is writing to it: its descriptors must stay open
         self.process: Any = None
 
     @property
@@ -88,7 +88,7 @@ class JobQueue:
     def __init__(self) -> None:
         self._by_priority: dict[int, deque[Job]] = {}
         self._order: list[int] = []  # of the priorities, negated, lowest first
-        self.length = 0  # jobs that still wait; `discount` keeps it true
+        self.length: int = 0  # jobs that still wait; `discount` keeps it true
 
     def __len__(self) -> int:
         return self.length

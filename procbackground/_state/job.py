@@ -70,27 +70,28 @@ class Recipe:
         is_chunk: bool = False,
         make_task: Callable[..., Any] | None = None,
     ) -> None:
-        self.name = name
+        self.name: str = name
         encoded = name.encode()[:65535]
-        self.blob = struct.pack("<H", len(encoded)) + encoded + blob
+        self.blob: bytes = struct.pack("<H", len(encoded)) + encoded + blob
         # The supervisor's: what the requests of first attempts with these flags have in common.
-        self.first_flags, self.first_call = -1, b""
-        self.reusable = reusable
-        self.is_loop = is_loop
-        self.retry = retry if retry is not None and retry.can_retry else None
-        self.needs_judge = self.retry is not None and self.retry.judges_results
-        self.timeout_s = timeout_s
-        self.deadline_s = deadline_s
-        self.stalled_s = stalled_s
-        self.watch_s = min(timeout_s, stalled_s)  # how soon after its start an attempt is worth a look
-        self.memory_limit = memory_limit
-        self.priority = priority
-        self.interval_s = interval_s
-        self.isolate = isolate
-        self.is_chunk = is_chunk
-        self.make_task = make_task  # from the arguments of a call, should anybody ask for its task
-        self.mean_s = -1.0  # running mean of the duration of an attempt; below 0 while unknown
-        self.depth = 1  # how many may be on their way to one worker
+        self.first_flags: int = -1
+        self.first_call: bytes = b""
+        self.reusable: bool = reusable
+        self.is_loop: bool = is_loop
+        self.retry: Retry | None = retry if retry is not None and retry.can_retry else None
+        self.needs_judge: bool = self.retry is not None and self.retry.judges_results
+        self.timeout_s: float = timeout_s
+        self.deadline_s: float = deadline_s
+        self.stalled_s: float = stalled_s
+        self.watch_s: float = min(timeout_s, stalled_s)  # how soon after its start an attempt is worth a look
+        self.memory_limit: int | None = memory_limit
+        self.priority: int = priority
+        self.interval_s: float = interval_s
+        self.isolate: bool = isolate
+        self.is_chunk: bool = is_chunk
+        self.make_task: Callable[..., Any] | None = make_task  # from a call's arguments, if asked for
+        self.mean_s: float = -1.0  # running mean of the duration of an attempt; below 0 while unknown
+        self.depth: int = 1  # how many may be on their way to one worker
 
     def learn(self, duration_s: float, count: int = 1) -> None:
         """Take in that `count` attempts took `duration_s` together, and settle how far to send ahead."""
@@ -115,11 +116,11 @@ class History:
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
         self.first_started_s: float | None = None  # monotonic
-        self.idle_for_s = 0.0  # spent in pauses between attempts
-        self.deadline_s = NO_LIMIT  # monotonic
+        self.idle_for_s: float = 0.0  # spent in pauses between attempts
+        self.deadline_s: float = NO_LIMIT  # monotonic
         self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
-        self.iterations = 0  # of a loop's process, when an iteration of it failed last
-        self.deaths_in_a_row = 0  # processes of a loop that ended without one whole iteration
+        self.iterations: int = 0  # of a loop's process, when an iteration of it failed last
+        self.deaths_in_a_row: int = 0  # processes of a loop that ended without one whole iteration
 
 
 # Between attempts a job is in none of the attempt's states.
@@ -137,16 +138,16 @@ class Job:
     )  # fmt: skip
 
     def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: Any, flags: int = 0) -> None:
-        self.handle = handle
-        self.recipe = recipe
-        self.payload = payload  # what follows the function in the request, or the parcel that it is in
-        self.flags = flags  # of the request
-        self.number = 0  # order of acceptance
-        self.state = a.QUEUED
-        self.attempt = 1
-        self.sequence = 0  # of the latest dispatch, within its worker
+        self.handle: TaskHandle[Any] = handle
+        self.recipe: Recipe = recipe
+        self.payload: Any = payload  # what follows the function in the request, or the parcel that it is in
+        self.flags: int = flags  # of the request
+        self.number: int = 0  # order of acceptance
+        self.state: str = a.QUEUED
+        self.attempt: int = 1
+        self.sequence: int = 0  # of the latest dispatch, within its worker
         self.worker: Worker | None = None
-        self.started_s = 0.0  # monotonic, of the running attempt
+        self.started_s: float = 0.0  # monotonic, of the running attempt
         self.history: History | None = None
 
     def __lt__(self, other: Job) -> bool:

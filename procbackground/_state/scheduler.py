@@ -161,6 +161,15 @@ Command = (
 class Scheduler:
     """All decisions of one manager."""
 
+    added: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    retried: int
+    respawned: int
+    stopped: int
+    killed: int
+
     def __init__(
         self,
         *,
@@ -175,27 +184,29 @@ class Scheduler:
         self.max_tasks_per_child = max_tasks_per_child
         self.grace_s = grace_s
         self.commands: list[Command] = []
-        self.queue = JobQueue()
-        self.fresh_queue = JobQueue()  # of jobs whose next attempt needs a fresh process
+        self.queue: JobQueue = JobQueue()
+        self.fresh_queue: JobQueue = JobQueue()  # of jobs whose next attempt needs a fresh process
         self.loops_queue: deque[Job] = deque()
         self.loops: set[Job] = set()  # that have not ended
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
         self.spares: list[Worker] = []
-        self.active = 0  # workers that count against max_workers
-        self.starting = 0
-        self.keeps_spare = keeps_spare
-        self.unsettled = 0  # one-offs whose handle is not done
-        self.unsettled_loops = 0
-        self.needs_look = False  # what was accepted last is a reason to wake the supervisor
-        self.next_scan_s = NO_LIMIT  # when a running attempt is due for a look
+        self.active: int = 0  # workers that count against max_workers
+        self.starting: int = 0
+        self.keeps_spare: bool = keeps_spare
+        self.unsettled: int = 0  # one-offs whose handle is not done
+        self.unsettled_loops: int = 0
+        self.holds: int = 0  # maps that are about to go on with rows of theirs
+        self.needs_look: bool = False  # what was accepted last is a reason to wake the supervisor
+        self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
-        self.cancelled_by_close = 0  # one-offs that did not run then
+        self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
-        self.is_closing = False
-        self.is_cut_short = False  # the closing's timeout has passed: no attempt begins any more
-        self.is_draining = False  # no jobs are left; workers are leaving
-        self.refuses_loops = False
+        self.is_closing: bool = False
+        self.cancels_queue: bool = False  # what has not begun will not
+        self.is_cut_short: bool = False  # the closing's timeout has passed: no attempt begins any more
+        self.is_draining: bool = False  # no jobs are left; workers are leaving
+        self.refuses_loops: bool = False
         self.broken_by: tuple[str, Any] | None = None  # what keeps workers from starting
         self._wall = wall
         self._timers: list[tuple[float, int, str, Any]] = []
@@ -342,6 +353,11 @@ class Scheduler:
         self.failed += failed
         self.cancelled += cancelled
         return self.unsettled == 0
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no one-off is left, nor will follow from one."""
+        return self.unsettled == 0 and self.holds == 0
 
     # -- staffing ------------------------------------------------------------------------------------------
 
@@ -721,7 +737,8 @@ class Scheduler:
         self.staff(now_s)
 
     def _requeue(self, job: Job) -> None:
-        if self.is_cut_short:
+        if self.cancels_queue:
+            job.state = WAITING  # it is in no queue
             self._cancel(job)
             return
         if self.broken_by is not None:
@@ -944,8 +961,12 @@ class Scheduler:
         self.drain_if_done(now_s)
 
     def cancel_queued(self, now_s: float) -> None:
-        """Cancel all one-offs that are not in a worker. One that has just come out of it is being judged, and
-        counts; past the closing's timeout nobody waits for the verdict."""
+        """Cancel all one-offs that have not begun, now and from now on. One that has just come out of a worker is
+        being judged, and counts; past the closing's timeout nobody waits for the verdict."""
+        self.cancels_queue = True
+        for worker in self.workers:
+            if worker.state == fleet.BUSY and len(worker.inflight) > 1 and not self.is_cut_short:
+                self._revoke(worker, now_s)  # what it has not begun comes back to `_requeue`
         for job in (*self.queue, *self.fresh_queue, *list(self._waiting)):
             if not job.recipe.is_loop and (job.state != JUDGED or self.is_cut_short):
                 self._cancel(job)
@@ -970,6 +991,8 @@ class Scheduler:
     def drain_if_done(self, now_s: float) -> None:
         """With the last job settled, the workers leave."""
         if not self.is_closing or self.is_draining or self.unsettled or self.unsettled_loops:
+            return
+        if self.holds and not self.is_cut_short:
             return
         self.is_draining = True
         for worker in list(self.workers):

@@ -34,6 +34,7 @@ class Errands:
         self._threads: dict[threading.Thread, float | None] = {}  # since when each is at its present work
         self._idle = 0
         self._is_stopping = False
+        self._runs_no_threads = False  # none can be started any more
 
     def put(self, fn: Callable[..., object], *args: Any) -> None:
         """Have `fn(*args)` run soon. What it raises is logged."""
@@ -45,9 +46,14 @@ class Errands:
                 self._add_thread()
 
     def relieve(self) -> bool:
-        """Give waiting work another thread if all are held up; return whether work is still waiting."""
+        """Give waiting work another thread if all are held up; return whether work is still waiting.
+
+        Runs the work here where the interpreter exits and starts no threads any more: that beats losing it.
+        """
         if not self._work:
             return False
+        while self._runs_no_threads and not self._threads and self._work:
+            _run_one(*self._work.popleft())
         with self._changed:
             now_s = time.monotonic()
             is_held_up = all(
@@ -66,6 +72,8 @@ class Errands:
 
     def stop(self, timeout_s: float) -> None:
         """Let the threads end when all work is done; wait up to `timeout_s`, and leave to itself what blocks."""
+        while self._work and not self._threads:
+            _run_one(*self._work.popleft())  # none could be started, and this is the last chance
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -78,7 +86,13 @@ class Errands:
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"{self._name}-errand", daemon=True)
         self._threads[thread] = time.monotonic()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # The machine has no thread to give now: `relieve` tries again. Python 3.12 and later give none at all
+            # while the interpreter exits, and only the words tell the one from the other before 3.13.
+            del self._threads[thread]
+            self._runs_no_threads = "shutdown" in str(error)
 
     def _run(self) -> None:
         me = threading.current_thread()
@@ -97,11 +111,15 @@ class Errands:
                         return
                 fn, args = self._work.popleft()
                 self._threads[me] = time.monotonic()
-            try:
-                fn(*args)
-            except Exception:
-                logger.exception("exception in %r", fn)
+            _run_one(fn, args)
             del fn, args  # keeps nothing of a finished task alive while it waits
+
+
+def _run_one(fn: Callable[..., object], args: tuple[Any, ...]) -> None:
+    try:
+        fn(*args)
+    except Exception:
+        logger.exception("exception in %r", fn)
 
 
 class Observers:

@@ -18,8 +18,9 @@ import signal
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import Any, NamedTuple, assert_never
 
@@ -45,9 +46,11 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
 from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
-from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
+from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.room import Room
 from procbackground._supervisor.zygote import Zygote
+from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, death_phrase
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
@@ -88,7 +91,7 @@ class Supervisor:
         context: BaseContext,
         max_workers: int,
         max_tasks_per_child: int | None,
-        initializer: bytes | None,
+        initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
         observers: Iterable[Any],
         keeps_spare: bool,
         max_pending: int | None,
@@ -97,8 +100,8 @@ class Supervisor:
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
-        self.lock = threading.Lock()
-        self.scheduler = Scheduler(
+        self.lock: threading.Lock = threading.Lock()
+        self.scheduler: Scheduler = Scheduler(
             max_workers=max_workers,
             wall=self._wall,
             max_tasks_per_child=max_tasks_per_child,
@@ -108,7 +111,7 @@ class Supervisor:
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
-        self._initializer = initializer
+        self._initializer = None if initializer is None else Initializer(*initializer)
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s
@@ -117,15 +120,16 @@ class Supervisor:
         self._errands = Errands(self._name)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
-        self.tells_tasks = any(name.startswith("on_task") for name in self._wants)
+        self.tells_tasks: bool = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
             self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
         )
         self._all_settled = threading.Condition(self.lock)
-        self._room = threading.Condition(self.lock)
+        self._room = Room(self.lock, self._is_full, self._check_open)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
+        self._insiders: set[int] = set()  # threads in `accepting_more`
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._returned: list[_Returned] = []  # values that came, and whose handles are not settled
@@ -155,7 +159,7 @@ class Supervisor:
                 if not self._is_ready:
                     self._start()
             if self._max_pending is not None:
-                self._wait_for_room()
+                self._room.wait(self._staff_now)
             worker = scheduler.accept(job, time.monotonic())
             needs_waking = scheduler.needs_look
         if worker is not None:
@@ -204,6 +208,9 @@ class Supervisor:
         """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
         kind = s.FAILURE if isinstance(failure, bytes) else s.GIVEN
         with self.lock:
+            if self.scheduler.is_draining:
+                self._check_open()
+                raise ManagerClosedError("the manager was closed before this could be tried again")
             self.scheduler.adopt(job, kind, failure, time.monotonic())
         self._wakeup.set()
 
@@ -224,12 +231,36 @@ class Supervisor:
             if not self.scheduler.cancel(job, time.monotonic()):
                 return False
             if self._max_pending is not None:
-                self._room.notify_all()
+                self._room.tell_next()
             has_commands = bool(self.scheduler.commands)
         self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
         if has_commands or self._is_refusing:
             self._wakeup.set()
         return True
+
+    def hold(self) -> None:
+        """Have a close wait until `let_go`, as for one more task."""
+        with self.lock:
+            self.scheduler.holds += 1
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        with self.lock:
+            self.scheduler.holds -= 1
+            if self.scheduler.is_settled:
+                self._note_all_settled()
+
+    @contextmanager
+    def accepting_more(self) -> Iterator[None]:
+        """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
+        me = threading.get_ident()
+        is_outermost = me not in self._insiders
+        self._insiders.add(me)
+        try:
+            yield
+        finally:
+            if is_outermost:
+                self._insiders.discard(me)
 
     def is_running(self, job: Job) -> bool:
         with self.lock:
@@ -242,7 +273,7 @@ class Supervisor:
         """Block until no one-off is queued, running or waiting for its retry."""
         with self.lock:
             return self._all_settled.wait_for(
-                lambda: self.scheduler.unsettled == 0 or self._failure is not None, timeout_s
+                lambda: self.scheduler.is_settled or self._failure is not None, timeout_s
             )
 
     def end_loops(self, timeout_s: float | None) -> bool:
@@ -320,8 +351,7 @@ class Supervisor:
             return self._report
         with self.lock:
             self._is_refusing = True
-            if self._room is not None:
-                self._room.notify_all()
+            self._room.tell_all()
             if not self._is_ready and not self._has_closed.is_set():
                 self._has_drained.set()
                 self._finish()
@@ -350,6 +380,30 @@ class Supervisor:
     def is_closed(self) -> bool:
         return self._has_closed.is_set()
 
+    # -- for `_compat` -------------------------------------------------------------------------------------
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        return self._thread
+
+    @property
+    def context(self) -> BaseContext:
+        return self._context
+
+    @property
+    def broken_text(self) -> str | None:
+        """Why no worker can be started any more, or None."""
+        if self._failure is None and self.scheduler.broken_by is None:
+            return None
+        return str(self._failure or self._broken_error())
+
+    def living_workers(self) -> list[Worker]:
+        """Return the workers that take work, or will when they have started; asks for those that are wanted."""
+        with self.lock:
+            if self._is_ready and not self._has_closed.is_set():
+                self._staff_now()
+            return [worker for worker in self.scheduler.workers if worker.state not in (fleet.LEAVING, fleet.GONE)]
+
     def _check_open(self) -> None:
         if self._is_foreign:
             raise ManagerClosedError("this manager belongs to the process that this one was forked from")
@@ -357,18 +411,24 @@ class Supervisor:
             raise self._failure
         if self.scheduler.broken_by is not None:
             raise self._broken_error()
-        if self._is_refusing:
-            raise ManagerClosedError("the manager is closed: it takes no more tasks")
+        if self._is_refusing and (threading.get_ident() not in self._insiders or self.scheduler.cancels_queue):
+            # The first words are the standard library's, which callers have learnt to look for.
+            raise ManagerClosedError("cannot schedule new futures after shutdown: the manager is closed")
 
-    def _wait_for_room(self) -> None:
+    def _refuse_if_broken(self) -> None:
+        """Under the lock: what is accepted from now on would wait for a worker for ever."""
+        if self.scheduler.broken_by is not None:
+            self._is_refusing = True
+            self._room.tell_all()
+
+    def _is_full(self) -> bool:
         limit = self._max_pending
-        while limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle:
-            if self._is_refusing or self._failure is not None:
-                self._check_open()
-            self.scheduler.staff(time.monotonic())
-            self._wakeup.set()
-            self._room.wait()
-        self._check_open()
+        return limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle
+
+    def _staff_now(self) -> None:
+        """Under the lock: have what is queued go to whom it can, without waiting for the next event."""
+        self.scheduler.staff(time.monotonic())
+        self._wakeup.set()
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -386,7 +446,7 @@ class Supervisor:
         self._killed_descendants: dict[int, float] = {}  # pid -> start time
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level())
+        boot = Boot(self._initializer, _parent_log_level(), main_path(self._context))
         direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
         self._launcher: Launcher = direct
         self._zygote: Zygote | None = None
@@ -399,7 +459,14 @@ class Supervisor:
         self._observers.start()
         self._thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
         self._is_ready = True
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:
+            # No thread is to be had, perhaps for now only: nothing has begun, and the next call may try again.
+            self._close_fds()
+            self._is_ready = False
+            self._thread = None
+            raise
 
     def _run(self) -> None:
         try:
@@ -437,6 +504,9 @@ class Supervisor:
                 commands, self.scheduler.commands = self.scheduler.commands, []
             for command in commands:
                 self._carry_out(command)
+        if self._room.has_line:
+            with self.lock:
+                self._room.tell_next()  # whatever happened may have made room
 
     def _seconds_to_wait(self) -> float | None:
         if self.scheduler.commands:
@@ -460,6 +530,8 @@ class Supervisor:
             if not worker.process.closed:
                 self._finish_writing(worker)
         with self.lock:
+            if self._asked_to_close:
+                self._room.tell_all()
             while self._asked_to_close:
                 timeout_s = self._asked_to_close.pop(0)
                 if self._close_began_s is None:
@@ -530,6 +602,7 @@ class Supervisor:
                     scheduler.said_hello(worker, now_s)
                 elif kind == _wire.BROKEN:
                     scheduler.initializer_failed(worker, body, now_s)
+                    self._refuse_if_broken()
                 elif kind == _wire.ITERATION_FAILED:
                     iterations = self._words[worker.line * WORDS_PER_LINE + ITERATIONS]
                     scheduler.iteration_failed(worker, body, iterations, now_s)
@@ -542,8 +615,6 @@ class Supervisor:
                 self._match(worker, values, last, now_s)
             # Only after an answer: before its first one, what is to be written first may still be a command.
             jobs = scheduler.refill(worker, now_s) if wants_more else []
-            if self._max_pending is not None:
-                self._room.notify_all()
         if jobs:
             self._send(worker, jobs)
         for kind, sequence, body, head in afterwards:
@@ -784,6 +855,7 @@ class Supervisor:
             logger.warning("a worker process could not be started (%s); trying again", error)
         with self.lock:
             self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+            self._refuse_if_broken()
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -843,6 +915,7 @@ class Supervisor:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
             self.scheduler.worker_gone(worker, started, time.monotonic())
+            self._refuse_if_broken()
         process.close()
 
     # -- outcomes ------------------------------------------------------------------------------------------
@@ -1018,6 +1091,8 @@ class Supervisor:
         """All workers are gone: let go of everything else, in the order in which it depends on each other."""
         if self._is_ready:
             self._launcher.close()
+        if self._initializer is not None:
+            self._initializer.let_go()
         self._monitor.stop(MOMENT_S)
         self._errands.stop(MOMENT_S)
         now_s = time.monotonic()
@@ -1081,14 +1156,17 @@ class Supervisor:
             jobs = [*self.scheduler.all_jobs(), *(job for returned in self._returned for job in returned.jobs)]
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
-            self._room.notify_all()
+            self._room.tell_all()
         for worker in workers:
             if worker.process is not None and not worker.process.closed:
                 worker.process.signal_group(signal.SIGKILL)
         for job in jobs:
             if not job.handle.done():
                 job.handle._settle(FINISHED, None, failure)
-                job.handle._invoke_callbacks()  # type: ignore[attr-defined]
+                try:
+                    job.handle._invoke_callbacks()  # type: ignore[attr-defined]
+                except Exception:
+                    logger.exception("exception in the callbacks of %r", job.handle)
         try:
             os.close(self._life_write_fd)  # the kernel ends whatever is left
         except OSError:

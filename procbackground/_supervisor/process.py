@@ -13,6 +13,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from multiprocessing import process as mp_process
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
@@ -207,6 +208,16 @@ def startable_main() -> Iterator[None]:
         yield
     finally:
         main.__file__ = path
+
+
+def main_path(context: BaseContext) -> str | None:
+    """Return the script that is `__main__` here, for children that have to run it to have it too."""
+    main = sys.modules.get("__main__")
+    has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
+    if context.get_start_method() == "fork" or has_name or not main_is_importable():
+        return None
+    folder = getattr(mp_process, "ORIGINAL_DIR", None) or ""  # of the time when a relative path was right
+    return os.path.normpath(os.path.join(folder, str(getattr(main, "__file__", ""))))
 
 
 class Direct:

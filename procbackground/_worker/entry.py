@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from procbackground._page import map_page
-from procbackground._worker.main import Boot, Worker, WorkerFds, leave
+from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_main
 
 
 class Fd:
@@ -36,6 +36,7 @@ def _receive_fd(duplicate: Any) -> Fd:
 
 def run_worker(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
     """Be a worker that is a `multiprocessing` process of its own."""
+    prepare_main(boot)
     tasks, results, life, notes, side, page = (fd.take() for fd in fds)
     words = map_page(page)
     os.close(page)

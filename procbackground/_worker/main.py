@@ -21,14 +21,18 @@ from procbackground._worker import relay
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
 from procbackground._worker.inbox import Inbox
+from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
+
+QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
 
 class Boot(NamedTuple):
     """What every worker of a manager starts with. Crosses by pickle, or by fork."""
 
-    initializer: bytes | None  # pickled (function, arguments)
+    initializer: Initializer | None
     log_level: int  # of the parent: records below it stay in the child
+    main_path: str | None = None  # of the parent's `__main__`, for `prepare_main`
 
 
 class WorkerFds(NamedTuple):
@@ -105,14 +109,16 @@ class Worker:
                 if words[stop]:
                     return
 
-    def _initialize(self, initializer: bytes) -> bool:
-        import pickle
-
+    def _initialize(self, initializer: Initializer) -> bool:
         try:
-            fn, args = pickle.loads(initializer)
-            fn(*args)
+            initializer.run()
         except BaseException as error:
+            import logging
+
+            # Where ProcessPoolExecutor tells it, too: all tasks may have been given by code that drops its futures.
+            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
             flush_output()
+            _finish_queues()
             self.channel.send(_wire.BROKEN, 0, dump_failure(error))
             return False
         return True
@@ -137,6 +143,24 @@ class Worker:
             self.executor.stop()
 
 
+def prepare_main(boot: Boot) -> None:
+    """Run the parent's script as `__mp_main__`, if `multiprocessing` has not.
+
+    It cannot when the script has run to its end before its first workers start: the interpreter has deleted
+    `__main__.__file__` then, while the tasks still wait.
+    """
+    if boot.main_path is None:
+        return
+    from multiprocessing import process, spawn
+
+    me = process.current_process()
+    me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a guard is told so
+    try:
+        spawn.prepare({"init_main_from_path": boot.main_path})  # does nothing if that is `__main__` already
+    finally:
+        del me._inheriting  # type: ignore[attr-defined]
+
+
 def flush_output() -> None:
     """Write out what the task printed: buffers die with a killed process."""
     for stream in (sys.stdout, sys.stderr):
@@ -151,6 +175,18 @@ def _lead_own_group() -> None:
         os.setsid()
     except PermissionError:
         pass  # leads its group already
+
+
+def _finish_queues() -> None:
+    """Let what the initializer put into queues get out, before the parent tells whoever reads them that it failed.
+
+    For a moment only: what keeps a queue from emptying must not keep the failure from being told.
+    """
+    from multiprocessing import util
+
+    thread = threading.Thread(target=util._exit_function, daemon=True)  # type: ignore[attr-defined]
+    thread.start()
+    thread.join(QUEUES_S)
 
 
 def leave(exit_code: int) -> None:

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 
 from procbackground import _platform
 from procbackground._page import map_page
-from procbackground._worker.main import Boot, Worker, WorkerFds, leave
+from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_main
 
 # Requests of the manager, one a packet.
 FORK = b"F"  # + FORK_ARGS: start a worker
@@ -62,6 +62,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
+    prepare_main(boot)
     zygote.check_fitness("__main__")
     for module in preload:
         zygote.preload(module)

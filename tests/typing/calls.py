@@ -6,7 +6,10 @@ A line that ends in `error` must be flagged, and no other; one that ends in `is:
 from concurrent.futures import Executor, Future
 from typing import reveal_type
 
-from procbackground import Attempt, CloseReport, Manager, Retry, Task, TaskHandle, TaskType
+from tenacity import retry_if_exception_type, stop_after_attempt, wait_fixed
+
+from procbackground import Attempt, CloseReport, Manager, Retry, Task, TaskHandle, TaskType, current
+from procbackground.events import TaskFailed, TaskSucceeded
 from procbackground.observers import CallbackObserver, Observer
 
 
@@ -31,6 +34,32 @@ reveal_type(manager.wait(1.5))  # is: bool
 reveal_type(manager.count_of(TaskType.LOOP))  # is: int
 reveal_type(manager.run(add, 1).attempts)  # is: list[Attempt]
 
+reveal_type(next(iter(manager.map(spell, [1, 2], timeout=3.0, chunksize=2, buffersize=4))))  # is: str
+reveal_type(next(iter(manager.stream([Task(add, args=(1,))]))).result())  # is: int
+reveal_type(manager.options(timeout=5, retry=3, priority=1).run(spell, 1).result())  # is: str
+reveal_type(next(iter(manager.options(isolate=True).map(add, [1]))))  # is: int
+reveal_type(manager.cancel(timeout=1))  # is: bool
+reveal_type(manager.stats().added)  # is: int
+reveal_type([info.rss for info in manager.processes()])  # is: list[int]
+reveal_type(manager.shutdown(wait=True, cancel_futures=True))  # is: None
+reveal_type(manager.run(add, 1).exception(timeout=2))  # is: BaseException | None
+reveal_type(manager.run(add, 1).task)  # is: Task[int]
+reveal_type(manager.run(add, 1).cancel())  # is: bool
+reveal_type(manager.run(print, 1).result())  # is: None
+reveal_type(current().attempt)  # is: int
+reveal_type(current().wait(1))  # is: bool
+
+Retry(stop=stop_after_attempt(3), wait=wait_fixed(1) + wait_fixed(2), retry=retry_if_exception_type(OSError))
+Retry(stop=3)  # error
+manager.options(timeout="soon")  # error
+manager.options(tiemout=3)  # error
+manager.options(fn=add)  # error
+manager.stream([add])  # error
+manager.map(3, [1])  # error
+manager.map(add, [1], chunksize="many")  # error
+manager.close("now")  # error
+Manager(observer=3)  # error
+
 manager.run(add, "one")  # error
 manager.run(add)  # error
 manager.run(add, 1, c=3)  # error
@@ -51,7 +80,18 @@ wrong: Future[str] = manager.run(add, 1)  # error
 
 
 class Mine(Observer):
-    pass
+    def on_task_succeeded(self, event: TaskSucceeded) -> None:
+        reveal_type(event.attempt)  # is: int
+
+    def on_task_failed(self, event: TaskFailed) -> None:
+        reveal_type(event.error)  # is: BaseException
+
+
+async def follow() -> None:
+    async with Manager() as managing:
+        reveal_type(managing)  # is: Manager
+        async for each in managing.stream([Task(spell, args=(1,))], ordered=True):
+            reveal_type(await each)  # is: str
 
 
 async def wait_for_it() -> int:

@@ -16,8 +16,10 @@ ROOT = Path(procbackground.__file__).parent
 LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
 CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "manager": {"_map", "_stream", "_supervisor", "_state", "_wire", "_pickling", "_parcel", "handle", "observers"}
+    "manager": {"_compat", "_map", "_stream", "_supervisor", "_state", "_wire", "_pickling", "_parcel"}
+    | {"handle", "observers"}
     | LEAVES,
+    "_compat": {"_supervisor", "_state"},
     "_map": {"handle"} | LEAVES,
     "_stream": {"handle"} | LEAVES,
     "_supervisor": {"_state", "_worker", "handle", "observers"} | CHILD | LEAVES,
