@@ -112,6 +112,40 @@ def count_oom_kills() -> int:
     return 0
 
 
+def peak_of_dead(pid: int) -> int | None:
+    """Return the highest resident size of a child that has ended: not told here."""
+    return None
+
+
+def standstill(pid: int) -> str | None:
+    """Return why `pid` does nothing at all at the moment, as the end of a sentence; None when it may run."""
+    import psutil
+
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.Error:
+        return "it had ended already"
+    return {
+        psutil.STATUS_STOPPED: "it was stopped, as by SIGSTOP",
+        psutil.STATUS_ZOMBIE: "it had ended already",
+    }.get(status)
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of what its descendants leave behind: not possible here."""
+    return False
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of `pid`, zombies included."""
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
+
+
 def descendants(pid: int) -> list[tuple[int, float]]:
     """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
     import psutil  # in the parent only

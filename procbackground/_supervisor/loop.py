@@ -42,13 +42,14 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
+from procbackground._supervisor.breakage import Breakage, explain
 from procbackground._supervisor.delivery import Errands, Observers
-from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
+from procbackground._supervisor.judge import Verdict, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.main import Boot
-from procbackground.errors import ManagerClosedError, ProcbackgroundError, death_phrase
+from procbackground.errors import ManagerClosedError, ProcbackgroundError
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
 
@@ -81,6 +82,7 @@ class Supervisor:
         keeps_spare: bool,
         max_pending: int | None,
         grace_s: float,
+        start_timeout_s: float,
         preload: tuple[str, ...],
     ) -> None:
         offset_s = time.time() - time.monotonic()
@@ -93,6 +95,7 @@ class Supervisor:
             grace_s=grace_s,
             lines=LINES,
             keeps_spare=keeps_spare,
+            start_timeout_s=start_timeout_s,
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
@@ -100,6 +103,7 @@ class Supervisor:
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s
+        self._start_timeout_s = start_timeout_s
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
         self._errands = Errands(self._name)
@@ -114,6 +118,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
+        self._breakage: Breakage | None = None  # once the scheduler is broken
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
@@ -344,7 +349,8 @@ class Supervisor:
         if self._failure is not None:
             raise self._failure
         if self.scheduler.broken_by is not None:
-            raise self._broken_error()
+            # Its whole story is told by an errand, which may not be done yet.
+            raise (self._breakage or Breakage(self.scheduler.broken_by[0])).error()
         if self._is_refusing:
             raise ManagerClosedError("the manager is closed: it takes no more tasks")
 
@@ -382,6 +388,7 @@ class Supervisor:
             self._launcher = self._zygote = Zygote(
                 self._context, boot, page_fd, self._life_read_fd, self._preload,
                 self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
+                self._start_timeout_s,
             )  # fmt: skip
         self._poller.watch(self._wakeup.fileno())
         self._observers.start()
@@ -495,7 +502,7 @@ class Supervisor:
         """
         scheduler = self.scheduler
         values: list[Any] = []
-        returned: list[tuple[Job, Any, tuple[float, int] | None]] = []
+        returned: list[tuple[Job, Any, tuple[float | None, int] | None]] = []
         afterwards: list[tuple[int, int, bytes, Job | None]] = []
         last = 0
         wants_more = False
@@ -553,7 +560,7 @@ class Supervisor:
         worker: Worker,
         values: list[Any],
         last: int,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
+        returned: list[tuple[Job, Any, tuple[float | None, int] | None]],
         now_s: float,
     ) -> None:
         jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
@@ -566,7 +573,7 @@ class Supervisor:
     def _settle_values(
         self,
         worker: Worker,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
+        returned: list[tuple[Job, Any, tuple[float | None, int] | None]],
         now_s: float,
     ) -> None:
         tells = "on_task_succeeded" in self._wants
@@ -621,6 +628,7 @@ class Supervisor:
                     "on_task_progress", head, done=done, total=total, message=message
                 )
         elif kind == _wire.LOG_RECORD:
+            worker.process.note_record(0 if head is None else head.sequence, body)
             name = head.recipe.name if head is not None else None
             self._errands.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
 
@@ -669,7 +677,9 @@ class Supervisor:
             case s.Cancelled(job, worker):
                 self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
             case s.Broke(job):
-                self._settle_failed(job, self._broken_error(job), is_loop=job.recipe.is_loop)
+                self._errands.put(self._settle_broken, job)
+            case s.Refuse():
+                self._refuse()
             case s.Launch(worker):
                 base = worker.line * WORDS_PER_LINE
                 for word in range(WORDS_PER_LINE):
@@ -681,6 +691,8 @@ class Supervisor:
                 self._terminate(worker, wants_stack)
             case s.Kill(worker):
                 if worker.process is not None and not worker.process.closed:
+                    if worker.silence is None and worker.notes is None:
+                        worker.silence = _platform.standstill(worker.pid)  # before it stands still for ever
                     worker.process.kill_tree()
             case s.Dismiss(worker):
                 self._close_tasks(worker)
@@ -703,6 +715,13 @@ class Supervisor:
                 )
             case _:
                 assert_never(command)
+
+    def _refuse(self) -> None:
+        """No worker can be started: tell so to whoever submits from now on, or waits for room."""
+        self._errands.put(self._explain_break)
+        with self.lock:
+            self._is_refusing = True
+            self._room.notify_all()
 
     def _close_tasks(self, worker: Worker) -> None:
         process: WorkerProcess | None = worker.process
@@ -737,6 +756,8 @@ class Supervisor:
             is_complete = notes is not None and notes == worker.notes
             worker.notes = notes
             if is_complete or now_s >= until_s or worker.process.closed:
+                if not is_complete and worker.silence is None:
+                    worker.silence = _platform.standstill(worker.pid)
                 self._terminate(worker, wants_stack=False)
             else:
                 self._asking.append((now_s + STACK_POLL_S, until_s, worker))
@@ -813,6 +834,10 @@ class Supervisor:
                 break
             self._take(worker, process.reader.feed(data))
         worker.exit_code = process.launcher.exit_code_of(process)
+        if process.peak_bytes is not None:
+            worker.cost = (None, process.peak_bytes)
+        head = worker.loop or (worker.inflight[0] if worker.inflight else None)
+        worker.log_tail = process.log_tail(0 if head is None else head.sequence)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
             oom_kills = _platform.count_oom_kills()
             worker.was_oom = oom_kills > self._oom_kills
@@ -910,29 +935,16 @@ class Supervisor:
             if self.scheduler.settled(**settled) or not self.scheduler.unsettled_loops:
                 self._note_all_settled()
 
-    def _broken_error(self, job: Job | None = None) -> ProcbackgroundError:
-        from procbackground._broken import InitializerError
+    def _settle_broken(self, job: Job) -> None:
+        """Fail a job because no worker can be started. In an errand."""
+        if self._breakage is None:
+            self._explain_break()
+        assert self._breakage is not None
+        self._settle_failed(job, self._breakage.error(job), is_loop=job.recipe.is_loop)
 
+    def _explain_break(self) -> None:
         assert self.scheduler.broken_by is not None
-        what, why = self.scheduler.broken_by
-        facts: dict[str, Any] = {} if job is None else {"task": job.handle.task, "attempt": job.attempt}
-        if isinstance(why, Exception):
-            error = InitializerError(f"{what}: {why}", **facts)
-            error.__cause__ = why
-            return error
-        if isinstance(why, bytes):
-            cause, _ = fallen(why)
-            error = InitializerError(f"{what}: {type(cause).__name__}: {cause}", **facts)
-            error.__cause__ = cause
-            return error
-        phrase = death_phrase(why.exit_code)
-        notes = f"\n{why.notes}" if why.notes else ""
-        return InitializerError(
-            f"{what}: the last one {phrase} while it started. Its own output, above, may say why; a script that "
-            f"starts a manager when it is imported lacks `if __name__ == '__main__':`{notes}",
-            pid=why.pid,
-            **facts,
-        )
+        self._breakage = explain(*self.scheduler.broken_by)
 
     # -- telling -------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 EXIT_S = 0.2  # for a process that has closed everything to have ended
+LOG_TAIL = 10  # records of a worker that are kept to explain its death; what was said last says most
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
 
@@ -34,8 +36,8 @@ class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
-        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
-        "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
+        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "logged", "notes_fd", "notes_seen",
+        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -62,6 +64,8 @@ class WorkerProcess:
         self.notes_seen = 0
         self.process = process
         self.exit_code: int | None = None
+        self.peak_bytes: int | None = None  # known once it has ended, where the system tells it
+        self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.is_dying = False
         self.closed = False
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
@@ -134,6 +138,16 @@ class WorkerProcess:
             return os.pread(self.notes_fd, min(size, NOTES_LIMIT), self.notes_seen).decode(errors="replace")
         except OSError:
             return None
+
+    def note_record(self, sequence: int, body: bytes) -> None:
+        """Keep what the worker logged, for the case that it dies."""
+        if self.logged is None:
+            self.logged = deque(maxlen=LOG_TAIL)
+        self.logged.append((sequence, body))
+
+    def log_tail(self, sequence: int) -> tuple[bytes, ...]:
+        """Return the last records that came while request `sequence` ran; 0 stands for before the first."""
+        return tuple(body for number, body in self.logged or () if number == sequence)
 
     def _notes_size(self) -> int:
         try:
@@ -290,6 +304,8 @@ class Direct:
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
+        if process.peak_bytes is None and process.pidfd is not None:
+            process.peak_bytes = _platform.peak_of_dead(process.pid)
         # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
         process.process.join(EXIT_S)
         return process.process.exitcode
