@@ -61,7 +61,7 @@ class Wakeup:
     def set(self) -> None:
         try:
             os.eventfd_write(self._fd, 1)
-        except (BlockingIOError, OSError):
+        except (OSError, ValueError):
             pass  # full means awake, closed means that nobody waits any more
 
     def drain(self) -> None:
@@ -71,7 +71,8 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # first: a late `set` must not write into what gets this number next
+        os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
@@ -112,13 +113,23 @@ def arm_life_pipe(fd: int) -> int:
     own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgid(0))
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    rearm_life_pipe(own)
+    return own
+
+
+def rearm_life_pipe(own: int) -> None:
+    """Have the kernel end this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     try:
         if os.read(own, 1) == b"":  # the parent died before the signal was armed
             os.killpg(os.getpgid(0), signal.SIGKILL)
     except BlockingIOError:
         pass  # nothing to read and somebody holds the other end: the parent lives
-    return own
+
+
+def disarm_life_pipe(own: int) -> None:
+    """Have the kernel do nothing at the parent's end: this process waits for it, and has something to do then."""
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def count_oom_kills() -> int:

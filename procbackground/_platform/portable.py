@@ -62,8 +62,10 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        fds = self._read_fd, self._write_fd
+        self._read_fd = self._write_fd = -1  # first: a late `set` must not write into what gets this number next
+        for fd in fds:
+            os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
@@ -105,6 +107,14 @@ def arm_life_pipe(fd: int) -> int:
 
     threading.Thread(target=wait_for_end, name="procbackground-life", daemon=True).start()
     return fd
+
+
+def rearm_life_pipe(own: int) -> None:
+    """Have this process's group end with the parent again: the thread that sees to it is still there."""
+
+
+def disarm_life_pipe(own: int) -> None:
+    """Not possible here, and of use to the zygote only."""
 
 
 def count_oom_kills() -> int:

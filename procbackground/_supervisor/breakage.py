@@ -39,11 +39,11 @@ def explain(what: str, why: Any) -> Breakage:
     if isinstance(why, Exception):
         return Breakage(f"{what}: {why}", None, why)
     if isinstance(why, bytes):
-        cause, _ = fallen(why)
-        return Breakage(f"{what}: {type(cause).__name__}: {cause}", None, cause)
+        raised, _ = fallen(why)
+        return Breakage(f"{what}: {type(raised).__name__}: {raised}", None, raised)
     assert isinstance(why, Worker)
-    cause = RemoteTraceback(why.notes) if why.notes else None
-    return Breakage(f"{what}{_end_of(why)}{_last_words(why)}", why.pid, cause)
+    stacks = RemoteTraceback(why.notes) if why.notes else None
+    return Breakage(f"{what}{_end_of(why)}{_last_words(why)}", why.pid, stacks)
 
 
 def _end_of(worker: Worker) -> str:

@@ -99,7 +99,7 @@ class Errands:
                 self._threads[me] = time.monotonic()
             try:
                 fn(*args)
-            except Exception:
+            except BaseException:  # SystemExit too: it is the user's code that ends, not this thread
                 logger.exception("exception in %r", fn)
             del fn, args  # keeps nothing of a finished task alive while it waits
 
@@ -142,6 +142,6 @@ class Observers:
                     continue
                 try:
                     getattr(observer, name)(event)
-                except Exception:  # one bad observer must not cost the others their news
+                except BaseException:  # one bad observer must not cost the others their news
                     logger.exception("observer %r failed in %s", observer, name)
             del told, event

@@ -10,6 +10,7 @@ each, a write each, and no object but the frames. Measured costs stand beside th
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -28,6 +29,7 @@ from procbackground._page import (
     LINES,
     PAGE_SIZE,
     PAUSED,
+    PID,
     REVOKED,
     SIGN_NS,
     STARTED,
@@ -47,9 +49,11 @@ from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
 from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.main import Boot
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
+from procbackground.handle import TaskHandle
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
 
@@ -329,7 +333,7 @@ class Supervisor:
             # One of our own threads would wait for its own end.
             (self._has_drained if is_ours else self._has_closed).wait(bound_s)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure_error()
         return self._report
 
     def cancel_queued(self) -> None:
@@ -347,7 +351,7 @@ class Supervisor:
         if self._is_foreign:
             raise ManagerClosedError("this manager belongs to the process that this one was forked from")
         if self._failure is not None:
-            raise self._failure
+            raise self._failure_error()
         if self.scheduler.broken_by is not None:
             # Its whole story is told by an errand, which may not be done yet.
             raise (self._breakage or Breakage(self.scheduler.broken_by[0])).error()
@@ -381,7 +385,10 @@ class Supervisor:
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
         boot = Boot(self._initializer, _parent_log_level())
-        direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
+        self._warden = Warden(page_fd, self._life_write_fd)
+        direct = Direct(
+            self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed, self._warden
+        )
         self._launcher: Launcher = direct
         self._zygote: Zygote | None = None
         if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
@@ -851,6 +858,7 @@ class Supervisor:
         process.unsent = None
         base = worker.line * WORDS_PER_LINE
         started = self._words[base + STARTED]
+        self._words[base + PID] = 0  # which may be a stranger's soon
         if worker.inflight:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
@@ -1017,6 +1025,7 @@ class Supervisor:
         """All workers are gone: let go of everything else, in the order in which it depends on each other."""
         if self._is_ready:
             self._launcher.close()
+            self._warden.close()
         self._monitor.stop(MOMENT_S)
         self._errands.stop(MOMENT_S)
         now_s = time.monotonic()
@@ -1072,35 +1081,75 @@ class Supervisor:
     def _crash(self, error: BaseException) -> None:
         """A bug ended the supervisor: whoever waits is told at once, and no process is left."""
         logger.critical("the supervisor failed; its tasks fail with it", exc_info=error)
-        failure = ProcbackgroundError(f"the manager's supervisor failed: {error!r}")
-        failure.__cause__ = error
         with self.lock:
-            self._failure = failure
+            self._failure = error
             self._is_refusing = True
-            jobs = list(self.scheduler.all_jobs())
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
             self._room.notify_all()
         for worker in workers:
             if worker.process is not None and not worker.process.closed:
-                worker.process.signal_group(signal.SIGKILL)
-        for job in jobs:
-            if not job.handle.done():
-                job.handle._settle(FINISHED, None, failure)
-                job.handle._invoke_callbacks()  # type: ignore[attr-defined]
-        try:
-            os.close(self._life_write_fd)  # the kernel ends whatever is left
-        except OSError:
-            pass
+                self._try(worker.process.kill_tree)
+        for handle in self._unsettled_handles():
+            self._try(self._fail_handle, handle)
         self._has_drained.set()
+        self._try(self._let_go_of, workers)
         self._has_closed.set()
+        _living.discard(self)
+
+    def _try(self, act: Callable[..., object], *args: Any) -> None:
+        """Do one of the things that are to be done whatever becomes of the others."""
+        try:
+            act(*args)
+        except BaseException:
+            logger.exception("exception in %r after the supervisor failed", act)
+
+    def _unsettled_handles(self) -> list[TaskHandle[Any]]:
+        """All of this manager's handles that are not done.
+
+        The scheduler's books do not have those that were on their way from one list to another when it failed,
+        such as a batch of answers. The garbage collector has: a look at all objects takes a second at the worst,
+        and happens once.
+        """
+        handles = {id(job.handle): job.handle for job in self.scheduler.all_jobs()}
+        for found in gc.get_objects():
+            # By type: asking a proxy for its class would run the user's code.
+            if issubclass(type(found), TaskHandle) and found._owner is self:
+                handles[id(found)] = found
+        return [handle for handle in handles.values() if not handle.done()]
+
+    def _fail_handle(self, handle: TaskHandle[Any]) -> None:
+        if handle._settle(FINISHED, None, self._failure_error(handle)):
+            self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
+
+    def _failure_error(self, handle: TaskHandle[Any] | None = None) -> ProcbackgroundError:
+        error = ProcbackgroundError(
+            f"the manager's supervisor failed ({self._failure!r}): this is a bug of procbackground, and its log has "
+            f"the traceback; the manager takes no more tasks",
+            task=None if handle is None else handle.task,
+        )
+        error.__cause__ = self._failure
+        return error
+
+    def _let_go_of(self, workers: list[Worker]) -> None:
+        """End threads and helpers and close descriptors, after a failure."""
+        self._try(self._monitor.stop, MOMENT_S)
+        self._try(self._errands.stop, MOMENT_S)
+        self._try(self._observers.stop, MOMENT_S)
+        for worker in workers:
+            # One that a caller writes to stays open: a closed descriptor's number may be in use again.
+            if worker.process is not None and not worker.is_writing:
+                self._try(worker.process.close)
+        self._try(self._launcher.close)
+        self._try(self._warden.close)
+        self._try(self._close_fds)
 
     def _abandon_in_fork(self) -> None:
         """In a fork of this process: the workers belong to the other one; keep none of them alive."""
         self._is_foreign = True
         if not self._is_ready or self._has_closed.is_set():
             return
-        fds = [self._life_write_fd, *self._readers, *self._others]
+        fds = [self._life_write_fd, self._warden.control_fd, *self._readers, *self._others]
         fds += [worker.process.task_fd for worker in self._readers.values()]
         for fd in {fd for fd in fds if fd >= 0}:
             try:

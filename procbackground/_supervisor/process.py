@@ -21,6 +21,7 @@ from procbackground import _platform
 from procbackground._parcel import Parcel, send_parcel
 from procbackground._pickling import main_is_importable
 from procbackground._state.fleet import Worker
+from procbackground._supervisor.warden import Warden
 from procbackground._wire import FrameReader
 from procbackground._worker.main import Boot, WorkerFds
 
@@ -256,7 +257,9 @@ class Direct:
         life_fd: int,
         launched: Callable[[Worker, WorkerProcess], None],
         launch_failed: LaunchFailed,
+        warden: Warden,
     ) -> None:
+        self._warden = warden
         self._context: Any = context
         self._boot = boot
         self._page_fd = page_fd
@@ -265,6 +268,7 @@ class Direct:
         self._launch_failed = launch_failed
 
     def launch(self, worker: Worker) -> None:
+        self._warden.start()
         fds: list[int] = []
         try:
             task_read, task_write = os.pipe()
@@ -276,10 +280,12 @@ class Direct:
             side_fd, their_side = (each.detach() for each in socket.socketpair())
             fds += (side_fd, their_side)
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
+            # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
+            ours = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             process = self._context.Process(
                 target=run_directly,
                 name=f"procbackground-worker-{worker.number}",
-                args=(theirs, worker.number, worker.line, self._boot),
+                args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
             with startable_main():
@@ -329,8 +335,10 @@ class Direct:
         pass
 
 
-def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
+def run_directly(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
     """The target of a worker's own `multiprocessing` process."""
+    for fd in not_ours:
+        os.close(fd)
     from procbackground._page import map_page
     from procbackground._worker.main import Worker as ChildWorker
     from procbackground._worker.main import leave

@@ -105,6 +105,7 @@ class Zygote:
         self._ask(child.PRELOAD + module.encode())
 
     def close(self) -> None:
+        self._ask(child.CLOSE)
         self._end()
 
     @property
