@@ -974,7 +974,7 @@ class Scheduler:
             # By the time that a signal arrives the worker might run the next one, which is not meant.
             self._revoke(worker, now_s)
             # One that is frozen before it begins its first request neither moves its mark nor answers.
-            self._at(now_s + self.grace_s, "overdue stop", (worker, now_s))
+            self._at(now_s + max(self.grace_s, STACK_WAIT_S), "overdue stop", (worker, now_s))
         else:
             self._terminate(worker, now_s)
 
