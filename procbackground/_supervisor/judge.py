@@ -89,7 +89,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
     if job.recipe.retry is not None and can_retry:
         try:
             delay_s = _ask_policy(job, value, error, now_s)
-        except Exception as broken:
+        except BaseException as broken:
             # The policy itself raised: that is what the caller has to know, and what it was asked about.
             broken.__context__ = error
             error, value = broken, None

@@ -111,6 +111,8 @@ class Supervisor:
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
         self._errands = Errands(self._name)
+        # Apart, and never relieved: one thread keeps the records in order, and a handler that blocks delays no task.
+        self._records = Errands(f"{self._name}-records")
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
         self.tells_tasks = any(name.startswith("on_task") for name in self._wants)
@@ -326,7 +328,9 @@ class Supervisor:
             self._asked_to_close.append(timeout_s)
             self._wakeup.set()
             thread = threading.current_thread()
-            is_ours = self._observers.owns(thread) or self._errands.owns(thread) or thread is self._thread
+            is_ours = thread is self._thread or any(
+                each.owns(thread) for each in (self._observers, self._errands, self._records)
+            )
             bound_s = None
             if timeout_s is not None:
                 bound_s = timeout_s + self._grace_s + s.LEAVE_S + 4 * MOMENT_S
@@ -637,7 +641,7 @@ class Supervisor:
         elif kind == _wire.LOG_RECORD:
             worker.process.note_record(0 if head is None else head.sequence, body)
             name = head.recipe.name if head is not None else None
-            self._errands.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
+            self._records.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -870,7 +874,11 @@ class Supervisor:
     def _judge(self, command: s.Judge) -> None:
         """Find out what an outcome means. Runs in an errand: all of the user's code that is involved may block."""
         job = command.job
-        verdict = pass_verdict(command, self._wall, time.monotonic())
+        try:
+            verdict = pass_verdict(command, self._wall, time.monotonic())
+        except BaseException as bug:  # not the user's code, which is guarded one by one: still only this task fails
+            logger.exception("the end of an attempt of %r could not be judged", job.recipe.name)
+            verdict = Verdict(None, bug, None, True)
         now_s = time.monotonic()
         is_loop = job.recipe.is_loop
         attempt = job.attempt
@@ -1028,6 +1036,7 @@ class Supervisor:
             self._warden.close()
         self._monitor.stop(MOMENT_S)
         self._errands.stop(MOMENT_S)
+        self._records.stop(MOMENT_S)
         now_s = time.monotonic()
         scheduler = self.scheduler
         began_s = now_s if self._close_began_s is None else self._close_began_s
@@ -1135,6 +1144,7 @@ class Supervisor:
         """End threads and helpers and close descriptors, after a failure."""
         self._try(self._monitor.stop, MOMENT_S)
         self._try(self._errands.stop, MOMENT_S)
+        self._try(self._records.stop, MOMENT_S)
         self._try(self._observers.stop, MOMENT_S)
         for worker in workers:
             # One that a caller writes to stays open: a closed descriptor's number may be in use again.

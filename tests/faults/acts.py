@@ -127,13 +127,13 @@ def hang_in_initializer() -> None:
 
 
 def die_when_ready() -> None:
-    """Let the worker say that it is ready, and shoot it before its first task can begin."""
-    threading.Thread(target=_wait_and_die, args=(os.getpid(),), daemon=True).start()
+    """Let the worker say that it is ready, and die before it looks at its first task."""
+    from procbackground._worker.main import Worker
 
+    def die(worker: Worker) -> None:
+        os.kill(worker.pid, signal.SIGKILL)
 
-def _wait_and_die(pid: int) -> None:
-    time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
+    Worker._serve = die  # type: ignore[method-assign]  # in this child
 
 
 # -- output ---------------------------------------------------------------------------------------------------
