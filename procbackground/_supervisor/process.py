@@ -225,6 +225,26 @@ def startable_main() -> Iterator[None]:
         main.__file__ = path
 
 
+@contextlib.contextmanager
+def interrupts_held_back(method: str) -> Iterator[None]:
+    """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
+
+    The worker unblocks it once it ignores it. A fork server is not to inherit this, as it has children of others.
+    """
+    if method == "forkserver":
+        yield
+        return
+    if method == "spawn":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks the signal on its way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Fd:
     """A descriptor that travels to a child of any start method."""
 
@@ -288,7 +308,7 @@ class Direct:
                 args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
-            with startable_main():
+            with startable_main(), interrupts_held_back(self._context.get_start_method()):
                 process.start()
         except Exception as error:
             for fd in fds:

@@ -114,6 +114,7 @@ class Worker:
     def _set_signals(self) -> None:
         # Ctrl-C in a terminal is the parent's to handle.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, self.fds.notes, all_threads=True)

@@ -50,11 +50,6 @@ def spin(gate: Address) -> None:
         pass
 
 
-def hold_the_interpreter_deaf(gate: Address) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    tasks.hold_the_interpreter()
-
-
 def stop_oneself(gate: Address) -> None:
     os.kill(os.getpid(), signal.SIGSTOP)
     time.sleep(3600)
@@ -99,7 +94,6 @@ FAULTS: dict[str, Callable[[Address], Any]] = {
     "spin deaf": spin_deaf,
     "sleep": lambda gate: tasks.sleep_long(),
     "in C": lambda gate: tasks.hold_the_interpreter(),
-    "in C deaf": hold_the_interpreter_deaf,
     "SIGSTOP": stop_oneself,
     "hoard": lambda gate: tasks.hoard(1024 * tasks.MIB),
     "grandchild": start_and_spin,

@@ -71,9 +71,9 @@ BROKEN_STARTS = {
     ),
     "dies when it is ready": (
         acts.die_when_ready,
-        ["10 workers in a row died before they began a first task", "SIGKILL"],
+        ["8 workers in a row died before they began a first task", "SIGKILL"],
         None,
-        14,
+        12,
     ),
 }
 

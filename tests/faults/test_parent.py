@@ -100,6 +100,8 @@ def test_16_ctrl_c_to_the_group(gate, method, tmp_path):
         assert stdout == ""
 
 
+HUNG = [BUSY["is in C with the GIL"], BUSY["is deaf to SIGTERM"], BUSY["has a grandchild in a session of its own"]]
+
 ENDINGS = {
     "sys.exit": ("sys.exit(0)", 0),
     "os._exit": ("os._exit(0)", 0),
@@ -111,8 +113,8 @@ ENDINGS = {
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_18a_exit_while_tasks_hang_and_the_pool_is_open(gate, method, tmp_path, ending):
     line, code = ENDINGS[ending]
-    with running(script(gate, method, BUSY.values(), line), tmp_path) as process:
-        everybody = everybody_below(gate, process, len(BUSY) + 1)
+    with running(script(gate, method, HUNG, line), tmp_path) as process:
+        everybody = everybody_below(gate, process, len(HUNG) + 1)
         gate.release(process.pid)
         assert process.wait(PATIENCE_S) == code
         wait_until_gone(everybody, ORPHANS_GONE_S)
@@ -127,3 +129,26 @@ def test_18a_exit_without_close_while_idle_is_quick_and_silent(gate, method, tmp
         assert process.wait(PATIENCE_S) == 0
         wait_until_gone(everybody, ORPHANS_GONE_S)
         assert (process.stdout.read(), process.stderr.read()) == ("9\n", "")
+
+
+def test_16_ctrl_c_while_a_worker_is_still_starting(gate, tmp_path):
+    """A worker that imports the main module when the signal comes prints nothing of its own."""
+    source = parent(
+        gate,
+        """
+        import multiprocessing
+        context = multiprocessing.get_context("spawn")
+        with Manager(max_workers=1, mp_context=context, grace=0.2) as manager:
+            manager.run(tasks.square, 3).result()
+        """,
+    ).replace(
+        'if __name__ == "__main__":',
+        'if __name__ != "__main__":\n    tasks.stop_at_gate(address, "importing")\nif __name__ == "__main__":',
+    )
+    with running(source, tmp_path) as process:
+        assert gate.next_arrival().label == "importing"
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert (stdout, stderr.count("Traceback")) == ("", 1)
+        wait_until_gone(everybody, ORPHANS_GONE_S)

@@ -36,9 +36,8 @@ def test_12a_sleep_over_its_timeout(scene):
     assert_shows_where(scene.limit(timeout=LIMIT_S).play("sleep"), "sleep_long", "act")
 
 
-@pytest.mark.parametrize("fault", ["in C", "in C deaf"])
-def test_12b_stuck_in_c_with_the_gil_held(scene, fault):
-    assert_shows_where(scene.limit(timeout=LIMIT_S).play(fault), "hold_the_interpreter", "act")
+def test_12b_stuck_in_c_with_the_gil_held(scene):
+    assert_shows_where(scene.limit(timeout=LIMIT_S).play("in C"), "hold_the_interpreter", "act")
 
 
 def test_12b_without_grace_there_is_a_stack_all_the_same(make_scene):
@@ -54,7 +53,7 @@ def test_13_memory_hog(scene):
 
 @pytest.mark.parametrize("fault", ["grandchild", "grandchild in a session"])
 def test_14_grandchild_of_a_stopped_task(scene, gate, fault):
-    guilty = scene.limit(timeout=1.0).strike(fault)
+    guilty = scene.limit(timeout=0.6).strike(fault)
     grandchild = gate.wait_for_label()
     assert isinstance(guilty.exception(timeout=PATIENCE_S), TaskTimeoutError)
     wait_until_gone([scene.pid, grandchild])
@@ -74,7 +73,7 @@ def test_14_grandchild_of_a_worker_that_was_killed(make_scene, method, gate, fau
     wait_until_gone([grandchild])
 
 
-@pytest.mark.parametrize("fault", ["spin deaf", "in C", "SIGSTOP"])
+@pytest.mark.parametrize("fault", ["in C", "SIGSTOP"])
 def test_18b_strongest_stop_ends_a_hung_task(scene, fault):
     guilty = scene.strike(fault)
     started = time.monotonic()
@@ -88,7 +87,7 @@ def test_18b_strongest_stop_ends_a_hung_task(scene, fault):
     wait_until_gone([scene.pid])
 
 
-@pytest.mark.parametrize("fault", ["spin", "spin deaf", "in C", "SIGSTOP"])
+@pytest.mark.parametrize("fault", ["spin deaf", "in C", "SIGSTOP"])
 def test_19_cancel_of_a_running_task(scene, fault):
     guilty = scene.strike(fault)
     assert guilty.cancel()

@@ -83,12 +83,12 @@ def test_done_callbacks_that_block(manager, blockade):
         assert_unimpeded(manager)
 
 
-@pytest.mark.parametrize("error", [ValueError("no"), SystemExit(1), KeyboardInterrupt()], ids=lambda error: type(error).__name__)
-def test_done_callbacks_that_raise(manager, error, caplog):
+@pytest.mark.parametrize("error_type", [ValueError, SystemExit, KeyboardInterrupt])
+def test_done_callbacks_that_raise(manager, error_type, caplog):
     caplog.set_level(logging.CRITICAL)
 
     def fail(handle) -> None:
-        raise error
+        raise error_type
 
     handles = [manager.run(tasks.square_after, 0.05, number) for number in range(SEVERAL)]
     for handle in handles:
