@@ -47,6 +47,7 @@ EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
 
 
 LIFE_END_S = 0.1  # between the end of the control socket and that of the life pipe, when the parent dies
+REAP_PAUSE_S = 0.1  # between two looks for adopted zombies: listing children costs 5 % of a fork
 END_S = 0.4  # for what is killed to be gone; the parent waits for half a second
 
 
@@ -95,12 +96,15 @@ class _Zygote:
         self._is_frozen = False
         self._adopts_orphans = False
         self._child_ended: tuple[int, int] | None = None  # pipe: some child has
+        self._wants_reaping = False
+        self._reap_due_s = 0.0
 
     def serve(self) -> None:
         _platform.disarm_life_pipe(self._life_fd)
         self._poll.register(self._life_fd, 0)  # its end is reported all the same
+        pause_ms: float | None = None
         while True:
-            for fd, _ in self._poll.poll():
+            for fd, _ in self._poll.poll(pause_ms):
                 if fd in self._pidfds:
                     self._tell_exit(fd)
                 elif fd == self._life_fd:
@@ -108,10 +112,11 @@ class _Zygote:
                     return
                 elif self._child_ended is not None and fd == self._child_ended[0]:
                     os.read(fd, 4096)
-                    self._reap_adopted()
+                    self._wants_reaping = True
                 elif fd == self._control.fileno() and not self._obey():
                     self.look_after_the_end()
                     return
+            pause_ms = self._reap_adopted() if self._wants_reaping else None
 
     def look_after_the_end(self) -> None:
         """The manager has let go of us: replaced us, and the workers live on; or its process is dying."""
@@ -151,13 +156,20 @@ class _Zygote:
         signal.set_wakeup_fd(self._child_ended[1], warn_on_full_buffer=False)
         self._poll.register(self._child_ended[0], select.POLLIN)
 
-    def _reap_adopted(self) -> None:
+    def _reap_adopted(self) -> float | None:
+        """Reap what was adopted and has ended; return the milliseconds to wait before that, or None: it is done."""
+        now_s = time.monotonic()
+        if now_s < self._reap_due_s:
+            return (self._reap_due_s - now_s) * 1000
+        self._reap_due_s = now_s + REAP_PAUSE_S
+        self._wants_reaping = False
         for pid in _platform.children(os.getpid()):
             if pid not in self._unreaped:
                 try:
                     os.waitpid(pid, os.WNOHANG)
                 except ChildProcessError:
                     pass
+        return None
 
     def _obey(self) -> bool:
         request = self._control.recv(4096)
