@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from procbackground import _platform
 from procbackground._state import scheduler as s
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -51,6 +52,8 @@ def _end_of(worker: Worker) -> str:
         if worker.notes:
             return f"; it was here:\n{worker.notes}"
         silence = worker.silence or "it was not yet so far that it could tell; it may import the main module"
+        if not _platform.STACK_SIGNAL:
+            silence = "it cannot be taken on this platform"
         return f"; there is no Python stack: {silence}"
     notes = f"\n{worker.notes}" if worker.notes else ""
     phrase = death_phrase(worker.exit_code)

@@ -135,9 +135,13 @@ def _whereabouts(worker: Worker) -> str:
     if worker.notes:
         note = f" ({worker.silence})" if worker.silence else ""
         return f"; it was here{note}:\n{worker.notes}"
+    return f"; there is no Python stack: {worker.silence or _why_no_stack()}"
+
+
+def _why_no_stack() -> str:
     if not _platform.STACK_SIGNAL:
-        return "; its Python stack cannot be taken on this platform"
-    return f"; there is no Python stack: {worker.silence or 'the process did not answer when asked for it'}"
+        return "it cannot be taken on this platform"
+    return "the process did not answer when asked for it"
 
 
 def _explain_end(command: s.Judge) -> ProcbackgroundError:
