@@ -28,12 +28,24 @@ else:
 class WorkerDiedError(ProcbackgroundError, BrokenProcessPool):
     """The worker ended before it answered; the task may have run in part.
 
-    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell.
+    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell;
+    `log_lines`, the last lines that the attempt logged by `logging` or loguru; `peak_memory`, the highest resident
+    size of the process over its life in bytes (`ru_maxrss`), None where the system could not tell.
     """
 
-    def __init__(self, message: str = "", *, exit_code: int | None = None, **facts: Any) -> None:
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        exit_code: int | None = None,
+        log_lines: tuple[str, ...] = (),
+        peak_memory: int | None = None,
+        **facts: Any,
+    ) -> None:
         super().__init__(message, **facts)
         self.exit_code = exit_code
+        self.log_lines = log_lines
+        self.peak_memory = peak_memory
 
     @property
     def signal(self) -> str | None:
@@ -42,7 +54,9 @@ class WorkerDiedError(ProcbackgroundError, BrokenProcessPool):
 
 
 class InitializerError(ProcbackgroundError, BrokenProcessPool):
-    """The initializer failed in a starting worker, or workers die before they take their first task.
+    """The initializer failed or hung in a starting worker, or workers die before they take their first task.
+
+    The child's traceback, or its stack where it hung, is the `__cause__`, as far as there is one.
 
     The manager starts no further workers: what was queued fails with this, and so does what is submitted later.
     """

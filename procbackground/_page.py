@@ -17,6 +17,7 @@ STARTED = 0  # number of the request begun last; written before its arguments ar
 ITERATIONS = 1  # a loop's finished iterations
 SIGN_NS = 2  # monotonic time of the last sign of life: heartbeat, progress, or start of an iteration
 PAUSED = 3  # 1 while a loop pauses between iterations
+PID = 6  # of the worker, while it lives; cleared by the parent when it has ended
 
 # Written by the parent.
 REVOKED = 4  # requests up to this number that have not begun are to be skipped

@@ -366,6 +366,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         max_pending: tasks that may wait; `run` and `run_task` block while there are that many, first come, first
             served. In a thread with a running event loop they never block: there awaiting the handle is the wait.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
+        start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
+            the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
+            has been ready, only when three in a row are late.
         preload: modules that workers find imported already (with the default context on Linux).
     """
 
@@ -384,6 +387,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         memory_limit: int | str | None = None,
         max_pending: int | None = None,
         grace: float = 5.0,
+        start_timeout: float = 60.0,
         preload: Sequence[str] = (),
     ) -> None:
         if max_workers is None:
@@ -405,6 +409,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             )
         if not grace >= 0:
             raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+        check_duration("start_timeout", start_timeout)
         observers = _as_observers(observer)
         reports_stalls = any(_hears_stalls(each) for each in observers)
         defaults = _Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls)
@@ -417,6 +422,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
             grace_s=grace,
+            start_timeout_s=start_timeout,
             preload=tuple(preload),
         )
         super().__init__(supervisor, defaults, {})

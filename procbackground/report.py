@@ -35,7 +35,8 @@ class Attempt:
         error: the exception it ended with, or None.
         cpu_seconds: CPU time that the process spent on it (`time.process_time`), measured by the child for
             attempts of a millisecond and more; None for shorter ones and for a process that died.
-        peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`.
+        peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`,
+            and for a process that died, where the kernel tells it.
     """
 
     number: int

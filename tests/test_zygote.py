@@ -12,7 +12,9 @@ import pytest
 
 from procbackground import Manager, Task
 from tests.support import tasks
-from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.facts import wait_until, wait_until_gone
+from tests.support.gate import PATIENCE_S, Address, stop_at_gate
+from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.environ.get("PROCBACKGROUND_PLATFORM") == "portable", reason="there is no zygote"
@@ -91,3 +93,49 @@ def test_preloaded_modules_are_there_before_the_first_task(make_manager):
 
 def test_signals_are_reset_in_a_fork(manager):
     assert all(manager.run(signal_handlers).result(timeout=PATIENCE_S).values())
+
+
+def leave_an_orphan(address: Address) -> None:
+    """Fork twice, as daemons do: the second one stops at the gate, and has no parent any more."""
+    pid = os.fork()
+    if pid == 0:
+        os.setsid()
+        if os.fork() == 0:
+            stop_at_gate(address, "orphan")
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def test_an_orphan_of_a_task_is_adopted_and_leaves_no_zombie(manager, gate):
+    manager.run(leave_an_orphan, gate.address).result(timeout=PATIENCE_S)
+    orphan = gate.wait_for_arrival()
+    worker = manager.run(os.getpid).result(timeout=PATIENCE_S)
+    assert psutil.Process(orphan).ppid() == zygote_of(worker).pid
+    gate.release(orphan)
+    wait_until(lambda: not psutil.pid_exists(orphan), "the orphan has been reaped")
+
+
+def test_an_orphan_of_a_task_ends_with_the_manager(make_manager, gate):
+    manager = make_manager()
+    manager.run(leave_an_orphan, gate.address).result(timeout=PATIENCE_S)
+    orphan = gate.wait_for_arrival()
+    assert manager.close(timeout=PATIENCE_S).is_clean
+    wait_until_gone([orphan])
+
+
+def test_an_orphan_of_a_task_ends_with_a_parent_that_is_killed(gate, tmp_path):
+    source = parent(
+        gate,
+        """
+        from tests.test_zygote import leave_an_orphan
+        manager.run(leave_an_orphan, address).result(timeout=20)
+        tasks.stop_at_gate(address, "parent")
+        """,
+    )
+    with running(source, tmp_path) as process:
+        arrivals = {(arrival := gate.next_arrival()).label: arrival.pid for _ in range(2)}
+        everybody = family(process.pid)
+        assert arrivals["orphan"] in everybody
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)

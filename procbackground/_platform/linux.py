@@ -6,9 +6,13 @@ Written with `sys.platform` guards left to `_platform`, which imports this on Li
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import select
 import signal
+import sys
+from collections.abc import Callable
+from typing import Any
 
 HAS_PIDFD = hasattr(os, "pidfd_open")
 
@@ -16,6 +20,9 @@ HAS_PIDFD = hasattr(os, "pidfd_open")
 STACK_SIGNAL = int(signal.SIGRTMIN) + 11
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+_WAITID = {"x86_64": 247, "aarch64": 95, "riscv64": 95}  # the system call's number, where it has been looked up
+_PR_SET_CHILD_SUBREAPER = 36
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
@@ -54,7 +61,7 @@ class Wakeup:
     def set(self) -> None:
         try:
             os.eventfd_write(self._fd, 1)
-        except (BlockingIOError, OSError):
+        except (OSError, ValueError):
             pass  # full means awake, closed means that nobody waits any more
 
     def drain(self) -> None:
@@ -64,7 +71,8 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # first: a late `set` must not write into what gets this number next
+        os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
@@ -105,13 +113,23 @@ def arm_life_pipe(fd: int) -> int:
     own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgid(0))
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    rearm_life_pipe(own)
+    return own
+
+
+def rearm_life_pipe(own: int) -> None:
+    """Have the kernel end this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     try:
         if os.read(own, 1) == b"":  # the parent died before the signal was armed
             os.killpg(os.getpgid(0), signal.SIGKILL)
     except BlockingIOError:
         pass  # nothing to read and somebody holds the other end: the parent lives
-    return own
+
+
+def disarm_life_pipe(own: int) -> None:
+    """Have the kernel do nothing at the parent's end: this process waits for it, and has something to do then."""
+    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) & ~os.O_ASYNC)
 
 
 def count_oom_kills() -> int:
@@ -126,12 +144,66 @@ def count_oom_kills() -> int:
     return 0
 
 
+@functools.cache
+def _libc() -> Any:
+    import ctypes  # 4 ms, which most processes need not spend
+
+    return ctypes.CDLL(None, use_errno=True)
+
+
+@functools.cache
+def _system_call() -> tuple[Callable[..., int], int] | None:
+    """Return `syscall` and the number of `waitid`, or None on a machine where we do not know it."""
+    number = _WAITID.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
+    return None if number is None else (_libc().syscall, number)
+
+
+def peak_of_dead(pid: int) -> int | None:
+    """Return the highest resident size in bytes (`ru_maxrss`) of a child that has ended and was not waited for.
+
+    It stays so: only the raw system call tells the usage and leaves the zombie. None where it cannot be had.
+    """
+    found = _system_call()
+    if found is None:
+        return None
+    import ctypes
+
+    system_call, number = found
+    info, usage = (ctypes.c_byte * 128)(), (ctypes.c_long * 36)()  # larger than siginfo_t and struct rusage
+    if system_call(number, os.P_PID, pid, info, os.WEXITED | os.WNOHANG | os.WNOWAIT, usage):
+        return None
+    return int(usage[4]) * 1024 or None
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of what its descendants leave behind, in place of init; return whether it is."""
+    try:
+        return int(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
+    except (OSError, AttributeError):
+        return False  # no C library to be asked
+
+
+def standstill(pid: int) -> str | None:
+    """Return why `pid` does nothing at all at the moment, as the end of a sentence; None when it may run."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            state = file.read().rpartition(b")")[2].split()[0]
+    except (OSError, IndexError):
+        return "it had ended already"
+    return {
+        b"T": "it was stopped, as by SIGSTOP",
+        b"t": "a debugger had stopped it",
+        b"D": "it was in a system call that cannot be interrupted",
+        b"Z": "it had ended already",
+    }.get(state)
+
+
 def descendants(pid: int) -> list[tuple[int, int]]:
     """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
     found = []
     pids = [pid]
     while pids:
-        for child in _children(pids.pop()):
+        for child in children(pids.pop()):
             start = start_time(child)
             if start is not None:
                 found.append((child, start))
@@ -152,7 +224,8 @@ def start_time(pid: int) -> int | None:
         return None
 
 
-def _children(pid: int) -> list[int]:
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of `pid`, zombies included."""
     pids: list[int] = []
     try:
         for thread in os.listdir(f"/proc/{pid}/task"):
@@ -174,5 +247,5 @@ def tree_rss_bytes(pid: int) -> int:
                 total += int(file.read().split()[1]) * _PAGE_BYTES
         except (OSError, ValueError):
             continue  # it ended meanwhile
-        pids += _children(pid)
+        pids += children(pid)
     return total

@@ -62,8 +62,10 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        fds = self._read_fd, self._write_fd
+        self._read_fd = self._write_fd = -1  # first: a late `set` must not write into what gets this number next
+        for fd in fds:
+            os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
@@ -107,9 +109,51 @@ def arm_life_pipe(fd: int) -> int:
     return fd
 
 
+def rearm_life_pipe(own: int) -> None:
+    """Have this process's group end with the parent again: the thread that sees to it is still there."""
+
+
+def disarm_life_pipe(own: int) -> None:
+    """Not possible here, and of use to the zygote only."""
+
+
 def count_oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory: not told here."""
     return 0
+
+
+def peak_of_dead(pid: int) -> int | None:
+    """Return the highest resident size of a child that has ended: not told here."""
+    return None
+
+
+def standstill(pid: int) -> str | None:
+    """Return why `pid` does nothing at all at the moment, as the end of a sentence; None when it may run."""
+    import psutil
+
+    try:
+        status = psutil.Process(pid).status()
+    except psutil.Error:
+        return "it had ended already"
+    return {
+        psutil.STATUS_STOPPED: "it was stopped, as by SIGSTOP",
+        psutil.STATUS_ZOMBIE: "it had ended already",
+    }.get(status)
+
+
+def adopt_orphans() -> bool:
+    """Make this process the parent of what its descendants leave behind: not possible here."""
+    return False
+
+
+def children(pid: int) -> list[int]:
+    """Return the pids of the children of `pid`, zombies included."""
+    import psutil
+
+    try:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
+        return []
 
 
 def descendants(pid: int) -> list[tuple[int, float]]:

@@ -24,8 +24,8 @@ class Worker:
 
     __slots__ = (
         "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
-        "line", "loop", "notes", "number", "peak_bytes", "pid", "process", "revoked_up_to", "sent", "since_s", "state",
-        "stop_reason",
+        "line", "log_tail", "loop", "notes", "number", "peak_bytes", "pid", "process", "revoked_up_to", "sent",
+        "silence", "since_s", "state", "stop_reason",
         "wall", "was_killed", "was_oom",
     )  # fmt: skip
 
@@ -45,10 +45,12 @@ class Worker:
         self.stop_reason: str | None = None
         self.was_killed: bool = False  # by us, with SIGKILL
         self.notes: str | None = None  # what the process left: the stacks of a fatal error, or of a timeout
+        self.silence: str | None = None  # why it did not dump its stacks when it was asked to
+        self.log_tail: tuple[bytes, ...] = ()  # the last records that its running task logged, as they came
         self.exit_code: int | None = None
         self.was_oom: bool = False  # killed by the kernel for want of memory, as far as we can tell
         self.peak_bytes: int = 0  # most that its tree was seen to hold
-        self.cost: tuple[float, int] | None = None  # CPU seconds and peak bytes of the answer that comes next
+        self.cost: tuple[float | None, int] | None = None  # CPU seconds, peak bytes: of the next answer, or of its end
         self.is_last: bool = False  # it leaves after what it runs
         self.revoked_up_to: int = 0  # number of the last request that was to be skipped
         self.is_signalled: bool = False  # it was told to stop, and will end

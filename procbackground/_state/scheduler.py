@@ -33,6 +33,11 @@ RESCUE_LOOK_S = 0.001  # store buffers drain in under a microsecond; the poller'
 LAUNCH_RETRY_S = 0.02  # before another try while the machine has no process or descriptor; doubles up to MAX
 MAX_LAUNCH_RETRY_S = 2.0
 DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may be bad luck
+IDLE_DEATHS_TO_BREAK = 8  # ... that die soon after it with nothing begun; somebody may be shooting at workers
+QUICK_DEATH_S = 1.0  # after it became a spare, or got a first task that it did not begin
+MAX_IDLE_DEATH_PAUSE_S = 1.0  # before the next start after such a death; doubles up to this
+IDLE_DEATHS_FORGOTTEN_S = 5.0  # without such a death
+STACK_WAIT_S = 0.2  # for a worker to dump its stacks before it is killed, whatever `grace` is
 LOOP_RESTART_S = 0.01  # first pause before a loop whose process died gets another; doubles up to MAX
 MAX_LOOP_RESTART_S = 1.0
 
@@ -49,6 +54,7 @@ FOR_DEADLINE = "deadline"
 FOR_MEMORY = "memory"
 FOR_CLOSE = "closing"
 FOR_UPKEEP = "upkeep"  # it runs nothing
+FOR_START = "start"  # it was not ready in time
 
 
 # -- commands ------------------------------------------------------------------------------------------------
@@ -119,7 +125,7 @@ class Judge(NamedTuple):
     kind: str  # VALUE or FAILURE, which came as `body`; GIVEN; DIED; or one of FOR_...
     body: Any  # bytes, or for GIVEN an exception
     worker: Worker | None  # that ran it; None when it ran nowhere
-    cost: tuple[float, int] | None
+    cost: tuple[float | None, int] | None
     waits: bool = False  # the worker runs a loop, and waits for the verdict
 
 
@@ -134,6 +140,10 @@ class Broke(NamedTuple):
     """Settle the handle of this job as failed: the manager can start no workers."""
 
     job: Job
+
+
+class Refuse(NamedTuple):
+    """Take no more jobs: the manager can start no workers."""
 
 
 class Stalled(NamedTuple):
@@ -154,7 +164,7 @@ class ProcessGone(NamedTuple):
 
 Command = (
     Launch | Send | GoOn | Terminate | Kill | Dismiss | EndLoop | Revoke | LookAtMark | Judge | Cancelled | Broke
-    | Stalled | ProcessReady | ProcessGone
+    | Refuse | Stalled | ProcessReady | ProcessGone
 )  # fmt: skip
 
 
@@ -179,6 +189,7 @@ class Scheduler:
         grace_s: float = 5.0,
         lines: int = 1 << 30,
         keeps_spare: bool = False,
+        start_timeout_s: float = NO_LIMIT,
     ) -> None:
         self.max_workers = max_workers
         self.max_tasks_per_child = max_tasks_per_child
@@ -218,7 +229,14 @@ class Scheduler:
         self._lines = lines
         self._waiting: set[Job] = set()  # between attempts
         self._rescue_is_due = False
+        self._start_timeout_s = start_timeout_s
+        self._launched: deque[Worker] = deque()  # in order; those that have started are dropped from its left end
+        self._start_is_watched = False
+        self._has_been_ready = False  # some worker has
         self._deaths_in_a_row = 0
+        self._idle_deaths = 0  # in a row
+        self._settled_at_idle_death = 0
+        self._last_idle_death_s = 0.0
         self._launch_pause_s = 0.0
         self._no_launch_before_s = 0.0
 
@@ -453,7 +471,10 @@ class Scheduler:
             self._at(now_s + RESCUE_AFTER_S, "rescue", None)
 
     def _launch_missing(self, now_s: float) -> None:
-        if self.is_draining or self.broken_by is not None:
+        if self.is_draining:
+            return
+        if self.broken_by is not None:
+            self._fail_what_waits(now_s)  # it came in before the callers were refused
             return
         fresh = self.fresh_queue.length
         wanted = len(self.loops_queue)
@@ -476,6 +497,9 @@ class Scheduler:
             self.workers.add(worker)
             self.starting += 1
             self.commands.append(Launch(worker))
+            self._launched.append(worker)
+        if self._start_timeout_s != NO_LIMIT and not self._start_is_watched:
+            self._watch_starts()
 
     def _take_line(self) -> int | None:
         if self._free_lines:
@@ -484,6 +508,28 @@ class Scheduler:
             self._next_line += 1
             return self._next_line - 1
         return None
+
+    def _watch_starts(self) -> None:
+        """Look again when the oldest start that is under way is overdue: one timer, however many start."""
+        launched = self._launched
+        while launched and launched[0].state != fleet.STARTING:
+            launched.popleft()
+        self._start_is_watched = bool(launched)
+        if launched:
+            self._at(launched[0].since_s + self._start_timeout_s, "starts", None)
+
+    def _end_overdue_starts(self, now_s: float) -> None:
+        while self._launched and self._launched[0].since_s + self._start_timeout_s <= now_s:
+            worker = self._launched.popleft()
+            # One without a process waits for its launcher, which has a limit of its own.
+            if worker.state == fleet.STARTING and worker.pid:
+                self._take_out(worker)
+                worker.enter(fleet.STOPPING, now_s)
+                worker.stop_reason = FOR_START
+                worker.is_signalled = True
+                self.commands.append(Terminate(worker, True))
+                self._at(now_s + STACK_WAIT_S, "kill", worker)
+        self._watch_starts()
 
     def _retire(self, worker: Worker, now_s: float) -> None:
         """Let a worker that runs nothing end by itself."""
@@ -501,7 +547,10 @@ class Scheduler:
         if worker.state != fleet.STARTING:
             return
         self.starting -= 1
+        self._has_been_ready = True
         self._deaths_in_a_row = 0
+        if self._launched and self._launched[0] is worker:
+            self._launched.popleft()
         self._launch_pause_s = 0.0
         self.commands.append(ProcessReady(worker))
         if self.is_draining:
@@ -535,13 +584,17 @@ class Scheduler:
         if self.broken_by is not None or self.is_draining:
             return
         self.broken_by = (what, why)
+        self.commands.append(Refuse())
+        self._fail_what_waits(now_s)
+        self.drain_if_done(now_s)
+
+    def _fail_what_waits(self, now_s: float) -> None:
         for job in (*self.queue, *self.fresh_queue, *self.loops_queue, *self._waiting):
             waiting, job.worker = job.worker, None
             self._end(job)
             self.commands.append(Broke(job))
             if waiting is not None and waiting.loop is job:
                 self._stop(waiting, FOR_UPKEEP, now_s)
-        self.drain_if_done(now_s)
 
     def worker_gone(self, worker: Worker, started: int, now_s: float) -> None:
         """The worker's process has ended and its pipe is read dry. `started` is the request it began last."""
@@ -549,10 +602,7 @@ class Scheduler:
             return
         was = worker.state
         self._forget(worker)
-        if was == fleet.STARTING and not self.is_draining:
-            self._deaths_in_a_row += 1
-            if self._deaths_in_a_row >= DEATHS_TO_BREAK:
-                self._break(f"{DEATHS_TO_BREAK} workers in a row died before they were ready", worker, now_s)
+        self._look_for_crash_loop(worker, was, started, now_s)
         self.commands.append(ProcessGone(worker))
         inflight, worker.inflight = worker.inflight, deque()
         if worker.loop is not None:
@@ -575,6 +625,33 @@ class Scheduler:
             self.respawned += 1
         self.staff(now_s)
         self.drain_if_done(now_s)
+
+    def _look_for_crash_loop(self, worker: Worker, was: str, started: int, now_s: float) -> None:
+        """Break the manager rather than start workers for ever that die or hang before their first task."""
+        if self.is_draining or started:
+            return
+        if worker.stop_reason == FOR_START:
+            self._deaths_in_a_row += 1
+            if not self._has_been_ready or self._deaths_in_a_row >= DEATHS_TO_BREAK:
+                limit = f"its start_timeout of {self._start_timeout_s:g} s"
+                self._break(f"a worker process was not ready within {limit}", worker, now_s)
+        elif was == fleet.STARTING:
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row >= DEATHS_TO_BREAK:
+                self._break(f"{DEATHS_TO_BREAK} workers in a row died before they were ready", worker, now_s)
+        elif worker.stop_reason is None and was != fleet.LEAVING and now_s - worker.since_s < QUICK_DEATH_S:
+            # While tasks settle, the manager is of use, and only slows down.
+            settled = self.succeeded + self.failed
+            if settled != self._settled_at_idle_death or now_s - self._last_idle_death_s > IDLE_DEATHS_FORGOTTEN_S:
+                self._idle_deaths = 0
+            self._settled_at_idle_death, self._last_idle_death_s = settled, now_s
+            self._idle_deaths += 1
+            if self._idle_deaths > 1:  # one may be bad luck
+                pause_s = min(MAX_IDLE_DEATH_PAUSE_S, LAUNCH_RETRY_S * 2**self._idle_deaths)
+                self._no_launch_before_s = max(self._no_launch_before_s, now_s + pause_s)
+            if self._idle_deaths >= IDLE_DEATHS_TO_BREAK:
+                what = f"{IDLE_DEATHS_TO_BREAK} workers in a row died before they began a first task"
+                self._break(what, worker, now_s)
 
     def _charge(self, worker: Worker, job: Job, now_s: float) -> None:
         """The death of its worker is this job's attempt."""
@@ -637,7 +714,7 @@ class Scheduler:
         self._judge(job, FAILURE, body, worker)
 
     def value_wants_judging(
-        self, job: Job, body: Any, worker: Worker, cost: tuple[float, int] | None
+        self, job: Job, body: Any, worker: Worker, cost: tuple[float | None, int] | None
     ) -> None:
         """A value came whose loading, or whose meaning to the retry policy, is not ours to find out here."""
         job.state = JUDGED
@@ -922,7 +999,7 @@ class Scheduler:
             # By the time that a signal arrives the worker might run the next one, which is not meant.
             self._revoke(worker, now_s)
             # One that is frozen before it begins its first request neither moves its mark nor answers.
-            self._at(now_s + self.grace_s, "overdue stop", (worker, now_s))
+            self._at(now_s + max(self.grace_s, STACK_WAIT_S), "overdue stop", (worker, now_s))
         else:
             self._terminate(worker, now_s)
 
@@ -931,8 +1008,9 @@ class Scheduler:
         if worker.stop_reason == FOR_MEMORY:
             self._kill(worker)  # a polite request would leave it time to take the rest of the memory
             return
-        self.commands.append(Terminate(worker, worker.stop_reason in (FOR_TIMEOUT, FOR_DEADLINE)))
-        self._at(now_s + self.grace_s, "kill", worker)
+        wants_stack = worker.stop_reason in (FOR_TIMEOUT, FOR_DEADLINE)
+        self.commands.append(Terminate(worker, wants_stack))
+        self._at(now_s + (max(self.grace_s, STACK_WAIT_S) if wants_stack else self.grace_s), "kill", worker)
 
     def _revoke(self, worker: Worker, now_s: float) -> None:
         worker.revoked_up_to = worker.sent
@@ -1039,6 +1117,8 @@ class Scheduler:
                 self._deadline_passed(subject, now_s)
             elif what == "staff":
                 self.staff(now_s)
+            elif what == "starts":
+                self._end_overdue_starts(now_s)
             elif what == "rescue":
                 self._rescue(now_s)
             elif what == "ghost":

@@ -160,6 +160,6 @@ class Observers:
                     continue
                 try:
                     getattr(observer, name)(event)
-                except Exception:  # one bad observer must not cost the others their news
+                except BaseException:  # one bad observer must not cost the others their news
                     logger.exception("observer %r failed in %s", observer, name)
             del told, event

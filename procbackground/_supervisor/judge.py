@@ -9,10 +9,13 @@ import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+from procbackground import _platform
 from procbackground._parcel import Parcel
 from procbackground._pickling import load_failure
 from procbackground._state import scheduler as s
+from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
+from procbackground._supervisor.relay import lines_of
 from procbackground.errors import (
     MemoryLimitError,
     ProcbackgroundError,
@@ -86,7 +89,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
     if job.recipe.retry is not None and can_retry:
         try:
             delay_s = _ask_policy(job, value, error, now_s)
-        except Exception as broken:
+        except BaseException as broken:
             # The policy itself raised: that is what the caller has to know, and what it was asked about.
             broken.__context__ = error
             error, value = broken, None
@@ -127,6 +130,20 @@ def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float)
     )
 
 
+def _whereabouts(worker: Worker) -> str:
+    """Return where the worker was when it was to be stopped, or why that is not known, to end a sentence."""
+    if worker.notes:
+        note = f" ({worker.silence})" if worker.silence else ""
+        return f"; it was here{note}:\n{worker.notes}"
+    return f"; there is no Python stack: {worker.silence or _why_no_stack()}"
+
+
+def _why_no_stack() -> str:
+    if not _platform.STACK_SIGNAL:
+        return "it cannot be taken on this platform"
+    return "the process did not answer when asked for it"
+
+
 def _explain_end(command: s.Judge) -> ProcbackgroundError:
     """Return the error for an attempt that gave no answer."""
     job, worker = command.job, command.worker
@@ -138,10 +155,9 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
         stack = worker.notes if worker is not None else None
         what = f"attempt {job.attempt} of task {recipe.name!r}" if is_timeout else f"task {recipe.name!r}"
         limit = "timeout" if is_timeout else "deadline"
-        where = f"; it was here:\n{stack}" if stack else ""
-        ran = "" if worker is not None else "; it was not running then"
+        where = "; it was not running then" if worker is None else _whereabouts(worker)
         return TaskTimeoutError(
-            f"{what} ran over its {limit} of {limit_s:g} s and was stopped{ran}{where}",
+            f"{what} ran over its {limit} of {limit_s:g} s and was stopped{where}",
             timeout=limit_s,
             stack=stack,
         )
@@ -162,10 +178,16 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
             "the kernel's OOM killer is the likely cause: the machine ran out of memory. Give the task a "
             "memory_limit, or the manager fewer workers"
         )
+    peak_bytes = command.cost[1] if command.cost is not None else 0
+    peak = f", memory up to {peak_bytes / 2**20:.0f} MiB" if peak_bytes else ""
+    log_lines = lines_of(worker.log_tail)
+    last_words = "".join(f"\n  {line}" for line in log_lines)
     error = WorkerDiedError(
         f"worker {worker.pid} {death_phrase(worker.exit_code)} while running {recipe.name!r} "
-        f"(attempt {job.attempt}); {hint}",
+        f"(attempt {job.attempt}{peak}); {hint}" + (f"\nwhat it logged last:{last_words}" if last_words else ""),
         exit_code=worker.exit_code,
+        log_lines=log_lines,
+        peak_memory=peak_bytes or None,
     )
     if worker.notes:
         error.__cause__ = RemoteTraceback(worker.notes)

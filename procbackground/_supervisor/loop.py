@@ -11,6 +11,7 @@ each, a write each, and no object but the frames. Measured costs stand beside th
 from __future__ import annotations
 
 import _thread
+import gc
 import logging
 import os
 import pickle
@@ -30,6 +31,7 @@ from procbackground._page import (
     LINES,
     PAGE_SIZE,
     PAUSED,
+    PID,
     REVOKED,
     SIGN_NS,
     STARTED,
@@ -44,15 +46,18 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
+from procbackground._supervisor.breakage import Breakage, explain
 from procbackground._supervisor.delivery import Errands, Observers
-from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
+from procbackground._supervisor.judge import Verdict, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.room import Room
+from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.zygote import Zygote
 from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
-from procbackground.errors import ManagerClosedError, ProcbackgroundError, death_phrase
+from procbackground.errors import ManagerClosedError, ProcbackgroundError
+from procbackground.handle import TaskHandle
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
 
@@ -77,7 +82,7 @@ class _Returned(NamedTuple):
     worker: Worker
     jobs: list[Job]
     values: list[Any]  # bytes, or parcels
-    cost: tuple[float, int] | None  # of the first of them
+    cost: tuple[float | None, int] | None  # of the first of them
     since_s: float
     now_s: float
 
@@ -96,6 +101,7 @@ class Supervisor:
         keeps_spare: bool,
         max_pending: int | None,
         grace_s: float,
+        start_timeout_s: float,
         preload: tuple[str, ...],
     ) -> None:
         offset_s = time.time() - time.monotonic()
@@ -108,6 +114,7 @@ class Supervisor:
             grace_s=grace_s,
             lines=LINES,
             keeps_spare=keeps_spare,
+            start_timeout_s=start_timeout_s,
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
@@ -115,9 +122,12 @@ class Supervisor:
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s
+        self._start_timeout_s = start_timeout_s
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
         self._errands = Errands(self._name)
+        # Apart, and never relieved: one thread keeps the records in order, and a handler that blocks delays no task.
+        self._records = Errands(f"{self._name}-records")
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._wants)
@@ -130,6 +140,7 @@ class Supervisor:
         self._failure: BaseException | None = None
         self._is_refusing = False
         self._insiders: set[int] = set()  # threads in `accepting_more`
+        self._breakage: Breakage | None = None  # once the scheduler is broken
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._returned: list[_Returned] = []  # values that came, and whose handles are not settled
@@ -359,14 +370,16 @@ class Supervisor:
             self._asked_to_close.append(timeout_s)
             self._wakeup.set()
             thread = threading.current_thread()
-            is_ours = self._observers.owns(thread) or self._errands.owns(thread) or thread is self._thread
+            is_ours = thread is self._thread or any(
+                each.owns(thread) for each in (self._observers, self._errands, self._records)
+            )
             bound_s = None
             if timeout_s is not None:
                 bound_s = timeout_s + self._grace_s + s.LEAVE_S + 4 * MOMENT_S
             # One of our own threads would wait for its own end.
             (self._has_drained if is_ours else self._has_closed).wait(bound_s)
         if self._failure is not None:
-            raise self._failure
+            raise self._failure_error()
         return self._report
 
     def cancel_queued(self) -> None:
@@ -393,9 +406,12 @@ class Supervisor:
     @property
     def broken_text(self) -> str | None:
         """Why no worker can be started any more, or None."""
-        if self._failure is None and self.scheduler.broken_by is None:
+        broken_by = self.scheduler.broken_by
+        if self._failure is not None:
+            return str(self._failure)
+        if broken_by is None:
             return None
-        return str(self._failure or self._broken_error())
+        return broken_by[0] if self._breakage is None else self._breakage.message
 
     def living_workers(self) -> list[Worker]:
         """Return the workers that take work, or will when they have started; asks for those that are wanted."""
@@ -408,18 +424,13 @@ class Supervisor:
         if self._is_foreign:
             raise ManagerClosedError("this manager belongs to the process that this one was forked from")
         if self._failure is not None:
-            raise self._failure
+            raise self._failure_error()
         if self.scheduler.broken_by is not None:
-            raise self._broken_error()
+            # Its whole story is told by an errand, which may not be done yet.
+            raise (self._breakage or Breakage(self.scheduler.broken_by[0])).error()
         if self._is_refusing and (threading.get_ident() not in self._insiders or self.scheduler.cancels_queue):
             # The first words are the standard library's, which callers have learnt to look for.
             raise ManagerClosedError("cannot schedule new futures after shutdown: the manager is closed")
-
-    def _refuse_if_broken(self) -> None:
-        """Under the lock: what is accepted from now on would wait for a worker for ever."""
-        if self.scheduler.broken_by is not None:
-            self._is_refusing = True
-            self._room.tell_all()
 
     def _is_full(self) -> bool:
         limit = self._max_pending
@@ -447,13 +458,17 @@ class Supervisor:
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
         boot = Boot(self._initializer, _parent_log_level(), main_path(self._context))
-        direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
+        self._warden = Warden(page_fd, self._life_write_fd)
+        direct = Direct(
+            self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed, self._warden
+        )
         self._launcher: Launcher = direct
         self._zygote: Zygote | None = None
         if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
             self._launcher = self._zygote = Zygote(
                 self._context, boot, page_fd, self._life_read_fd, self._preload,
                 self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
+                self._start_timeout_s,
             )  # fmt: skip
         self._poller.watch(self._wakeup.fileno())
         self._observers.start()
@@ -602,7 +617,6 @@ class Supervisor:
                     scheduler.said_hello(worker, now_s)
                 elif kind == _wire.BROKEN:
                     scheduler.initializer_failed(worker, body, now_s)
-                    self._refuse_if_broken()
                 elif kind == _wire.ITERATION_FAILED:
                     iterations = self._words[worker.line * WORDS_PER_LINE + ITERATIONS]
                     scheduler.iteration_failed(worker, body, iterations, now_s)
@@ -705,8 +719,9 @@ class Supervisor:
                     "on_task_progress", head, done=done, total=total, message=message
                 )
         elif kind == _wire.LOG_RECORD:
+            worker.process.note_record(0 if head is None else head.sequence, body)
             name = head.recipe.name if head is not None else None
-            self._errands.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
+            self._records.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
 
     # -- writing -------------------------------------------------------------------------------------------
 
@@ -753,7 +768,9 @@ class Supervisor:
             case s.Cancelled(job, worker):
                 self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
             case s.Broke(job):
-                self._settle_failed(job, self._broken_error(job), is_loop=job.recipe.is_loop)
+                self._errands.put(self._settle_broken, job)
+            case s.Refuse():
+                self._refuse()
             case s.Launch(worker):
                 base = worker.line * WORDS_PER_LINE
                 for word in range(WORDS_PER_LINE):
@@ -765,6 +782,8 @@ class Supervisor:
                 self._terminate(worker, wants_stack)
             case s.Kill(worker):
                 if worker.process is not None and not worker.process.closed:
+                    if worker.silence is None and worker.notes is None:
+                        worker.silence = _platform.standstill(worker.pid)  # before it stands still for ever
                     worker.process.kill_tree()
             case s.Dismiss(worker):
                 self._close_tasks(worker)
@@ -787,6 +806,13 @@ class Supervisor:
                 )
             case _:
                 assert_never(command)
+
+    def _refuse(self) -> None:
+        """No worker can be started: tell so to whoever submits from now on, or waits for room."""
+        self._errands.put(self._explain_break)
+        with self.lock:
+            self._is_refusing = True
+            self._room.tell_all()
 
     def _close_tasks(self, worker: Worker) -> None:
         process: WorkerProcess | None = worker.process
@@ -821,6 +847,8 @@ class Supervisor:
             is_complete = notes is not None and notes == worker.notes
             worker.notes = notes
             if is_complete or now_s >= until_s or worker.process.closed:
+                if not is_complete and worker.silence is None:
+                    worker.silence = _platform.standstill(worker.pid)
                 self._terminate(worker, wants_stack=False)
             else:
                 self._asking.append((now_s + STACK_POLL_S, until_s, worker))
@@ -855,7 +883,6 @@ class Supervisor:
             logger.warning("a worker process could not be started (%s); trying again", error)
         with self.lock:
             self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
-            self._refuse_if_broken()
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -898,6 +925,10 @@ class Supervisor:
                 break
             self._take(worker, process.reader.feed(data))
         worker.exit_code = process.launcher.exit_code_of(process)
+        if process.peak_bytes is not None:
+            worker.cost = (None, process.peak_bytes)
+        head = worker.loop or (worker.inflight[0] if worker.inflight else None)
+        worker.log_tail = process.log_tail(0 if head is None else head.sequence)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
             oom_kills = _platform.count_oom_kills()
             worker.was_oom = oom_kills > self._oom_kills
@@ -911,11 +942,11 @@ class Supervisor:
         process.unsent = None
         base = worker.line * WORDS_PER_LINE
         started = self._words[base + STARTED]
+        self._words[base + PID] = 0  # which may be a stranger's soon
         if worker.inflight:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
             self.scheduler.worker_gone(worker, started, time.monotonic())
-            self._refuse_if_broken()
         process.close()
 
     # -- outcomes ------------------------------------------------------------------------------------------
@@ -923,7 +954,11 @@ class Supervisor:
     def _judge(self, command: s.Judge) -> None:
         """Find out what an outcome means. Runs in an errand: all of the user's code that is involved may block."""
         job = command.job
-        verdict = pass_verdict(command, self._wall, time.monotonic())
+        try:
+            verdict = pass_verdict(command, self._wall, time.monotonic())
+        except BaseException as bug:  # not the user's code, which is guarded one by one: still only this task fails
+            logger.exception("the end of an attempt of %r could not be judged", job.recipe.name)
+            verdict = Verdict(None, bug, None, True)
         now_s = time.monotonic()
         is_loop = job.recipe.is_loop
         attempt = job.attempt
@@ -996,29 +1031,16 @@ class Supervisor:
             if self.scheduler.settled(**settled) or not self.scheduler.unsettled_loops:
                 self._note_all_settled()
 
-    def _broken_error(self, job: Job | None = None) -> ProcbackgroundError:
-        from procbackground._broken import InitializerError
+    def _settle_broken(self, job: Job) -> None:
+        """Fail a job because no worker can be started. In an errand."""
+        if self._breakage is None:
+            self._explain_break()
+        assert self._breakage is not None
+        self._settle_failed(job, self._breakage.error(job), is_loop=job.recipe.is_loop)
 
+    def _explain_break(self) -> None:
         assert self.scheduler.broken_by is not None
-        what, why = self.scheduler.broken_by
-        facts: dict[str, Any] = {} if job is None else {"task": job.handle.task, "attempt": job.attempt}
-        if isinstance(why, Exception):
-            error = InitializerError(f"{what}: {why}", **facts)
-            error.__cause__ = why
-            return error
-        if isinstance(why, bytes):
-            cause, _ = fallen(why)
-            error = InitializerError(f"{what}: {type(cause).__name__}: {cause}", **facts)
-            error.__cause__ = cause
-            return error
-        phrase = death_phrase(why.exit_code)
-        notes = f"\n{why.notes}" if why.notes else ""
-        return InitializerError(
-            f"{what}: the last one {phrase} while it started. Its own output, above, may say why; a script that "
-            f"starts a manager when it is imported lacks `if __name__ == '__main__':`{notes}",
-            pid=why.pid,
-            **facts,
-        )
+        self._breakage = explain(*self.scheduler.broken_by)
 
     # -- telling -------------------------------------------------------------------------------------------
 
@@ -1091,10 +1113,12 @@ class Supervisor:
         """All workers are gone: let go of everything else, in the order in which it depends on each other."""
         if self._is_ready:
             self._launcher.close()
+            self._warden.close()
         if self._initializer is not None:
             self._initializer.let_go()
         self._monitor.stop(MOMENT_S)
         self._errands.stop(MOMENT_S)
+        self._records.stop(MOMENT_S)
         now_s = time.monotonic()
         scheduler = self.scheduler
         began_s = now_s if self._close_began_s is None else self._close_began_s
@@ -1148,38 +1172,76 @@ class Supervisor:
     def _crash(self, error: BaseException) -> None:
         """A bug ended the supervisor: whoever waits is told at once, and no process is left."""
         logger.critical("the supervisor failed; its tasks fail with it", exc_info=error)
-        failure = ProcbackgroundError(f"the manager's supervisor failed: {error!r}")
-        failure.__cause__ = error
         with self.lock:
-            self._failure = failure
+            self._failure = error
             self._is_refusing = True
-            jobs = [*self.scheduler.all_jobs(), *(job for returned in self._returned for job in returned.jobs)]
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
             self._room.tell_all()
         for worker in workers:
             if worker.process is not None and not worker.process.closed:
-                worker.process.signal_group(signal.SIGKILL)
-        for job in jobs:
-            if not job.handle.done():
-                job.handle._settle(FINISHED, None, failure)
-                try:
-                    job.handle._invoke_callbacks()  # type: ignore[attr-defined]
-                except Exception:
-                    logger.exception("exception in the callbacks of %r", job.handle)
-        try:
-            os.close(self._life_write_fd)  # the kernel ends whatever is left
-        except OSError:
-            pass
+                self._try(worker.process.kill_tree)
+        for handle in self._unsettled_handles():
+            self._try(self._fail_handle, handle)
         self._has_drained.set()
+        self._try(self._let_go_of, workers)
         self._has_closed.set()
+        _living.discard(self)
+
+    def _try(self, act: Callable[..., object], *args: Any) -> None:
+        """Do one of the things that are to be done whatever becomes of the others."""
+        try:
+            act(*args)
+        except BaseException:
+            logger.exception("exception in %r after the supervisor failed", act)
+
+    def _unsettled_handles(self) -> list[TaskHandle[Any]]:
+        """All of this manager's handles that are not done.
+
+        The scheduler's books do not have those that were on their way from one list to another when it failed,
+        such as a batch of answers. The garbage collector has: a look at all objects takes a second at the worst,
+        and happens once.
+        """
+        handles = {id(job.handle): job.handle for job in self.scheduler.all_jobs()}
+        for found in gc.get_objects():
+            # By type: asking a proxy for its class would run the user's code.
+            if issubclass(type(found), TaskHandle) and found._owner is self:
+                handles[id(found)] = found
+        return [handle for handle in handles.values() if not handle.done()]
+
+    def _fail_handle(self, handle: TaskHandle[Any]) -> None:
+        if handle._settle(FINISHED, None, self._failure_error(handle)):
+            self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
+
+    def _failure_error(self, handle: TaskHandle[Any] | None = None) -> ProcbackgroundError:
+        error = ProcbackgroundError(
+            f"the manager's supervisor failed ({self._failure!r}): this is a bug of procbackground, and its log has "
+            f"the traceback; the manager takes no more tasks",
+            task=None if handle is None else handle.task,
+        )
+        error.__cause__ = self._failure
+        return error
+
+    def _let_go_of(self, workers: list[Worker]) -> None:
+        """End threads and helpers and close descriptors, after a failure."""
+        self._try(self._monitor.stop, MOMENT_S)
+        self._try(self._errands.stop, MOMENT_S)
+        self._try(self._records.stop, MOMENT_S)
+        self._try(self._observers.stop, MOMENT_S)
+        for worker in workers:
+            # One that a caller writes to stays open: a closed descriptor's number may be in use again.
+            if worker.process is not None and not worker.is_writing:
+                self._try(worker.process.close)
+        self._try(self._launcher.close)
+        self._try(self._warden.close)
+        self._try(self._close_fds)
 
     def _abandon_in_fork(self) -> None:
         """In a fork of this process: the workers belong to the other one; keep none of them alive."""
         self._is_foreign = True
         if not self._is_ready or self._has_closed.is_set():
             return
-        fds = [self._life_write_fd, *self._readers, *self._others]
+        fds = [self._life_write_fd, self._warden.control_fd, *self._readers, *self._others]
         fds += [worker.process.task_fd for worker in self._readers.values()]
         for fd in {fd for fd in fds if fd >= 0}:
             try:

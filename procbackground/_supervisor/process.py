@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import process as mp_process
 from multiprocessing.context import BaseContext
@@ -21,6 +22,7 @@ from procbackground import _platform
 from procbackground._parcel import Parcel, send_parcel
 from procbackground._pickling import main_is_importable
 from procbackground._state.fleet import Worker
+from procbackground._supervisor.warden import Warden
 from procbackground._wire import FrameReader
 from procbackground._worker.entry import Fd, run_worker
 from procbackground._worker.main import Boot
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 EXIT_S = 0.2  # for a process that has closed everything to have ended
+LOG_TAIL = 10  # records of a worker that are kept to explain its death; what was said last says most
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
 
@@ -36,8 +39,8 @@ class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
-        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
-        "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "task_fd", "unsent", "worker",
+        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "logged", "notes_fd", "notes_seen",
+        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -63,6 +66,8 @@ class WorkerProcess:
         self.notes_seen = 0
         self.process = process
         self.exit_code: int | None = None
+        self.peak_bytes: int | None = None  # known once it has ended, where the system tells it
+        self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.is_dying = False
         self.closed = False
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
@@ -135,6 +140,16 @@ class WorkerProcess:
             return os.pread(self.notes_fd, min(size, NOTES_LIMIT), self.notes_seen).decode(errors="replace")
         except OSError:
             return None
+
+    def note_record(self, sequence: int, body: bytes) -> None:
+        """Keep what the worker logged, for the case that it dies."""
+        if self.logged is None:
+            self.logged = deque(maxlen=LOG_TAIL)
+        self.logged.append((sequence, body))
+
+    def log_tail(self, sequence: int) -> tuple[bytes, ...]:
+        """Return the last records that came while request `sequence` ran; 0 stands for before the first."""
+        return tuple(body for number, body in self.logged or () if number == sequence)
 
     def _notes_size(self) -> int:
         try:
@@ -220,6 +235,26 @@ def main_path(context: BaseContext) -> str | None:
     return os.path.normpath(os.path.join(folder, str(getattr(main, "__file__", ""))))
 
 
+@contextlib.contextmanager
+def interrupts_held_back(method: str) -> Iterator[None]:
+    """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
+
+    The worker unblocks it once it ignores it. A fork server is not to inherit this, as it has children of others.
+    """
+    if method == "forkserver":
+        yield
+        return
+    if method == "spawn":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks the signal on its way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 class Direct:
     """Starts each worker by the context's own `Process`."""
 
@@ -231,7 +266,9 @@ class Direct:
         life_fd: int,
         launched: Callable[[Worker, WorkerProcess], None],
         launch_failed: LaunchFailed,
+        warden: Warden,
     ) -> None:
+        self._warden = warden
         self._context: Any = context
         self._boot = boot
         self._page_fd = page_fd
@@ -240,6 +277,7 @@ class Direct:
         self._launch_failed = launch_failed
 
     def launch(self, worker: Worker) -> None:
+        self._warden.start()
         fds: list[int] = []
         try:
             task_read, task_write = os.pipe()
@@ -251,13 +289,15 @@ class Direct:
             side_fd, their_side = (each.detach() for each in socket.socketpair())
             fds += (side_fd, their_side)
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
+            # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
+            ours = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             process = self._context.Process(
                 target=run_worker,
                 name=f"procbackground-worker-{worker.number}",
-                args=(theirs, worker.number, worker.line, self._boot),
+                args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
-            with startable_main():
+            with startable_main(), interrupts_held_back(self._context.get_start_method()):
                 process.start()
         except Exception as error:
             for fd in fds:
@@ -279,6 +319,8 @@ class Direct:
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
+        if process.peak_bytes is None and process.pidfd is not None:
+            process.peak_bytes = _platform.peak_of_dead(process.pid)
         # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
         process.process.join(EXIT_S)
         return process.process.exitcode

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import pickle
+from collections.abc import Iterable
 from typing import Any
+
+LINE_LIMIT = 2000  # characters of a record that is shown with a death: enough for a short traceback
 
 
 def tell_parent(body: bytes, task_name: str | None, attempt: int | None, pid: int) -> None:
@@ -18,6 +21,22 @@ def tell_parent(body: bytes, task_name: str | None, attempt: int | None, pid: in
     logger = logging.getLogger(record.name)
     if logger.isEnabledFor(record.levelno):
         logger.handle(record)
+
+
+def lines_of(records: Iterable[bytes]) -> tuple[str, ...]:
+    """Return records of a child as lines of text, to be shown with its death. In an errand: user code may run."""
+    lines = []
+    for body in records:
+        try:
+            library, facts = pickle.loads(body)
+            if library == "loguru":
+                level, name, text = facts["level"], facts["name"], facts["exception"] or facts["message"]
+            else:
+                level, name, text = facts["levelname"], facts["name"], facts["msg"]
+            lines.append(f"{level} {name}: {str(text).rstrip()}"[:LINE_LIMIT])
+        except Exception as error:
+            lines.append(f"(a record that could not be loaded: {type(error).__name__})")
+    return tuple(lines)
 
 
 def _tell_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | None, pid: int) -> None:

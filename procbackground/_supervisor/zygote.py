@@ -31,7 +31,6 @@ from procbackground._worker.main import Boot
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-FIRST_ANSWER_S = 60.0  # it imports `__main__` and what that imports before it can answer
 ANSWER_S = 2.0  # a fork takes a millisecond
 
 
@@ -51,6 +50,7 @@ class Zygote:
         launch_failed: LaunchFailed,
         exited: Callable[[WorkerProcess], None],
         direct: Direct,
+        start_timeout_s: float,
     ) -> None:
         self._context: Any = context
         self._boot = boot
@@ -67,7 +67,9 @@ class Zygote:
         self._control: socket.socket | None = None
         self._process: BaseProcess | None = None
         self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
+        self._start_timeout_s = start_timeout_s  # it imports `__main__` and what that imports before it can answer
         self._has_answered = False
+        self._has_ever_answered = False
         self._living: dict[int, WorkerProcess] = {}
 
     # -- what the supervisor asks --------------------------------------------------------------------------
@@ -103,6 +105,7 @@ class Zygote:
         self._ask(child.PRELOAD + module.encode())
 
     def close(self) -> None:
+        self._ask(child.CLOSE)
         self._end()
 
     @property
@@ -111,10 +114,15 @@ class Zygote:
         if not self._pending:
             return float("inf")
         asked_s = min(asked_s for _, asked_s in self._pending.values())
-        return asked_s + (ANSWER_S if self._has_answered else FIRST_ANSWER_S)
+        return asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
 
     def replace(self) -> None:
         """End a zygote that hangs; the next launch starts another. The workers live on."""
+        if self._pending and not self._has_ever_answered:
+            # The next one would hang in the same place.
+            pending, self._pending = self._pending, {}
+            for worker, _ in pending.values():
+                self._launch_failed(worker, TimeoutError(_never_answered(self._start_timeout_s)), False)
         self._end()
 
     # -- its life ------------------------------------------------------------------------------------------
@@ -186,15 +194,16 @@ class Zygote:
             if not packet:
                 self._end()
                 return
-            self._has_answered = True
+            self._has_answered = self._has_ever_answered = True
             self._take(packet[:1], packet[1:], fds)
 
     def _take(self, kind: bytes, body: bytes, fds: list[int]) -> None:
         if kind == child.EXITED:
-            pid, exit_code = child.EXIT.unpack(body)
+            pid, exit_code, peak_bytes = child.EXIT.unpack(body)
             process = self._living.get(pid)
             if process is not None:
                 process.exit_code = exit_code
+                process.peak_bytes = peak_bytes or None
                 self._exited(process)
         elif kind == child.FORKED:
             number, pid = child.FORK_RESULT.unpack(body)
@@ -223,6 +232,13 @@ class Zygote:
             if module in self._preloaded:
                 self._preloaded.remove(module)
             self._end()
+
+
+def _never_answered(start_timeout_s: float) -> str:
+    return (
+        f"the process that is to start them was not ready within the start_timeout of {start_timeout_s:g} s; it "
+        "imports the main module, and what that imports"
+    )
 
 
 def _never_worked(exit_code: int | None) -> str:

@@ -34,10 +34,12 @@ def _receive_fd(duplicate: Any) -> Fd:
     return Fd(duplicate.detach())
 
 
-def run_worker(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
-    """Be a worker that is a `multiprocessing` process of its own."""
+def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
+    """Be a worker that is a `multiprocessing` process of its own; `not_ours` are descriptors to close first."""
+    for fd in not_ours:
+        os.close(fd)
     prepare_main(boot)
-    tasks, results, life, notes, side, page = (fd.take() for fd in fds)
+    tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)
     leave(Worker(WorkerFds(tasks, results, life, notes, side), words, line, boot).run())

@@ -7,6 +7,7 @@ can be killed at any instruction and harms itself only.
 from __future__ import annotations
 
 import faulthandler
+import io
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ import time
 from typing import Any, NamedTuple
 
 from procbackground import _platform, _wire
-from procbackground._page import REVOKED, STARTED, STOP, WORDS_PER_LINE
+from procbackground._page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
 from procbackground._pickling import dump_failure
 from procbackground._worker import relay
 from procbackground._worker.channel import Channel
@@ -60,8 +61,10 @@ class Worker:
     def run(self) -> int:
         """Serve until the parent closes the task pipe; return the exit code."""
         _lead_own_group()
+        self.words[self.base + PID] = self.pid  # of use to the warden
         self._life_fd = _platform.arm_life_pipe(self.fds.life)
         self._set_signals()
+        _keep_lines_whole()
         set_finder(self.executor.current)
         relay.install(self.channel, self.boot.log_level)
         if self.boot.initializer is not None and not self._initialize(self.boot.initializer):
@@ -126,6 +129,7 @@ class Worker:
     def _set_signals(self) -> None:
         # Ctrl-C in a terminal is the parent's to handle.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
         signal.signal(signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, self.fds.notes, all_threads=True)
@@ -168,6 +172,16 @@ def flush_output() -> None:
             stream.flush()
         except Exception:
             pass  # closed by the task, or absent
+
+
+def _keep_lines_whole() -> None:
+    """Write what is printed line by line where Python was told not to buffer (-u, PYTHONUNBUFFERED).
+
+    An unbuffered `print` writes its text and the end of its line one by one, and other workers write in between.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.write_through:
+            stream.reconfigure(line_buffering=True, write_through=False)
 
 
 def _lead_own_group() -> None:

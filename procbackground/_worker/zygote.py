@@ -3,6 +3,9 @@
 A fork of it takes a millisecond, where a process of a fork server takes ten, most of them for imports that the
 zygote did once. It is itself started through `multiprocessing`, has prepared `__main__` as any child has, and never
 runs a task. Its death takes no worker along. Linux only: it passes pidfds.
+
+It is also the parent of what its workers leave behind. So it can end what had left a worker's group, at the manager's
+close and when the manager's process dies: then the kernel ends the workers at once, and this process the rest.
 """
 
 from __future__ import annotations
@@ -17,6 +20,7 @@ import socket
 import struct
 import sys
 import threading
+import time
 import warnings
 from multiprocessing import process, util
 from typing import Any, NamedTuple
@@ -29,6 +33,7 @@ from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_
 FORK = b"F"  # + FORK_ARGS: start a worker
 REAP = b"R"  # + PID: the manager has let go of the pid, which may now be used again
 PRELOAD = b"P"  # + module name: workers started from now on have it
+CLOSE = b"C"  # all workers are gone: end what they have left behind
 
 # Answers, one a packet.
 FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
@@ -39,7 +44,12 @@ UNFIT = b"T"  # + name of a module that started threads when it was imported: fo
 FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
 FORK_RESULT = struct.Struct("<II")  # worker number, pid
 PID = struct.Struct("<I")
-EXIT = struct.Struct("<Ii")  # pid, exit code
+EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
+
+
+LIFE_END_S = 0.1  # between the end of the control socket and that of the life pipe, when the parent dies
+REAP_PAUSE_S = 0.1  # between two looks for adopted zombies: listing children costs 5 % of a fork
+END_S = 0.4  # for what is killed to be gone; the parent waits for half a second
 
 
 class ZygoteFds(NamedTuple):
@@ -56,6 +66,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
         os.setsid()
     except PermissionError:
         pass  # leads its group already
+    # While it imports it could not act on the parent's end: then the kernel does.
     life_fd = _platform.arm_life_pipe(fds.life)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     # Python 3.12 warns of a fork in a process with threads. We look ourselves, at those that matter.
@@ -66,7 +77,10 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     zygote.check_fitness("__main__")
     for module in preload:
         zygote.preload(module)
-    zygote.serve()
+    try:
+        zygote.serve()
+    except OSError:
+        zygote.look_after_the_end()  # in the middle of an answer
     control.close()
 
 
@@ -78,17 +92,86 @@ class _Zygote:
         self._boot = boot
         self._words = map_page(fds.page)
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
+        self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
+        self._adopts_orphans = False
+        self._child_ended: tuple[int, int] | None = None  # pipe: some child has
+        self._wants_reaping = False
+        self._reap_due_s = 0.0
 
     def serve(self) -> None:
+        _platform.disarm_life_pipe(self._life_fd)
+        self._poll.register(self._life_fd, 0)  # its end is reported all the same
+        pause_ms: float | None = None
         while True:
-            for fd, _ in self._poll.poll():
-                if fd != self._control.fileno():
+            for fd, _ in self._poll.poll(pause_ms):
+                if fd in self._pidfds:
                     self._tell_exit(fd)
-                elif not self._obey():
+                elif fd == self._life_fd:
+                    self.end_all()
                     return
+                elif self._child_ended is not None and fd == self._child_ended[0]:
+                    os.read(fd, 4096)
+                    self._wants_reaping = True
+                elif fd == self._control.fileno() and not self._obey():
+                    self.look_after_the_end()
+                    return
+            pause_ms = self._reap_adopted() if self._wants_reaping else None
+
+    def look_after_the_end(self) -> None:
+        """The manager has let go of us: replaced us, and the workers live on; or its process is dying."""
+        life = select.poll()
+        life.register(self._life_fd, 0)
+        if life.poll(LIFE_END_S * 1000):
+            self.end_all()
+
+    def end_all(self) -> None:
+        """End all that is below us: the workers, should they live, and whatever they have started."""
+        until_s = time.monotonic() + END_S
+        while True:
+            alive = _platform.descendants(os.getpid())
+            for pid, _ in alive:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+            try:
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+            except ChildProcessError:
+                pass
+            if not alive or time.monotonic() > until_s:
+                return
+            time.sleep(0.001)  # what is killed hands its own children to us
+
+    def _adopt_orphans(self) -> None:
+        """Become the parent of what workers leave behind. After the first fork: it takes 4 ms."""
+        self._adopts_orphans = True
+        if not _platform.adopt_orphans():
+            return
+        self._child_ended = os.pipe()
+        for fd in self._child_ended:
+            os.set_blocking(fd, False)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only what has a handler wakes us
+        signal.set_wakeup_fd(self._child_ended[1], warn_on_full_buffer=False)
+        self._poll.register(self._child_ended[0], select.POLLIN)
+
+    def _reap_adopted(self) -> float | None:
+        """Reap what was adopted and has ended; return the milliseconds to wait before that, or None: it is done."""
+        now_s = time.monotonic()
+        if now_s < self._reap_due_s:
+            return (self._reap_due_s - now_s) * 1000
+        self._reap_due_s = now_s + REAP_PAUSE_S
+        self._wants_reaping = False
+        for pid in _platform.children(os.getpid()):
+            if pid not in self._unreaped:
+                try:
+                    os.waitpid(pid, os.WNOHANG)
+                except ChildProcessError:
+                    pass
+        return None
 
     def _obey(self) -> bool:
         request = self._control.recv(4096)
@@ -97,10 +180,16 @@ class _Zygote:
         kind, body = request[:1], request[1:]
         if kind == FORK:
             self._fork(*FORK_ARGS.unpack(body))
+            if not self._adopts_orphans:
+                self._adopt_orphans()
         elif kind == REAP:
             self._reap(*PID.unpack(body))
         elif kind == PRELOAD:
+            _platform.rearm_life_pipe(self._life_fd)
             self.preload(body.decode())
+            _platform.disarm_life_pipe(self._life_fd)
+        elif kind == CLOSE:
+            self.end_all()
         return True
 
     def preload(self, module: str) -> None:
@@ -157,6 +246,7 @@ class _Zygote:
             self._control.send(REFUSED + FORK_RESULT.pack(number, error.errno or 0))
             return
         self._pidfds[pidfd] = pid
+        self._unreaped.add(pid)
         self._poll.register(pidfd, select.POLLIN)
         try:
             socket.send_fds(
@@ -169,7 +259,8 @@ class _Zygote:
     def _become_worker(self, number: int, line: int, ours: list[int], theirs: list[int]) -> None:
         exit_code = 1
         try:
-            for fd in (*theirs, *self._pidfds, self._fds.page, self._life_fd):
+            signal.set_wakeup_fd(-1)
+            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), self._fds.page, self._life_fd):
                 os.close(fd)
             self._control.close()
             _start_afresh(number)
@@ -188,12 +279,15 @@ class _Zygote:
         # signal the group without a chance of meeting strangers.
         status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+        # Of interest for a death only, and not worth 4 ms of imports to a worker that leaves as it was told.
+        peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
         self._poll.unregister(pidfd)
         del self._pidfds[pidfd]
         os.close(pidfd)
-        self._control.send(EXITED + EXIT.pack(pid, exit_code))
+        self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
 
     def _reap(self, pid: int) -> None:
+        self._unreaped.discard(pid)
         try:
             os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
@@ -203,6 +297,7 @@ class _Zygote:
 def _start_afresh(number: int) -> None:
     """Give a forked worker what `multiprocessing` gives its children, and nothing of the zygote's state."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     process._children = set()  # type: ignore[attr-defined]
     process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
     util._finalizer_registry.clear()  # type: ignore[attr-defined]

@@ -1,0 +1,154 @@
+"""A parent that dies, or wants to end: 15 to 18a. Nothing of it is left within a second, whatever its workers do."""
+
+from __future__ import annotations
+
+import os
+import signal
+import textwrap
+
+import pytest
+
+from tests.support.facts import wait_until_gone
+from tests.support.gate import PATIENCE_S
+from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
+
+# What the workers do, all at once: how often each says where it is, and what.
+BUSY = {
+    "spins": "manager.run(tasks.tell_and_spin, address)",
+    "sleeps": "manager.run(tasks.tell_and_sleep, address)",
+    "is in C with the GIL": "manager.run(tasks.tell_and_hold_the_interpreter, address)",
+    "is deaf to SIGTERM": "manager.run(tasks.ignore_sigterm, address)",
+    "has a grandchild": "manager.run(tasks.start_grandchild, address)",
+    "has a grandchild in a session of its own": "manager.run(tasks.start_grandchild, address, True)",
+    "loops": "manager.run_task(Task(tasks.iterate, args=(address,), type=TaskType.LOOP))",
+}
+
+
+def script(gate, method: str, works, ending: str) -> str:
+    """Return a script whose manager does `works`, stops at the gate as "parent", and then ends."""
+    lines = [
+        "import multiprocessing",
+        f"context = multiprocessing.get_context({method!r})",
+        f"manager = Manager(max_workers={max(2, len(works))}, mp_context=context, grace=0.2, retry=2)",
+        *works,
+        "tasks.stop_at_gate(address, 'parent')",
+        *textwrap.dedent(ending).strip().splitlines(),
+    ]
+    return parent(gate, "\n".join(lines))
+
+
+def everybody_below(gate, process, arrivals: int) -> set[int]:
+    """Return all that there is below the script, once it and its tasks have said where they are."""
+    labels = [gate.next_arrival().label for _ in range(arrivals)]
+    assert "parent" in labels
+    grandchildren = {label for label in labels if isinstance(label, int) and label > 1}
+    everybody = family(process.pid)
+    assert grandchildren <= everybody
+    assert len(everybody) > arrivals
+    return everybody
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["15a_sigkill", "17_sigterm"])
+def test_15a_17_parent_is_killed_with_busy_workers(gate, method, tmp_path, number):
+    with running(script(gate, method, BUSY.values(), ""), tmp_path) as process:
+        everybody = everybody_below(gate, process, len(BUSY) + 1)
+        os.kill(process.pid, number)
+        assert process.wait(PATIENCE_S) == -number
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["15b_sigkill", "17_sigterm"])
+def test_15b_17_parent_is_killed_with_idle_workers(gate, method, tmp_path, number):
+    idle = ["assert list(manager.map(tasks.square, range(8), chunksize=1)) == [n * n for n in range(8)]"]
+    with running(script(gate, method, idle, ""), tmp_path) as process:
+        assert gate.wait_for_label() == "parent"
+        everybody = family(process.pid)
+        assert everybody
+        os.kill(process.pid, number)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
+    works = [BUSY["is in C with the GIL"], BUSY["has a grandchild in a session of its own"]]
+    with running(script(gate, "fork", works, ""), tmp_path) as process:
+        everybody = everybody_below(gate, process, 3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_16_ctrl_c_to_the_group(gate, method, tmp_path):
+    ending = """
+    with manager:
+        handles = [manager.run(tasks.clean_up_when_stopped, address) for _ in range(6)]
+        handles[0].result()
+    """
+    with running(script(gate, method, [], ending), tmp_path) as process:
+        gate.release(gate.wait_for_arrival())
+        for _ in range(2):
+            assert gate.wait_for_label() == "at work"
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)  # as the terminal does
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode in (-signal.SIGINT, 130, 1)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+        assert [gate.wait_for_label() for _ in range(2)] == ["SystemExit"] * 2
+        assert not gate.has_arrivals()  # nothing of the queue has run
+        assert stderr.count("Traceback") == 1
+        assert "KeyboardInterrupt" in stderr
+        assert stdout == ""
+
+
+HUNG = [BUSY["is in C with the GIL"], BUSY["is deaf to SIGTERM"], BUSY["has a grandchild in a session of its own"]]
+
+ENDINGS = {
+    "sys.exit": ("sys.exit(0)", 0),
+    "os._exit": ("os._exit(0)", 0),
+    "an exception": ("raise KeyError('oh')", 1),
+    "the end of the script": ("pass", 0),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_18a_exit_while_tasks_hang_and_the_pool_is_open(gate, method, tmp_path, ending):
+    line, code = ENDINGS[ending]
+    with running(script(gate, method, HUNG, line), tmp_path) as process:
+        everybody = everybody_below(gate, process, len(HUNG) + 1)
+        gate.release(process.pid)
+        assert process.wait(PATIENCE_S) == code
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_18a_exit_without_close_while_idle_is_quick_and_silent(gate, method, tmp_path):
+    works = ["print(manager.run(tasks.square, 3).result(timeout=20))"]
+    with running(script(gate, method, works, "pass"), tmp_path) as process:
+        gate.wait_for_arrival()
+        everybody = family(process.pid)
+        gate.release(process.pid)
+        assert process.wait(PATIENCE_S) == 0
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+        assert (process.stdout.read(), process.stderr.read()) == ("9\n", "")
+
+
+def test_16_ctrl_c_while_a_worker_is_still_starting(gate, tmp_path):
+    """A worker that imports the main module when the signal comes prints nothing of its own."""
+    source = parent(
+        gate,
+        """
+        import multiprocessing
+        context = multiprocessing.get_context("spawn")
+        with Manager(max_workers=1, mp_context=context, grace=0.2) as manager:
+            manager.run(tasks.square, 3).result()
+        """,
+    ).replace(
+        'if __name__ == "__main__":',
+        'if __name__ != "__main__":\n    tasks.stop_at_gate(address, "importing")\nif __name__ == "__main__":',
+    )
+    with running(source, tmp_path) as process:
+        assert gate.next_arrival().label == "importing"
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        stdout, stderr = process.communicate(timeout=PATIENCE_S)
+        assert (stdout, stderr.count("Traceback")) == ("", 1)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
