@@ -348,6 +348,12 @@ class Supervisor:
         if self._is_refusing:
             raise ManagerClosedError("the manager is closed: it takes no more tasks")
 
+    def _refuse_if_broken(self) -> None:
+        """Under the lock in which it broke: what is accepted afterwards would wait for workers for ever."""
+        if self.scheduler.broken_by is not None:
+            self._is_refusing = True
+            self._room.notify_all()
+
     def _wait_for_room(self) -> None:
         limit = self._max_pending
         while limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle:
@@ -521,6 +527,7 @@ class Supervisor:
                     scheduler.said_hello(worker, now_s)
                 elif kind == _wire.BROKEN:
                     scheduler.initializer_failed(worker, body, now_s)
+                    self._refuse_if_broken()
                 elif kind == _wire.ITERATION_FAILED:
                     iterations = self._words[worker.line * WORDS_PER_LINE + ITERATIONS]
                     scheduler.iteration_failed(worker, body, iterations, now_s)
@@ -771,6 +778,7 @@ class Supervisor:
             logger.warning("a worker process could not be started (%s); trying again", error)
         with self.lock:
             self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+            self._refuse_if_broken()
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -830,6 +838,7 @@ class Supervisor:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
             self.scheduler.worker_gone(worker, started, time.monotonic())
+            self._refuse_if_broken()
         process.close()
 
     # -- outcomes ------------------------------------------------------------------------------------------
