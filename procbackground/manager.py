@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
@@ -357,6 +357,17 @@ class Manager(_FrontDoor):
         max_pending: tasks that may wait; `run` and `run_task` block while there are that many.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         preload: modules that workers find imported already (with the default context on Linux).
+        threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
+            they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
+            where `threadpoolctl` is installed.
+        env: environment variables that workers have beside the parent's, before they import anything; None removes
+            one. Goes before `threads_per_task`.
+        cwd: directory that workers run in.
+        nice: added to the parent's niceness; below 0 needs privileges.
+        cpu_affinity: CPUs (numbers) that workers may run on. `max_workers` is then one for each of them by default.
+            Raises (now): `NotImplementedError` where the system has no such thing.
+
+    Whatever of the last four a starting worker cannot be given makes tasks fail with `InitializerError`.
     """
 
     def __init__(
@@ -375,9 +386,21 @@ class Manager(_FrontDoor):
         max_pending: int | None = None,
         grace: float = 5.0,
         preload: Sequence[str] = (),
+        threads_per_task: int | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        nice: int = 0,
+        cpu_affinity: Iterable[int] | None = None,
     ) -> None:
+        setup = None
+        if nice or any(each is not None for each in (threads_per_task, env, cwd, cpu_affinity)):
+            from procbackground._setup import make_setup
+
+            setup = make_setup(
+                threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity
+            )
         if max_workers is None:
-            max_workers = usable_cpus()
+            max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         elif max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -402,6 +425,7 @@ class Manager(_FrontDoor):
             max_pending=max_pending,
             grace_s=grace,
             preload=tuple(preload),
+            setup=setup,
         )
         super().__init__(supervisor, defaults, {})
         self._max_workers = max_workers

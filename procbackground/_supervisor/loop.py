@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from multiprocessing.context import BaseContext
-from typing import Any, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from procbackground import _platform, _wire
 from procbackground._page import (
@@ -52,6 +52,9 @@ from procbackground.errors import ManagerClosedError, ProcbackgroundError, death
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
 
+if TYPE_CHECKING:
+    from procbackground._setup import Setup
+
 logger = logging.getLogger("procbackground")
 
 MOMENT_S = 1.0  # for what must end and does not depend on tasks: observers, helpers
@@ -82,6 +85,7 @@ class Supervisor:
         max_pending: int | None,
         grace_s: float,
         preload: tuple[str, ...],
+        setup: Setup | None = None,
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
@@ -97,6 +101,7 @@ class Supervisor:
         self._name = f"procbackground-{id(self):x}"
         self._context = context
         self._initializer = initializer
+        self._setup = setup
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s
@@ -380,7 +385,7 @@ class Supervisor:
         self._killed_descendants: dict[int, float] = {}  # pid -> start time
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level())
+        boot = Boot(self._initializer, _parent_log_level(), self._setup)
         direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
         self._launcher: Launcher = direct
         self._zygote: Zygote | None = None
@@ -931,7 +936,12 @@ class Supervisor:
             return error
         if isinstance(why, bytes):
             cause, _ = fallen(why)
-            error = InitializerError(f"{what}: {type(cause).__name__}: {cause}", **facts)
+            reason = f"{what}: {type(cause).__name__}: {cause}"
+            if self._setup is not None:
+                from procbackground._setup import SetupError
+
+                reason = str(cause) if isinstance(cause, SetupError) else reason
+            error = InitializerError(reason, **facts)
             error.__cause__ = cause
             return error
         phrase = death_phrase(why.exit_code)

@@ -210,6 +210,18 @@ def startable_main() -> Iterator[None]:
         main.__file__ = path
 
 
+def name_process(name: str, boot: Boot, context: Any) -> str:
+    """Return `name`, such that it brings the setup of the manager's children with it, if they have one."""
+    method = context.get_start_method()
+    if boot.setup is None or method == "fork":
+        return name
+    from procbackground._setup import EarlyName, leave_main_to_children
+
+    if method == "forkserver":
+        leave_main_to_children(context)
+    return EarlyName(name, boot.setup)
+
+
 class Fd:
     """A descriptor that travels to a child of any start method."""
 
@@ -264,7 +276,7 @@ class Direct:
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             process = self._context.Process(
                 target=run_directly,
-                name=f"procbackground-worker-{worker.number}",
+                name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
                 args=(theirs, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )

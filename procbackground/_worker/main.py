@@ -11,7 +11,8 @@ import os
 import signal
 import sys
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground import _platform, _wire
 from procbackground._page import REVOKED, STARTED, STOP, WORDS_PER_LINE
@@ -21,12 +22,16 @@ from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
 from procbackground.context import set_finder
 
+if TYPE_CHECKING:
+    from procbackground._setup import Setup
+
 
 class Boot(NamedTuple):
     """What every worker of a manager starts with. Crosses by pickle, or by fork."""
 
     initializer: bytes | None  # pickled (function, arguments)
     log_level: int  # of the parent: records below it stay in the child
+    setup: Setup | None = None
 
 
 class WorkerFds(NamedTuple):
@@ -58,7 +63,10 @@ class Worker:
         self._set_signals()
         set_finder(self.executor.current)
         relay.install(self.channel, self.boot.log_level)
-        if self.boot.initializer is not None and not self._initialize(self.boot.initializer):
+        setup, initializer = self.boot.setup, self.boot.initializer
+        if setup is not None and not self._begin(setup.apply):
+            return 1
+        if initializer is not None and not self._begin(_initialize, initializer):
             return 1
         self.channel.send(_wire.HELLO, 0)
         try:
@@ -96,15 +104,13 @@ class Worker:
                 if words[stop]:
                     return
 
-    def _initialize(self, initializer: bytes) -> bool:
-        import pickle
-
+    def _begin(self, step: Callable[..., object], *args: Any) -> bool:
+        """Take a step without which no task may run; tell the parent if it fails."""
         try:
-            fn, args = pickle.loads(initializer)
-            fn(*args)
+            step(*args)
         except BaseException as error:
             flush_output()
-            self.channel.send(_wire.BROKEN, 0, dump_failure(error))
+            self.channel.send(_wire.BROKEN, 0, dump_failure(error, frames_to_skip=2))
             return False
         return True
 
@@ -126,6 +132,13 @@ class Worker:
         # nothing to do: an answer may be half written, and the request loop looks at the word after it.
         elif self.executor.is_calling:
             self.executor.stop()
+
+
+def _initialize(initializer: bytes) -> None:
+    import pickle
+
+    fn, args = pickle.loads(initializer)
+    fn(*args)
 
 
 def flush_output() -> None:

@@ -14,9 +14,10 @@ ROOT = Path(procbackground.__file__).parent
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
 LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
-CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "context"}
+CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "_setup", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "manager": {"_map", "_stream", "_supervisor", "_state", "_wire", "_pickling", "_parcel", "handle", "observers"}
+    "manager": {"_map", "_stream", "_supervisor", "_state", "_setup", "_wire", "_pickling", "_parcel"}
+    | {"handle", "observers"}
     | LEAVES,
     "_map": {"handle"} | LEAVES,
     "_stream": {"handle"} | LEAVES,
@@ -30,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_wire": {"errors"},
     "_page": {"errors"},
     "_platform": {"errors"},
+    "_setup": set(),
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},
