@@ -32,8 +32,10 @@ from procbackground.retry import Retry
 from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
+    from procbackground._carry import Carrier
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -71,13 +73,18 @@ class _Defaults:
 class _FrontDoor(Executor):
     """What a manager and its `options(...)` views have in common: ways to give it work."""
 
-    def __init__(self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any], carrier: Carrier | None = None
+    ) -> None:
         self._supervisor = supervisor
         self._defaults = defaults
         self._fields = fields
         self._recipes: dict[Any, Recipe] = {}  # by function, of calls with the manager's defaults
         self._chunk_recipes: dict[Any, Recipe] = {}  # by function
         self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
+        # With context variables to carry, all recipes are here, where the short ways do not look.
+        self._carrier = carrier
+        self._carried_recipes: dict[Any, Recipe] = {}
         self._make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
 
     # -- giving work ---------------------------------------------------------------------------------------
@@ -153,7 +160,12 @@ class _FrontDoor(Executor):
         is_apart = self._fields.get("isolate") or self._supervisor.tells_tasks
         if chunksize is None and (buffersize is not None or is_apart):
             chunksize = 1  # each item is to be a task of its own
-        mapper = Mapper(self, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
+        door: _FrontDoor = self
+        if self._carrier is not None:
+            # Later rows are given wherever earlier ones end; all have the context of this call.
+            door = Options(self._supervisor, self._defaults, self._fields, self._max_workers, self._carrier.frozen())
+            door._origin = self
+        mapper = Mapper(door, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
         return mapper.results()
 
     def stream(
@@ -180,7 +192,7 @@ class _FrontDoor(Executor):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
-        return Options(self._supervisor, self._defaults, fields, self._max_workers)
+        return Options(self._supervisor, self._defaults, fields, self._max_workers, self._carrier)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it.
@@ -240,6 +252,9 @@ class _FrontDoor(Executor):
         key: Any,
         is_loop: bool,
     ) -> None:
+        if self._carrier is not None:
+            self._accept_carried(self._carrier, handle, task, args, kwargs, key, is_loop)
+            return
         recipe = None
         try:
             is_reusable = is_stateless(task.fn)
@@ -251,13 +266,46 @@ class _FrontDoor(Executor):
             self._reject(handle, recipe, error)
             return
         if is_reusable:
-            if key is not None and type(task.fn) in _HASHED_BY_IDENTITY:
-                if len(recipes) >= KEPT_RECIPES:
-                    recipes.clear()
-                recipes[key] = recipe
-            self._supervisor.preload(task.fn.__module__)
+            self._keep(recipes, key, task.fn, recipe)
         flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
         self._give(handle, recipe, payload, flags)
+
+    def _accept_carried(
+        self,
+        carrier: Carrier,
+        handle: TaskHandle[Any],
+        task: Task[Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+        key: Any,
+        is_loop: bool,
+    ) -> None:
+        """Accept any call of a manager that carries context variables."""
+        is_reusable = is_stateless(task.fn)
+        is_new = False
+        recipe = self._carried_recipes.get(key) if type(task.fn) in _HASHED_BY_IDENTITY else None
+        try:
+            if recipe is None:
+                is_new = is_reusable
+                recipe = self._recipe_of(task, b"", is_loop, is_reusable)
+                recipe = self._recipe_of(task, carrier.dump_function(task.fn), is_loop, is_reusable)
+            payload = carrier.dump_arguments(args, kwargs)
+        except SerializationError as error:
+            assert recipe is not None
+            self._reject(handle, recipe, error)
+            return
+        if is_new:
+            self._keep(self._carried_recipes, key, task.fn, recipe)
+        flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
+        self._give(handle, recipe, payload, flags)
+
+    def _keep(self, recipes: dict[Any, Recipe], key: Any, fn: Callable[..., Any], recipe: Recipe) -> None:
+        """Keep the recipe of a function that pickles as a mere name, and let workers have its module."""
+        if key is not None and type(fn) in _HASHED_BY_IDENTITY:
+            if len(recipes) >= KEPT_RECIPES:
+                recipes.clear()
+            recipes[key] = recipe
+        self._supervisor.preload(fn.__module__)
 
     def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes | Parcel, flags: int) -> None:
         if type(payload) is Parcel:
@@ -313,9 +361,11 @@ class _FrontDoor(Executor):
         task = self._make_task(fn, args, {})
         handle: TaskHandle[Any] = TaskHandle(self._supervisor, None, task)
         is_reusable = is_stateless(fn)
-        recipe = self._recipe_of(task, dump_function(fn), False, is_reusable)
+        carrier = self._carrier
+        blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
+        recipe = self._recipe_of(task, blob, False, is_reusable)
         flags = _wire.IS_REUSABLE if is_reusable else 0
-        payload = dump_arguments(args, {}) if args else b""
+        payload = dump_arguments(args, {}) if carrier is None else carrier.dump_arguments(args, {})
         if type(payload) is Parcel:
             flags |= _wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
@@ -324,17 +374,20 @@ class _FrontDoor(Executor):
 
     def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
         recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        carrier = self._carrier
         if recipe is None:
             is_reusable = is_stateless(fn)
             task = self._make_task(fn, (), {})
-            recipe = self._recipe_of(task, dump_function(fn), False, is_reusable, is_chunk=True)
+            blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
+            recipe = self._recipe_of(task, blob, False, is_reusable, is_chunk=True)
             if is_reusable:
                 self._supervisor.preload(fn.__module__)
                 if type(fn) in _HASHED_BY_IDENTITY:
                     self._chunk_recipes[fn] = recipe
         chunk._make, chunk._args = recipe.make_task, ()
         flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
-        self._give(chunk, recipe, dump_arguments(columns, {}), flags)
+        payload = dump_arguments(columns, {}) if carrier is None else carrier.dump_columns(columns)
+        self._give(chunk, recipe, payload, flags)
 
 
 class Manager(_FrontDoor):
@@ -366,8 +419,10 @@ class Manager(_FrontDoor):
         nice: added to the parent's niceness; below 0 needs privileges.
         cpu_affinity: CPUs (numbers) that workers may run on. `max_workers` is then one for each of them by default.
             Raises (now): `NotImplementedError` where the system has no such thing.
+        context: context variables whose values travel with every task: as they are where it is given, until it ends.
+            Each must be a variable of a module, so that the child can find it.
 
-    Whatever of the last four a starting worker cannot be given makes tasks fail with `InitializerError`.
+    If a starting worker cannot be given its `cwd`, niceness or CPUs, tasks fail with `InitializerError`.
     """
 
     def __init__(
@@ -391,6 +446,7 @@ class Manager(_FrontDoor):
         cwd: str | os.PathLike[str] | None = None,
         nice: int = 0,
         cpu_affinity: Iterable[int] | None = None,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None:
         setup = None
         if nice or any(each is not None for each in (threads_per_task, env, cwd, cpu_affinity)):
@@ -399,6 +455,11 @@ class Manager(_FrontDoor):
             setup = make_setup(
                 threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity
             )
+        carrier = None
+        if context != ():
+            from procbackground._carry import make_carrier
+
+            carrier = make_carrier(context)
         if max_workers is None:
             max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         elif max_workers <= 0:
@@ -427,7 +488,7 @@ class Manager(_FrontDoor):
             preload=tuple(preload),
             setup=setup,
         )
-        super().__init__(supervisor, defaults, {})
+        super().__init__(supervisor, defaults, {}, carrier)
         self._max_workers = max_workers
         _register_for_exit()
 
@@ -535,10 +596,17 @@ class Manager(_FrontDoor):
 class Options(_FrontDoor):
     """A view on a manager whose calls run under other limits; see `Manager.options`. An Executor, too."""
 
+    _origin: _FrontDoor | None = None  # kept from being dropped, which would close the manager
+
     def __init__(
-        self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any], max_workers: int
+        self,
+        supervisor: Supervisor,
+        defaults: _Defaults,
+        fields: dict[str, Any],
+        max_workers: int,
+        carrier: Carrier | None = None,
     ) -> None:
-        super().__init__(supervisor, defaults, fields)
+        super().__init__(supervisor, defaults, fields, carrier)
         self._max_workers = max_workers
 
 

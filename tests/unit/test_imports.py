@@ -14,10 +14,10 @@ ROOT = Path(procbackground.__file__).parent
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
 LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
-CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "_setup", "context"}
+CHILD = {"_carry", "_wire", "_pickling", "_parcel", "_page", "_platform", "_setup", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_map", "_stream", "_supervisor", "_state", "_setup", "_wire", "_pickling", "_parcel"}
-    | {"handle", "observers"}
+    | {"_carry", "handle", "observers"}
     | LEAVES,
     "_map": {"handle"} | LEAVES,
     "_stream": {"handle"} | LEAVES,
@@ -32,6 +32,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_page": {"errors"},
     "_platform": {"errors"},
     "_setup": set(),
+    "_carry": {"_pickling", "_parcel", "errors"},
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},
