@@ -340,8 +340,9 @@ class Supervisor:
                 self._wakeup.set()
 
     @property
-    def is_closed(self) -> bool:
-        return self._has_closed.is_set()
+    def is_refusing(self) -> bool:
+        """Whether no more work is taken: it is closing or closed, or cannot start workers."""
+        return self._is_refusing
 
     def _check_open(self) -> None:
         if self._is_foreign:
