@@ -273,11 +273,13 @@ class Direct:
             fds.append(notes_fd)
             side_fd, their_side = (each.detach() for each in socket.socketpair())
             fds += (side_fd, their_side)
+            # A fork has our ends of its pipes, too: with them it would never see that we have let go of it.
+            forked = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             process = self._context.Process(
                 target=run_directly,
                 name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
-                args=(theirs, worker.number, worker.line, self._boot),
+                args=(theirs, forked, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
             with startable_main():
@@ -325,8 +327,10 @@ class Direct:
         pass
 
 
-def run_directly(fds: list[Fd], number: int, line: int, boot: Boot) -> None:
-    """The target of a worker's own `multiprocessing` process."""
+def run_directly(fds: list[Fd], forked: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
+    """The target of a worker's own `multiprocessing` process; `forked` are the parent's ends of its pipes."""
+    for fd in forked:
+        os.close(fd)
     from procbackground._page import map_page
     from procbackground._worker.main import Worker as ChildWorker
     from procbackground._worker.main import leave
