@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import warnings
 from collections.abc import Callable
+from contextvars import Context, copy_context
 from typing import Any
 
 try:
@@ -67,6 +68,7 @@ class ProcbackgroundBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ig
         self._manager = manager
         self._made_with: dict[str, Any] | None = None
         self._out: set[TaskHandle[Any]] = set()
+        self._call_context = Context()
 
     # -- before and after a call of Parallel ---------------------------------------------------------------
 
@@ -113,9 +115,14 @@ class ProcbackgroundBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ig
         self._manager = Manager(**options)
         self._made_with = options
 
+    def start_call(self) -> None:
+        """A call begins, in the caller's thread."""
+        self._call_context = copy_context()  # later batches are given by whichever thread ends an earlier one
+
     def terminate(self) -> None:
         """A call is over; the workers stay for the next."""
         self.reset_batch_stats()
+        self._call_context = Context()
         self.parallel = None  # it has us, too: without the circle we go with it at once, and the workers with us
 
     # -- batches -------------------------------------------------------------------------------------------
@@ -124,7 +131,9 @@ class ProcbackgroundBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ig
         """Run a batch; `callback` gets its handle when it is done."""
         assert self._manager is not None
         # The batch is an argument, not the function: what is large in it crosses in memory files, as arguments do.
-        handle: TaskHandle[Any] = self._manager.run_task(Task(_run_batch, args=(func,), name=_name_of(func)))
+        task = Task(_run_batch, args=(func,), name=_name_of(func))
+        # In a copy: two threads may not be in one context at a time.
+        handle: TaskHandle[Any] = self._call_context.copy().run(self._manager.run_task, task)
         self._out.add(handle)
         handle.add_done_callback(self._out.discard)
         if callback is not None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 import warnings
+from contextvars import ContextVar
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,13 @@ def nested_sum(count: int) -> tuple[int, str, int]:
 
     backend, _ = get_active_backend()
     return sum(Parallel(n_jobs=2)(delayed(square)(x) for x in range(count))), type(backend).__name__, os.getpid()
+
+
+user: ContextVar[str] = ContextVar("user")
+
+
+def user_here() -> str:
+    return user.get("nobody")
 
 
 def variables(*names: str) -> list[str | None]:
@@ -367,6 +375,22 @@ def test_a_death_is_told_and_costs_no_later_call():
 def test_with_a_retry_a_death_costs_nothing():
     with parallel_config(backend="procbackground", n_jobs=2, retry=2):
         assert Parallel(batch_size=1)(delayed(die_once)(number) for number in range(6)) == list(range(6))
+
+
+def test_options_can_be_given_to_the_call():
+    results = Parallel(n_jobs=2, backend="procbackground", batch_size=1, retry=2)(
+        delayed(die_once)(number) for number in range(6)
+    )
+    assert results == list(range(6))
+
+
+def test_every_batch_has_the_context_of_its_call():
+    user.set("ada")
+    with parallel_config(backend="procbackground", n_jobs=2, context=[user]):
+        found = Parallel(batch_size=1, pre_dispatch=2)(delayed(user_here)() for _ in range(30))
+        user.set("grace")
+        assert found == ["ada"] * 30
+        assert Parallel()(delayed(user_here)() for _ in range(30)) == ["grace"] * 30
 
 
 def test_limits_of_a_manager_hold_for_batches():
