@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -351,3 +352,20 @@ def test_a_manager_dropped_without_close_takes_its_workers_along():
     assert pids <= child_pids() - before
     del manager
     wait_until_gone(pids)
+
+
+def test_a_late_call_on_a_closed_manager_writes_into_nobodys_file(tmp_path):
+    manager = Manager(max_workers=1)
+    manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
+    number = manager._supervisor._wakeup.fileno()
+    manager.close()
+    path = tmp_path / "somebodys"
+    with path.open("wb") as file:
+        os.dup2(file.fileno(), number)  # the descriptor's number is in use again
+        try:
+            manager.shutdown()
+            del manager  # asks to close, too
+            gc.collect()
+        finally:
+            os.close(number)
+    assert path.read_bytes() == b""
