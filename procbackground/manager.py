@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import types
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from functools import partial
@@ -33,8 +33,10 @@ from procbackground.retry import Retry
 from procbackground.task import NO_LIMIT, Task, TaskFields, TaskType, check_duration, parse_size
 
 if TYPE_CHECKING:
+    from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
+    from procbackground._carry import Carrier
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -72,13 +74,18 @@ class _Defaults:
 class _FrontDoor(Executor):
     """What a manager and its `options(...)` views have in common: ways to give it work."""
 
-    def __init__(self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any]) -> None:
+    def __init__(
+        self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any], carrier: Carrier | None = None
+    ) -> None:
         self._supervisor = supervisor
         self._defaults = defaults
         self._fields = fields
         self._recipes: dict[Any, Recipe] = {}  # by function, of calls with the manager's defaults
         self._chunk_recipes: dict[Any, Recipe] = {}  # by function
         self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
+        # With context variables to carry, all recipes are here, where the short ways do not look.
+        self._carrier = carrier
+        self._carried_recipes: dict[Any, Recipe] = {}
         self._make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
 
     # -- giving work ---------------------------------------------------------------------------------------
@@ -150,8 +157,14 @@ class _FrontDoor(Executor):
         is_apart = self._fields.get("isolate") or self._supervisor.tells_tasks
         if chunksize is None and (buffersize is not None or is_apart):
             chunksize = 1  # each item is to be a task of its own
-        # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
-        door = self if buffersize is not None else self._view()
+        door: _FrontDoor = self
+        if self._carrier is not None:
+            # Later rows are given wherever earlier ones end; all have the context of this call.
+            door = Options(self._supervisor, self._defaults, self._fields, self._max_workers, self._carrier.frozen())
+            door._origin = self if buffersize is not None else None
+        elif buffersize is None:
+            # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
+            door = self._view()
         mapper = Mapper(door, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
         return mapper.results()
 
@@ -179,7 +192,7 @@ class _FrontDoor(Executor):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
-        return Options(self._supervisor, self._defaults, fields, self._max_workers)
+        return Options(self._supervisor, self._defaults, fields, self._max_workers, self._carrier)
 
     def _view(self) -> Options:
         view = Options(self._supervisor, self._defaults, self._fields, self._max_workers)
@@ -249,6 +262,9 @@ class _FrontDoor(Executor):
         key: Any,
         is_loop: bool,
     ) -> None:
+        if self._carrier is not None:
+            self._accept_carried(self._carrier, handle, task, args, kwargs, key, is_loop)
+            return
         recipe = None
         try:
             is_reusable = is_stateless(task.fn)
@@ -260,13 +276,46 @@ class _FrontDoor(Executor):
             self._reject(handle, recipe, error)
             return
         if is_reusable:
-            if key is not None and type(task.fn) in _HASHED_BY_IDENTITY:
-                if len(recipes) >= KEPT_RECIPES:
-                    recipes.clear()
-                recipes[key] = recipe
-            self._supervisor.preload(task.fn.__module__)
+            self._keep(recipes, key, task.fn, recipe)
         flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
         self._give(handle, recipe, payload, flags)
+
+    def _accept_carried(
+        self,
+        carrier: Carrier,
+        handle: TaskHandle[Any],
+        task: Task[Any],
+        args: tuple[Any, ...],
+        kwargs: Any,
+        key: Any,
+        is_loop: bool,
+    ) -> None:
+        """Accept any call of a manager that carries context variables."""
+        is_reusable = is_stateless(task.fn)
+        is_new = False
+        recipe = self._carried_recipes.get(key) if type(task.fn) in _HASHED_BY_IDENTITY else None
+        try:
+            if recipe is None:
+                is_new = is_reusable
+                recipe = self._recipe_of(task, b"", is_loop, is_reusable)
+                recipe = self._recipe_of(task, carrier.dump_function(task.fn), is_loop, is_reusable)
+            payload = carrier.dump_arguments(args, kwargs)
+        except SerializationError as error:
+            assert recipe is not None
+            self._reject(handle, recipe, error)
+            return
+        if is_new:
+            self._keep(self._carried_recipes, key, task.fn, recipe)
+        flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
+        self._give(handle, recipe, payload, flags)
+
+    def _keep(self, recipes: dict[Any, Recipe], key: Any, fn: Callable[..., Any], recipe: Recipe) -> None:
+        """Keep the recipe of a function that pickles as a mere name, and let workers have its module."""
+        if key is not None and type(fn) in _HASHED_BY_IDENTITY:
+            if len(recipes) >= KEPT_RECIPES:
+                recipes.clear()
+            recipes[key] = recipe
+        self._supervisor.preload(fn.__module__)
 
     def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes | Parcel, flags: int) -> None:
         if type(payload) is Parcel:
@@ -322,9 +371,11 @@ class _FrontDoor(Executor):
         task = self._make_task(fn, args, {})
         handle: TaskHandle[Any] = TaskHandle(self._supervisor, None, task)
         is_reusable = is_stateless(fn)
-        recipe = self._recipe_of(task, dump_function(fn), False, is_reusable)
+        carrier = self._carrier
+        blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
+        recipe = self._recipe_of(task, blob, False, is_reusable)
         flags = _wire.IS_REUSABLE if is_reusable else 0
-        payload = dump_arguments(args, {}) if args else b""
+        payload = dump_arguments(args, {}) if carrier is None else carrier.dump_arguments(args, {})
         if type(payload) is Parcel:
             flags |= _wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
@@ -333,17 +384,20 @@ class _FrontDoor(Executor):
 
     def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
         recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        carrier = self._carrier
         if recipe is None:
             is_reusable = is_stateless(fn)
             task = self._make_task(fn, (), {})
-            recipe = self._recipe_of(task, dump_function(fn), False, is_reusable, is_chunk=True)
+            blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
+            recipe = self._recipe_of(task, blob, False, is_reusable, is_chunk=True)
             if is_reusable:
                 self._supervisor.preload(fn.__module__)
                 if type(fn) in _HASHED_BY_IDENTITY:
                     self._chunk_recipes[fn] = recipe
         chunk._make, chunk._args = recipe.make_task, ()
         flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
-        self._give(chunk, recipe, dump_arguments(columns, {}), flags)
+        payload = dump_arguments(columns, {}) if carrier is None else carrier.dump_columns(columns)
+        self._give(chunk, recipe, payload, flags)
 
 
 class Manager(_FrontDoor, ExecutorInternals):
@@ -370,6 +424,19 @@ class Manager(_FrontDoor, ExecutorInternals):
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
             has been ready, only when three in a row are late.
         preload: modules that workers find imported already (with the default context on Linux).
+        threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
+            they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
+            where `threadpoolctl` is installed.
+        env: environment variables that workers have beside the parent's, before they import anything; None removes
+            one. Goes before `threads_per_task`.
+        cwd: directory that workers run in.
+        nice: added to the parent's niceness; below 0 needs privileges.
+        cpu_affinity: CPUs (numbers) that workers may run on. `max_workers` is then one for each of them by default.
+            Raises (now): `NotImplementedError` where the system has no such thing.
+        context: context variables whose values travel with every task: as they are where it is given, until it ends.
+            Each must be a variable of a module, so that the child can find it.
+
+    If a starting worker cannot be given its `cwd`, niceness or CPUs, tasks fail with `InitializerError`.
     """
 
     def __init__(
@@ -389,9 +456,27 @@ class Manager(_FrontDoor, ExecutorInternals):
         grace: float = 5.0,
         start_timeout: float = 60.0,
         preload: Sequence[str] = (),
+        threads_per_task: int | None = None,
+        env: Mapping[str, str | None] | None = None,
+        cwd: str | os.PathLike[str] | None = None,
+        nice: int = 0,
+        cpu_affinity: Iterable[int] | None = None,
+        context: Iterable[ContextVar[Any]] = (),
     ) -> None:
+        setup = None
+        if nice or any(each is not None for each in (threads_per_task, env, cwd, cpu_affinity)):
+            from procbackground._setup import make_setup
+
+            setup = make_setup(
+                threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity
+            )
+        carrier = None
+        if context != ():
+            from procbackground._carry import make_carrier
+
+            carrier = make_carrier(context)
         if max_workers is None:
-            max_workers = usable_cpus()
+            max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         elif max_workers <= 0:
             raise ValueError("max_workers must be greater than 0")
         if initializer is not None and not callable(initializer):
@@ -424,8 +509,9 @@ class Manager(_FrontDoor, ExecutorInternals):
             grace_s=grace,
             start_timeout_s=start_timeout,
             preload=tuple(preload),
+            setup=setup,
         )
-        super().__init__(supervisor, defaults, {})
+        super().__init__(supervisor, defaults, {}, carrier)
         self._max_workers = max_workers
         _register_for_exit()
 
@@ -533,10 +619,17 @@ class Manager(_FrontDoor, ExecutorInternals):
 class Options(_FrontDoor):
     """A view on a manager whose calls run under other limits; see `Manager.options`. An Executor, too."""
 
+    _origin: _FrontDoor | None = None  # kept from being dropped, which would close the manager
+
     def __init__(
-        self, supervisor: Supervisor, defaults: _Defaults, fields: dict[str, Any], max_workers: int
+        self,
+        supervisor: Supervisor,
+        defaults: _Defaults,
+        fields: dict[str, Any],
+        max_workers: int,
+        carrier: Carrier | None = None,
     ) -> None:
-        super().__init__(supervisor, defaults, fields)
+        super().__init__(supervisor, defaults, fields, carrier)
         self._max_workers = max_workers
 
 

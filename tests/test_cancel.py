@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
+import weakref
 from concurrent.futures import CancelledError
 
 import pytest
@@ -200,3 +202,19 @@ def test_a_task_catching_the_stop_keeps_its_handle_cancelled(make_manager, gate)
     wait_until_gone([pid])
     assert handle.cancelled()
     assert manager.run(tasks.square, 2).result(timeout=PATIENCE_S) == 4
+
+
+def test_a_task_that_was_cancelled_in_the_queue_is_kept_by_nobody(make_manager, gate):
+    manager = make_manager(max_workers=1)
+    running = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    queued = [manager.run_task(Task(tasks.square, args=(1,), priority=priority)) for priority in (0, 0, 5)]
+    for handle in queued:
+        assert handle.cancel()
+    kept = [weakref.ref(handle) for handle in queued]
+    del queued, handle
+    gc.collect()
+    assert [ref() for ref in kept] == [None] * 3
+    gate.open()
+    running.result(timeout=PATIENCE_S)
+    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9

@@ -80,6 +80,21 @@ def test_a_loop_runs_until_it_is_cancelled(manager, gate):
     assert loop.cancelled()
 
 
+def test_a_loop_that_pauses_ends_at_once(manager, gate):
+    loop = manager.run_task(Task(tasks.tell_gate, args=(gate.address, "here"), type=TaskType.LOOP, interval=3600))
+    pid = gate.wait_for_arrival()
+    assert manager.cancel(timeout=PATIENCE_S)
+    assert loop.cancelled()
+    wait_until_gone([pid])
+
+
+def test_idle_workers_leave_by_themselves(make_manager, method, recorder):
+    manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context(method), observer=recorder)
+    manager.run(tasks.own_pid).result(timeout=PATIENCE_S)
+    manager.close(timeout=PATIENCE_S)
+    assert [event.exit_code for event in recorder.events("process_exited")] == [0]
+
+
 def test_a_running_task_can_be_cancelled(manager, gate):
     handle = manager.run(tasks.clean_up_when_stopped, gate.address)
     pid = gate.wait_for_arrival()

@@ -275,6 +275,17 @@ def test_a_failing_initializer_fails_the_tasks_and_starts_no_storm(make_manager)
     assert len(recorder.events("process_started")) + len(recorder.events("process_exited")) <= 12
 
 
+@pytest.mark.parametrize("how", ["raises", "exits"])
+def test_a_manager_whose_workers_cannot_start_takes_no_further_task(make_manager, how):
+    initializer, initargs = (tasks.fail, ("bad start",)) if how == "raises" else (os._exit, (3,))
+    manager = make_manager(max_workers=1, initializer=initializer, initargs=initargs)
+    first = manager.run(pow, 2, 2)
+    assert isinstance(first.exception(timeout=PATIENCE_S), procbackground.InitializerError)
+    for give in (lambda: manager.run(pow, 2, 2), lambda: manager.run_task(Task(pow, args=(2, 2), isolate=True))):
+        with pytest.raises(procbackground.InitializerError):
+            give()
+
+
 def test_an_unused_manager_starts_no_process():
     before = child_pids()
     with Manager(max_workers=8) as manager:

@@ -146,6 +146,10 @@ class JobQueue:
     def discount(self) -> None:
         """A job of this queue settled where it waits."""
         self.length -= 1
+        if not self.length:
+            # All that is left has settled. Nobody may come to skip it for a long time, and it holds its arguments.
+            self._by_priority.clear()
+            self._order.clear()
 
     def __iter__(self) -> Iterator[Job]:
         for negated in sorted(self._order):

@@ -40,7 +40,11 @@ def explain(what: str, why: Any) -> Breakage:
     if isinstance(why, Exception):
         return Breakage(f"{what}: {why}", None, why)
     if isinstance(why, bytes):
+        from procbackground._setup import SetupError
+
         raised, _ = fallen(why)
+        if isinstance(raised, SetupError):
+            return Breakage(str(raised), None, raised)
         return Breakage(f"{what}: {type(raised).__name__}: {raised}", None, raised)
     assert isinstance(why, Worker)
     stacks = RemoteTraceback(why.notes) if why.notes else None

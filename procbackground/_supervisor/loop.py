@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import contextmanager
 from multiprocessing.context import BaseContext
-from typing import Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from procbackground import _platform, _wire
 from procbackground._page import (
@@ -60,6 +60,9 @@ from procbackground.errors import ManagerClosedError, ProcbackgroundError
 from procbackground.handle import TaskHandle
 from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
 from procbackground.task import NO_LIMIT
+
+if TYPE_CHECKING:
+    from procbackground._setup import Setup
 
 logger = logging.getLogger("procbackground")
 
@@ -103,6 +106,7 @@ class Supervisor:
         grace_s: float,
         start_timeout_s: float,
         preload: tuple[str, ...],
+        setup: Setup | None = None,
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
@@ -119,6 +123,7 @@ class Supervisor:
         self._name = f"procbackground-{id(self):x}"
         self._context = context
         self._initializer = None if initializer is None else Initializer(*initializer)
+        self._setup = setup
         self._preload = preload
         self._max_pending = max_pending
         self._grace_s = grace_s
@@ -390,8 +395,9 @@ class Supervisor:
                 self._wakeup.set()
 
     @property
-    def is_closed(self) -> bool:
-        return self._has_closed.is_set()
+    def is_refusing(self) -> bool:
+        """Whether no more work is taken: it is closing or closed, or cannot start workers."""
+        return self._is_refusing
 
     # -- for `_compat` -------------------------------------------------------------------------------------
 
@@ -457,7 +463,7 @@ class Supervisor:
         self._killed_descendants: dict[int, float] = {}  # pid -> start time
         self._oom_kills = _platform.count_oom_kills()
         self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level(), main_path(self._context))
+        boot = Boot(self._initializer, _parent_log_level(), main_path(self._context), self._setup)
         self._warden = Warden(page_fd, self._life_write_fd)
         direct = Direct(
             self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed, self._warden

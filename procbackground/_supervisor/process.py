@@ -235,6 +235,18 @@ def main_path(context: BaseContext) -> str | None:
     return os.path.normpath(os.path.join(folder, str(getattr(main, "__file__", ""))))
 
 
+def name_process(name: str, boot: Boot, context: Any) -> str:
+    """Return `name`, such that it brings the setup of the manager's children with it, if they have one."""
+    method = context.get_start_method()
+    if boot.setup is None or method == "fork":
+        return name
+    from procbackground._setup import EarlyName, leave_main_to_children
+
+    if method == "forkserver":
+        leave_main_to_children(context)
+    return EarlyName(name, boot.setup)
+
+
 @contextlib.contextmanager
 def interrupts_held_back(method: str) -> Iterator[None]:
     """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
@@ -293,7 +305,7 @@ class Direct:
             ours = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             process = self._context.Process(
                 target=run_worker,
-                name=f"procbackground-worker-{worker.number}",
+                name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
                 args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )

@@ -21,6 +21,7 @@ from procbackground._supervisor.process import (
     LaunchFailed,
     WorkerProcess,
     is_passing,
+    name_process,
     startable_main,
     wait_for_exit,
 )
@@ -134,7 +135,7 @@ class Zygote:
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process = self._context.Process(
                 target=run_zygote,
-                name="procbackground-zygote",
+                name=name_process("procbackground-zygote", self._boot, self._context),
                 args=(fds, self._boot, tuple(self._preloaded)),
                 daemon=False,
             )

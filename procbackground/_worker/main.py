@@ -13,7 +13,8 @@ import signal
 import sys
 import threading
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground import _platform, _wire
 from procbackground._page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
@@ -25,6 +26,9 @@ from procbackground._worker.inbox import Inbox
 from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
 
+if TYPE_CHECKING:
+    from procbackground._setup import Setup
+
 QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
 
@@ -34,6 +38,7 @@ class Boot(NamedTuple):
     initializer: Initializer | None
     log_level: int  # of the parent: records below it stay in the child
     main_path: str | None = None  # of the parent's `__main__`, for `prepare_main`
+    setup: Setup | None = None
 
 
 class WorkerFds(NamedTuple):
@@ -67,7 +72,10 @@ class Worker:
         _keep_lines_whole()
         set_finder(self.executor.current)
         relay.install(self.channel, self.boot.log_level)
-        if self.boot.initializer is not None and not self._initialize(self.boot.initializer):
+        setup, initializer = self.boot.setup, self.boot.initializer
+        if setup is not None and not self._begin("setup", setup.apply):
+            return 1
+        if initializer is not None and not self._begin("initializer", initializer.run):
             return 1
         self.channel.send(_wire.HELLO, 0)
         try:
@@ -112,17 +120,18 @@ class Worker:
                 if words[stop]:
                     return
 
-    def _initialize(self, initializer: Initializer) -> bool:
+    def _begin(self, what: str, step: Callable[[], object]) -> bool:
+        """Take a step without which no task may run; tell the parent if it fails."""
         try:
-            initializer.run()
+            step()
         except BaseException as error:
             import logging
 
             # Where ProcessPoolExecutor tells it, too: all tasks may have been given by code that drops its futures.
-            logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+            logging.getLogger("concurrent.futures").critical("Exception in %s:", what, exc_info=True)
             flush_output()
             _finish_queues()
-            self.channel.send(_wire.BROKEN, 0, dump_failure(error))
+            self.channel.send(_wire.BROKEN, 0, dump_failure(error, frames_to_skip=2))
             return False
         return True
 

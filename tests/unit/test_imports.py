@@ -14,10 +14,10 @@ ROOT = Path(procbackground.__file__).parent
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
 LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
-CHILD = {"_wire", "_pickling", "_parcel", "_page", "_platform", "context"}
+CHILD = {"_carry", "_wire", "_pickling", "_parcel", "_page", "_platform", "_setup", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "manager": {"_compat", "_map", "_stream", "_supervisor", "_state", "_wire", "_pickling", "_parcel"}
-    | {"handle", "observers"}
+    "manager": {"_compat", "_map", "_stream", "_supervisor", "_state", "_setup", "_wire", "_pickling", "_parcel"}
+    | {"_carry", "handle", "observers"}
     | LEAVES,
     "_compat": {"_supervisor", "_state"},
     "_map": {"handle"} | LEAVES,
@@ -32,6 +32,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_wire": {"errors"},
     "_page": {"errors"},
     "_platform": {"errors"},
+    "_setup": set(),
+    "_carry": {"_pickling", "_parcel", "errors"},
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},
@@ -105,7 +107,7 @@ def test_rules_name_parts_that_exist():
 
 def test_parts_without_a_rule_are_front_doors():
     without_rule = {part_of(name) for name in FILES} - set(MAY_IMPORT)
-    assert without_rule <= {"", "cli", "__main__"}
+    assert without_rule <= {"", "cli", "__main__", "joblib"}
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if part_of(name) in ("_state", "_worker")])

@@ -1,0 +1,174 @@
+"""A backend for joblib, and so for scikit-learn: `joblib.parallel_config(backend="procbackground")`.
+
+Importing this module registers it. joblib cuts the calls into batches and tunes their size; each batch is a task of a
+manager, so it has the manager's limits and retries, a worker that dies costs its own batch at the most, and a call
+that fails, runs over joblib's `timeout` or is abandoned has its running batches stopped.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import warnings
+from collections.abc import Callable
+from contextvars import Context, copy_context
+from typing import Any
+
+try:
+    from joblib.parallel import (  # pyright: ignore[reportMissingImports]
+        AutoBatchingMixin,
+        FallbackToBackend,
+        ParallelBackendBase,
+        SequentialBackend,
+        cpu_count,
+        register_parallel_backend,
+    )
+except ImportError as error:
+    raise ImportError(
+        "procbackground.joblib needs joblib 1.5 or later: pip install 'procbackground[joblib]'"
+    ) from error
+
+from procbackground.handle import TaskHandle
+from procbackground.manager import Manager
+from procbackground.task import Task, qualified_name
+
+# What joblib tells every backend, and what is of no use here: large arrays cross in memory as they are.
+_FOR_OTHER_BACKENDS = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
+
+
+class ProcbackgroundBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
+    """Runs joblib's batches in a manager.
+
+    The manager is made for the first call and kept for later ones with the same `n_jobs` and options; it goes with
+    the backend, that is, with the block of `parallel_config`, or with the `Parallel` object.
+
+    Args:
+        manager: run in this one, which stays open. Its `max_workers` bounds what runs at once.
+        options: what else `Manager` takes, `timeout` (of a batch), `memory_limit` and `retry` for instance. BLAS and
+            its like get as many threads in each worker as there are CPUs for it, unless `threads_per_task`, joblib's
+            `inner_max_num_threads` or the environment say otherwise.
+    """
+
+    supports_retrieve_callback = True  # and with it return_as="generator" and Parallel(timeout=...)
+    supports_inner_max_num_threads = True
+
+    def __init__(
+        self,
+        nesting_level: int | None = None,
+        inner_max_num_threads: int | None = None,
+        manager: Manager | None = None,
+        **options: Any,
+    ) -> None:
+        if "max_workers" in options:
+            raise TypeError("joblib's n_jobs says how many workers there are, not max_workers")
+        if manager is not None and options:
+            raise TypeError(f"{', '.join(options)}: give them to the manager that you bring")
+        super().__init__(nesting_level=nesting_level, inner_max_num_threads=inner_max_num_threads, **options)
+        self._options = options
+        self._given = manager
+        self._manager = manager
+        self._made_with: dict[str, Any] | None = None
+        self._out: set[TaskHandle[Any]] = set()
+        self._call_context = Context()
+
+    # -- before and after a call of Parallel ---------------------------------------------------------------
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Return how many batches can run at once, for joblib's `n_jobs`: -1 is one for each CPU."""
+        if n_jobs == 0:
+            raise ValueError("n_jobs == 0 in Parallel has no meaning")
+        if n_jobs is None:
+            return 1
+        if multiprocessing.current_process().daemon:
+            if n_jobs != 1:
+                warnings.warn("a daemonic process may not start others: setting n_jobs=1", stacklevel=3)
+            return 1
+        most: int = cpu_count() if self._given is None else self._given._max_workers
+        if n_jobs < 0:
+            return max(most + 1 + n_jobs, 1)
+        return n_jobs if self._given is None else min(n_jobs, most)
+
+    def configure(  # pyright: ignore[reportIncompatibleMethodOverride]  # the base's returns are not typed
+        self, n_jobs: int = 1, parallel: Any = None, prefer: Any = None, require: Any = None, **options: Any
+    ) -> int:
+        """Get ready for a call; return how many batches can run at once."""
+        n_jobs = self.effective_n_jobs(n_jobs)
+        if n_jobs == 1:
+            raise FallbackToBackend(SequentialBackend(nesting_level=self.nesting_level))
+        self.parallel = parallel
+        own = {name: value for name, value in options.items() if name not in _FOR_OTHER_BACKENDS}
+        if self._given is None:
+            self._make_manager({**self._options, **own}, n_jobs)
+        elif own or self.inner_max_num_threads is not None:
+            said = ", ".join(own) or "inner_max_num_threads"
+            raise TypeError(f"{said}: give it to the manager that you bring (threads: `threads_per_task`)")
+        return n_jobs
+
+    def _make_manager(self, options: dict[str, Any], n_jobs: int) -> None:
+        if self.inner_max_num_threads is not None or "threads_per_task" not in options:
+            caps = self._prepare_worker_env(n_jobs=n_jobs)
+            options = {**options, "env": {**caps, **(options.get("env") or {})}}
+        options["max_workers"] = n_jobs
+        if self._manager is not None and not self._manager._supervisor.is_refusing:
+            if options == self._made_with:
+                return
+            self._manager.shutdown(wait=False)
+        self._manager = Manager(**options)
+        self._made_with = options
+
+    def start_call(self) -> None:
+        """A call begins, in the caller's thread."""
+        self._call_context = copy_context()  # later batches are given by whichever thread ends an earlier one
+
+    def terminate(self) -> None:
+        """A call is over; the workers stay for the next."""
+        self.reset_batch_stats()
+        self._call_context = Context()
+        self.parallel = None  # it has us, too: without the circle we go with it at once, and the workers with us
+
+    # -- batches -------------------------------------------------------------------------------------------
+
+    def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> TaskHandle[Any]:
+        """Run a batch; `callback` gets its handle when it is done."""
+        assert self._manager is not None
+        # The batch is an argument, not the function: what is large in it crosses in memory files, as arguments do.
+        task = Task(_run_batch, args=(func,), name=_name_of(func))
+        # In a copy: two threads may not be in one context at a time.
+        handle: TaskHandle[Any] = self._call_context.copy().run(self._manager.run_task, task)
+        self._out.add(handle)
+        handle.add_done_callback(self._out.discard)
+        if callback is not None:
+            handle.add_done_callback(callback)
+        return handle
+
+    def retrieve_result_callback(self, out: TaskHandle[Any]) -> Any:
+        """Return the results of a batch that is done, or raise what it failed with."""
+        return out.result()
+
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Stop the batches of a call that failed, the running ones too; the manager goes on."""
+        for handle in list(self._out):
+            handle.cancel()
+
+
+def register(make_default: bool = False) -> None:
+    """Let joblib know the backend as "procbackground"; importing this module has done so.
+
+    Args:
+        make_default: what names no backend runs here, too.
+    """
+    register_parallel_backend("procbackground", ProcbackgroundBackend, make_default=make_default)
+
+
+def _run_batch(batch: Callable[[], Any]) -> Any:
+    return batch()
+
+
+def _name_of(batch: Any) -> str:
+    """Return the name of the task that runs a batch: that of what it calls."""
+    items = getattr(batch, "items", None)
+    if not items:
+        return qualified_name(batch)
+    return qualified_name(items[0][0])
+
+
+register()
