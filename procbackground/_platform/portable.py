@@ -137,6 +137,16 @@ def start_time(pid: int) -> float | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    except psutil.Error:
+        return False
+
+
 def tree_rss_bytes(pid: int) -> int:
     """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
     import psutil  # in the parent only

@@ -502,9 +502,10 @@ class Scheduler:
             self._forget(worker)
             self._break("worker processes cannot be started", why, now_s)
             return
-        self._launch_pause_s = min(MAX_LAUNCH_RETRY_S, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
-        self._no_launch_before_s = now_s + self._launch_pause_s
         self._forget(worker)
+        if now_s >= self._no_launch_before_s:  # several that fail together have failed once
+            self._launch_pause_s = min(MAX_LAUNCH_RETRY_S, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
+            self._no_launch_before_s = now_s + self._launch_pause_s
         self._at(self._no_launch_before_s, "staff", None)
 
     def initializer_failed(self, worker: Worker, why: Any, now_s: float) -> None:

@@ -414,8 +414,8 @@ class Supervisor:
                 self.scheduler.clock_advanced(now_s, self._sign_of_life_s)
         if self._asking or self._dying:
             self._follow_up(now_s)
-        if self._zygote is not None and now_s >= self._zygote.overdue_s:
-            self._zygote.replace()
+        if self._zygote is not None and now_s >= self._zygote.look_s:
+            self._zygote.look_after(now_s)
         if self._errands.has_backlog:
             self._errands.relieve()
         while self.scheduler.commands:
@@ -433,7 +433,7 @@ class Supervisor:
         if self._dying:
             due_s = min(due_s, *self._dying.values())
         if self._zygote is not None:
-            due_s = min(due_s, self._zygote.overdue_s)
+            due_s = min(due_s, self._zygote.look_s)
         now_s = time.monotonic()
         if self._errands.has_backlog:
             due_s = min(due_s, now_s + 0.05)

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.process import (
     Direct,
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 FIRST_ANSWER_S = 60.0  # it imports `__main__` and what that imports before it can answer
 ANSWER_S = 2.0  # a fork takes a millisecond
+LOOK_S = 0.1  # between two looks whether one that has not answered is stopped: then it never will
 
 
 class Zygote:
@@ -68,6 +70,7 @@ class Zygote:
         self._process: BaseProcess | None = None
         self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
         self._has_answered = False
+        self._next_look_s = 0.0
         self._living: dict[int, WorkerProcess] = {}
 
     # -- what the supervisor asks --------------------------------------------------------------------------
@@ -84,7 +87,10 @@ class Zygote:
         except Exception as error:
             self._launch_failed(worker, error, is_passing(error))
             return
-        self._pending[worker.number] = (worker, time.monotonic())
+        now_s = time.monotonic()
+        if not self._pending:
+            self._next_look_s = now_s + LOOK_S
+        self._pending[worker.number] = (worker, now_s)
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         return process.exit_code
@@ -106,16 +112,22 @@ class Zygote:
         self._end()
 
     @property
-    def overdue_s(self) -> float:
-        """When a zygote that has not answered is to be taken for dead; `inf` when nothing is asked of it."""
-        if not self._pending:
-            return float("inf")
+    def look_s(self) -> float:
+        """When `look_after` is due; `inf` while nothing is asked of the zygote."""
+        return self._next_look_s if self._pending else float("inf")
+
+    def look_after(self, now_s: float) -> None:
+        """End a zygote that has had its time to answer, or that is stopped (SIGSTOP) and cannot."""
+        self._next_look_s = now_s + LOOK_S
         asked_s = min(asked_s for _, asked_s in self._pending.values())
-        return asked_s + (ANSWER_S if self._has_answered else FIRST_ANSWER_S)
+        is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else FIRST_ANSWER_S)
+        pid = None if self._process is None else self._process.pid
+        if is_overdue or (pid is not None and _platform.is_stopped(pid)):
+            self.replace()
 
     def replace(self) -> None:
         """End a zygote that hangs; the next launch starts another. The workers live on."""
-        self._end()
+        self._end(0.0)
 
     # -- its life ------------------------------------------------------------------------------------------
 
@@ -142,7 +154,7 @@ class Zygote:
         self._has_answered = False
         self._watch(ours.fileno(), self._read)
 
-    def _end(self) -> None:
+    def _end(self, patience_s: float = 0.5) -> None:
         control, self._control = self._control, None
         process, self._process = self._process, None
         if control is not None:
@@ -150,7 +162,7 @@ class Zygote:
             control.close()
         exit_code = None
         if process is not None:
-            exit_code = wait_for_exit(process, 0.5)
+            exit_code = wait_for_exit(process, patience_s)
         # One that ends by itself before its first answer could not import `__main__`, and never will.
         never_worked = not self._has_answered and exit_code is not None and exit_code > 0
         pending, self._pending = self._pending, {}

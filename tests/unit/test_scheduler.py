@@ -519,3 +519,18 @@ def test_a_worker_frozen_before_its_first_request_is_killed_after_the_grace():
     for job in jobs[1:]:
         world.answer(job)
     assert [world.ended[job] for job in jobs] == ["cancelled", "succeeded", "succeeded", "succeeded"]
+
+
+def test_launches_that_fail_together_lengthen_the_pause_once():
+    world = World(max_workers=8, is_prompt=False)
+    world.add_many(8)
+    workers = list(world.children)
+    assert len(workers) == 8
+    for worker in workers:
+        world.scheduler.launch_failed(worker, world.now_s)
+    assert world.scheduler.next_due_s == world.now_s + s.LAUNCH_RETRY_S
+    world.children.clear()
+    world.advance(s.LAUNCH_RETRY_S)
+    assert len(world.children) == 8
+    world.scheduler.launch_failed(next(iter(world.children)), world.now_s)
+    assert world.scheduler._no_launch_before_s == world.now_s + 2 * s.LAUNCH_RETRY_S
