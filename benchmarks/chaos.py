@@ -93,10 +93,10 @@ class Ledger:
     """A file in memory where each task counts how often it began and ended; wraps at 256, which no task reaches."""
 
     def __init__(self, count: int) -> None:
-        self._file = tempfile.NamedTemporaryFile(prefix="procbackground-chaos-", dir=_memory_folder())
-        self._file.truncate(2 * count)
-        self._counts = mmap.mmap(self._file.fileno(), 2 * count)
-        self.path = self._file.name
+        fd, self.path = tempfile.mkstemp(prefix="procbackground-chaos-", dir=_memory_folder())
+        os.truncate(fd, 2 * count)
+        self._counts = mmap.mmap(fd, 2 * count)
+        os.close(fd)
 
     def begun(self, index: int) -> int:
         return self._counts[2 * index]
@@ -106,7 +106,7 @@ class Ledger:
 
     def close(self) -> None:
         self._counts.close()
-        self._file.close()
+        os.unlink(self.path)
 
 
 class Round(NamedTuple):
@@ -141,8 +141,9 @@ def run_round(manager: Manager, shooter: Shooter, count: int, *, retries: bool) 
         violations.append(f"{unresolved} tasks never resolved; {manager.stats()}; {manager.processes()}")
     else:
         victims = {shot.pid: shot.signal_number for shot in shooter.shots if shot.role != "zygote"}
+        frozen = {shot.pid for shot in shooter.shots if shot.signal_number == signal.SIGSTOP}
         check = _violations_with_retry if retries else _violations_without_retry
-        violations += check(handles, ledger, victims, {s.pid for s in shooter.shots if s.signal_number == signal.SIGSTOP})
+        violations += check(handles, ledger, victims, frozen)
     done = [handle for handle in handles if handle.done()]
     failed = sum(handle.exception() is not None for handle in done)
     attempts = sum(len(handle.attempts) for handle in done)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -25,6 +24,7 @@ from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
 from procbackground._stream import Stream
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
+from procbackground._supervisor.machine import usable_cpus
 from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
@@ -343,8 +343,8 @@ class Manager(_FrontDoor):
     Nothing is started before the first task, and workers only as they are needed.
 
     Args:
-        max_workers: one-off tasks that run at once; by default one for each CPU this process may use. Loops have
-            a process of their own beside them.
+        max_workers: one-off tasks that run at once; by default one for each CPU this process may use, by its affinity
+            and its container's quota (rounded up). Loops have a process of their own beside them.
         mp_context: a `multiprocessing` context; by default `forkserver` where it exists, else `spawn`.
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
@@ -356,6 +356,9 @@ class Manager(_FrontDoor):
         memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
         max_pending: tasks that may wait; `run` and `run_task` block while there are that many.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
+        min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that are to stay free:
+            while fewer are, no attempt begins. What runs goes on; observers are told. By default attempts begin
+            whatever is free.
         preload: modules that workers find imported already (with the default context on Linux).
     """
 
@@ -374,6 +377,7 @@ class Manager(_FrontDoor):
         memory_limit: int | str | None = None,
         max_pending: int | None = None,
         grace: float = 5.0,
+        min_free_memory: int | str | None = None,
         preload: Sequence[str] = (),
     ) -> None:
         if max_workers is None:
@@ -401,6 +405,7 @@ class Manager(_FrontDoor):
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
             grace_s=grace,
+            min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
             preload=tuple(preload),
         )
         super().__init__(supervisor, defaults, {})
@@ -422,7 +427,7 @@ class Manager(_FrontDoor):
         return self._supervisor.stats()
 
     def processes(self) -> list[ProcessInfo]:
-        """Return a snapshot of the worker processes; its figures are taken by `psutil` in this call."""
+        """Return a snapshot of the worker processes; its figures are taken in this call, for whole process trees."""
         return self._supervisor.processes()
 
     # -- ending --------------------------------------------------------------------------------------------
@@ -528,14 +533,6 @@ def _close_when_told(
             if number in signals:
                 seen += 1
                 supervisor.ask_to_close(timeout if seen == 1 else 0.0)
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may run on."""
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # Python 3.13 and later
-    if sys.version_info < (3, 13) and hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return count() or 1
 
 
 def check_timeout(timeout: float | None) -> None:

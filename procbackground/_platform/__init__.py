@@ -19,14 +19,15 @@ if not TYPE_CHECKING and not IS_LINUX:  # both lend the same names; types are ch
         Poller,
         Wakeup,
         arm_life_pipe,
+        available_memory_bytes,
         count_oom_kills,
         descendants,
         is_stopped,
         make_memory_file,
         open_pidfd,
+        peak_bytes,
         send_signal,
         start_time,
-        tree_rss_bytes,
     )
 else:
     from procbackground._platform.linux import (
@@ -35,14 +36,15 @@ else:
         Poller,
         Wakeup,
         arm_life_pipe,
+        available_memory_bytes,
         count_oom_kills,
         descendants,
         is_stopped,
         make_memory_file,
         open_pidfd,
+        peak_bytes,
         send_signal,
         start_time,
-        tree_rss_bytes,
     )
 
 __all__ = [
@@ -52,12 +54,13 @@ __all__ = [
     "Poller",
     "Wakeup",
     "arm_life_pipe",
+    "available_memory_bytes",
     "count_oom_kills",
     "descendants",
     "is_stopped",
     "make_memory_file",
     "open_pidfd",
+    "peak_bytes",
     "send_signal",
     "start_time",
-    "tree_rss_bytes",
 ]

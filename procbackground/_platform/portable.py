@@ -70,8 +70,12 @@ def make_memory_file(name: str, size: int = 0) -> int:
     """Return a descriptor of a temporary file that has no path any more."""
     with tempfile.TemporaryFile(prefix=name) as file:
         fd = os.dup(file.fileno())
-    if size:
-        os.ftruncate(fd, size)
+    try:
+        if size:
+            os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -147,19 +151,13 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
-def tree_rss_bytes(pid: int) -> int:
-    """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
-    import psutil  # in the parent only
+def available_memory_bytes() -> int:
+    """Return what can be taken without swapping."""
+    import psutil
 
-    try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
-    except psutil.Error:
-        return 0
-    total = 0
-    for process in processes:
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue  # it ended meanwhile
-    return total
+    return int(psutil.virtual_memory().available)
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most that `pid` itself was ever seen to hold: not told here."""
+    return 0

@@ -48,7 +48,8 @@ class Worker:
         self.exit_code: int | None = None
         self.was_oom = False  # killed by the kernel for want of memory, as far as we can tell
         self.peak_bytes = 0  # most that its tree was seen to hold
-        self.cost: tuple[float, int] | None = None  # CPU seconds and peak bytes of the answer that comes next
+        # CPU seconds and peak bytes of the answer that comes next, or of the attempt that died, as far as known.
+        self.cost: tuple[float | None, int | None] | None = None
         self.is_last = False  # it leaves after what it runs
         self.revoked_up_to = 0  # number of the last request that was to be skipped
         self.is_signalled = False  # it was told to stop, and will end

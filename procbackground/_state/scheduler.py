@@ -119,7 +119,7 @@ class Judge(NamedTuple):
     kind: str  # VALUE or FAILURE, which came as `body`; GIVEN; DIED; or one of FOR_...
     body: Any  # bytes, or for GIVEN an exception
     worker: Worker | None  # that ran it; None when it ran nowhere
-    cost: tuple[float, int] | None
+    cost: tuple[float | None, int | None] | None  # CPU seconds and peak bytes, as far as they are known
     waits: bool = False  # the worker runs a loop, and waits for the verdict
 
 
@@ -152,9 +152,26 @@ class ProcessGone(NamedTuple):
     worker: Worker
 
 
+class LookAtMemory(NamedTuple):
+    """Have the free memory told to `memory_seen`, now and as long as that asks for more."""
+
+
+class AdmissionHeld(NamedTuple):
+    """Report that memory is short and no attempt begins."""
+
+    free_bytes: int
+
+
+class AdmissionResumed(NamedTuple):
+    """Report that attempts begin again."""
+
+    free_bytes: int
+    held_for_s: float
+
+
 Command = (
     Launch | Send | GoOn | Terminate | Kill | Dismiss | EndLoop | Revoke | LookAtMark | Judge | Cancelled | Broke
-    | Stalled | ProcessReady | ProcessGone
+    | Stalled | ProcessReady | ProcessGone | LookAtMemory | AdmissionHeld | AdmissionResumed
 )  # fmt: skip
 
 
@@ -251,6 +268,11 @@ class Scheduler:
         if self.fresh_queue.length:
             return True
         return self.active + self.starting < self.max_workers and self.starting < self.queue.length
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is free for a job that would be queued otherwise."""
+        return bool(self.idle)
 
     def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
         """`count` values came from the worker, the `last` of them to that request; return their jobs. `refill` is

@@ -27,8 +27,9 @@ IDLE_THREAD_S = 5.0
 class Errands:
     """Runs pieces of the user's code in threads of its own, in order while none of them blocks."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self._name = name
+        self._wake = wake  # has the supervisor call `relieve` in a while
         self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._threads: dict[threading.Thread, float | None] = {}  # since when each is at its present work
@@ -78,7 +79,11 @@ class Errands:
     def _add_thread(self) -> None:
         thread = threading.Thread(target=self._run, name=f"{self._name}-errand", daemon=True)
         self._threads[thread] = time.monotonic()
-        thread.start()
+        try:
+            thread.start()
+        except RuntimeError:  # the system has no thread to give now: `relieve` tries again
+            del self._threads[thread]
+            self._wake()
 
     def _run(self) -> None:
         me = threading.current_thread()
@@ -115,9 +120,13 @@ class Observers:
         self._name = name
 
     def start(self) -> None:
+        """Make the thread, if anybody listens. Raises: `RuntimeError` when the system has none to give."""
         if self.wanted and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
-            self._thread.start()
+            from procbackground import events  # noqa: F401  # made on first use, when it may be too late to open files
+
+            thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def put(self, name: str, event: Any) -> None:
         """Have the observers' method `name` called with `event`. Make the event only if `name` is in `wanted`."""

@@ -10,10 +10,12 @@ each, a write each, and no object but the frames. Measured costs stand beside th
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -38,10 +40,11 @@ from procbackground._page import (
 from procbackground._parcel import Parcel, receive_parcel
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
+from procbackground._state.admission import AdmittingScheduler
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
-from procbackground._supervisor import monitor
+from procbackground._supervisor import machine, monitor
 from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, fallen, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, WorkerProcess
@@ -81,18 +84,24 @@ class Supervisor:
         keeps_spare: bool,
         max_pending: int | None,
         grace_s: float,
+        min_free_bytes: int | None,
         preload: tuple[str, ...],
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
         self.lock = threading.Lock()
-        self.scheduler = Scheduler(
-            max_workers=max_workers,
-            wall=self._wall,
-            max_tasks_per_child=max_tasks_per_child,
-            grace_s=grace_s,
-            lines=LINES,
-            keeps_spare=keeps_spare,
+        decisions: dict[str, Any] = {
+            "max_workers": max_workers,
+            "wall": self._wall,
+            "max_tasks_per_child": max_tasks_per_child,
+            "grace_s": grace_s,
+            "lines": LINES,
+            "keeps_spare": keeps_spare,
+        }
+        self.scheduler = (
+            Scheduler(**decisions)
+            if min_free_bytes is None
+            else AdmittingScheduler(min_free_bytes=min_free_bytes, **decisions)
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
@@ -102,19 +111,25 @@ class Supervisor:
         self._grace_s = grace_s
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
-        self._errands = Errands(self._name)
+        self._errands = Errands(self._name, self._wake_up)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
         self.tells_tasks = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
-            self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
+            self._name,
+            self._limited_workers,
+            self._over_memory,
+            self._tell_samples if is_sampled else None,
+            None if min_free_bytes is None else self._see_free_memory,
         )
+        self._short_since_s: float | None = None  # since when no worker could be started, for want of something
         self._all_settled = threading.Condition(self.lock)
         self._room = threading.Condition(self.lock)
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
         self._is_foreign = False  # this is a fork of the manager's process
+        self._in_hand: list[s.Command] = []  # commands that are being carried out
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
         self._close_began_s: float | None = None
@@ -273,13 +288,19 @@ class Supervisor:
                 if worker.pid and worker.state != fleet.STARTING:
                     job = worker.loop or (worker.inflight[0] if worker.inflight else None)
                     since_s = worker.since_s if job is None else worker.head_since_s
-                    rows.append((worker.pid, job, job.attempt if job is not None else None, since_s))
-        figures = monitor.sample(pid for pid, *_ in rows)
+                    facts = (0, None) if job is None else (job.sequence, job.attempt)
+                    rows.append((worker, job, *facts, since_s))
+        figures = monitor.sample([worker.pid for worker, *_ in rows])
         samples = []
-        for pid, job, attempt, since_s in rows:
-            if pid in figures:
+        for worker, job, sequence, attempt, since_s in rows:
+            seen = figures.get(worker.pid)
+            if seen is not None:
+                if job is not None and self._is_sampled:
+                    self._monitor.note(worker, sequence, seen)
                 task = None if job is None else job.handle.task
-                samples.append((ProcessInfo(pid, task, attempt, self._wall(since_s), *figures[pid]), job))
+                cpu_percent = 100 * seen.cpu_s / seen.age_s
+                info = ProcessInfo(worker.pid, task, attempt, self._wall(since_s), seen.rss_bytes, cpu_percent)
+                samples.append((info, job))
         return samples
 
     def _tell_samples(self) -> bool:
@@ -350,7 +371,7 @@ class Supervisor:
 
     def _wait_for_room(self) -> None:
         limit = self._max_pending
-        while limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle:
+        while limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.has_room:
             if self._is_refusing or self._failure is not None:
                 self._check_open()
             self.scheduler.staff(time.monotonic())
@@ -361,33 +382,49 @@ class Supervisor:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Make what a manager at work needs; a manager that is never used needs nothing."""
-        self._poller = _platform.Poller()
-        self._wakeup = _platform.Wakeup()
-        page_fd = _platform.make_memory_file("procbackground-page", PAGE_SIZE)
-        self._page_fd = page_fd
-        self._words = map_page(page_fd)
-        self._life_read_fd, self._life_write_fd = os.pipe()
-        self._readers: dict[int, Worker] = {}  # result pipe -> worker
-        self._others: dict[int, Callable[[], None]] = {}
-        self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
-        self._killed_descendants: dict[int, float] = {}  # pid -> start time
-        self._oom_kills = _platform.count_oom_kills()
-        self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level())
-        direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
-        self._launcher: Launcher = direct
-        self._zygote: Zygote | None = None
-        if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
-            self._launcher = self._zygote = Zygote(
-                self._context, boot, page_fd, self._life_read_fd, self._preload,
-                self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
-            )  # fmt: skip
-        self._poller.watch(self._wakeup.fileno())
-        self._observers.start()
-        self._thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
-        self._is_ready = True
-        self._thread.start()
+        """Make what a manager at work needs; a manager that is never used needs nothing.
+
+        Raises: `OSError`, `RuntimeError` when the machine has no descriptor, memory or thread to give now; a later
+        call tries again.
+        """
+        with contextlib.ExitStack() as undo:
+            self._observers.start()
+            self._poller = _platform.Poller()
+            undo.callback(self._poller.close)
+            self._wakeup = _platform.Wakeup()
+            undo.callback(self._wakeup.close)
+            page_fd = _platform.make_memory_file("procbackground-page", PAGE_SIZE)
+            undo.callback(os.close, page_fd)
+            self._page_fd = page_fd
+            self._words = map_page(page_fd)
+            self._life_read_fd, self._life_write_fd = os.pipe()
+            undo.callback(os.close, self._life_read_fd)
+            undo.callback(os.close, self._life_write_fd)
+            self._readers: dict[int, Worker] = {}  # result pipe -> worker
+            self._others: dict[int, Callable[[], None]] = {}
+            self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
+            self._killed_descendants: dict[int, float] = {}  # pid -> start time
+            self._oom_kills = _platform.count_oom_kills()
+            self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
+            boot = Boot(self._initializer, _parent_log_level())
+            direct = Direct(self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed)
+            self._launcher: Launcher = direct
+            self._zygote: Zygote | None = None
+            if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
+                self._launcher = self._zygote = Zygote(
+                    self._context, boot, page_fd, self._life_read_fd, self._preload,
+                    self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
+                )  # fmt: skip
+            self._poller.watch(self._wakeup.fileno())
+            thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
+            thread.start()
+            self._thread = thread
+            self._is_ready = True
+            undo.pop_all()
+
+    def _wake_up(self) -> None:
+        if self._is_ready:
+            self._wakeup.set()
 
     def _run(self) -> None:
         try:
@@ -420,8 +457,8 @@ class Supervisor:
             self._errands.relieve()
         while self.scheduler.commands:
             with self.lock:
-                commands, self.scheduler.commands = self.scheduler.commands, []
-            for command in commands:
+                self._in_hand, self.scheduler.commands = self.scheduler.commands, []
+            for command in self._in_hand:
                 self._carry_out(command)
 
     def _seconds_to_wait(self) -> float | None:
@@ -495,7 +532,7 @@ class Supervisor:
         """
         scheduler = self.scheduler
         values: list[Any] = []
-        returned: list[tuple[Job, Any, tuple[float, int] | None]] = []
+        returned: list[tuple[Job, Any, tuple[float | None, int | None] | None]] = []
         afterwards: list[tuple[int, int, bytes, Job | None]] = []
         last = 0
         wants_more = False
@@ -553,7 +590,7 @@ class Supervisor:
         worker: Worker,
         values: list[Any],
         last: int,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
+        returned: list[tuple[Job, Any, tuple[float | None, int | None] | None]],
         now_s: float,
     ) -> None:
         jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
@@ -566,7 +603,7 @@ class Supervisor:
     def _settle_values(
         self,
         worker: Worker,
-        returned: list[tuple[Job, Any, tuple[float, int] | None]],
+        returned: list[tuple[Job, Any, tuple[float | None, int | None] | None]],
         now_s: float,
     ) -> None:
         tells = "on_task_succeeded" in self._wants
@@ -675,6 +712,7 @@ class Supervisor:
                 for word in range(WORDS_PER_LINE):
                     self._words[base + word] = 0
                 self._launcher.launch(worker)
+                _load_what_failures_need()
             case s.GoOn(worker):
                 worker.process.write(_wire.frame(_wire.GO_ON, 0))
             case s.Terminate(worker, wants_stack):
@@ -696,11 +734,23 @@ class Supervisor:
             case s.Stalled(job, worker, silent_for_s):
                 self._tell_stalled(job, worker, silent_for_s)
             case s.ProcessReady(worker):
+                self._end_shortage()
                 self._tell_process("on_process_started", worker)
             case s.ProcessGone(worker):
                 self._tell_process(
                     "on_process_exited", worker, exit_code=worker.exit_code
                 )
+            case s.LookAtMemory():
+                if not self._monitor.want():
+                    assert isinstance(self.scheduler, AdmittingScheduler)
+                    with self.lock:
+                        self.scheduler.memory_not_seen(time.monotonic())
+            case s.AdmissionHeld(free_bytes):
+                assert isinstance(self.scheduler, AdmittingScheduler)
+                min_free = self.scheduler.min_free_bytes
+                self._tell_manager("on_admission_held", reason="memory", free=free_bytes, min_free=min_free)
+            case s.AdmissionResumed(free_bytes, held_for_s):
+                self._tell_manager("on_admission_resumed", reason="memory", free=free_bytes, held_for=held_for_s)
             case _:
                 assert_never(command)
 
@@ -768,9 +818,24 @@ class Supervisor:
 
     def _launch_failed(self, worker: Worker, error: Exception, may_pass: bool) -> None:
         if may_pass:
-            logger.warning("a worker process could not be started (%s); trying again", error)
+            self._begin_shortage(error)
         with self.lock:
             self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+
+    def _begin_shortage(self, error: Exception) -> None:
+        """Say once that workers cannot be started, until one can."""
+        if self._short_since_s is not None:
+            return
+        self._short_since_s = time.monotonic()
+        logger.warning("a worker process could not be started (%s); trying again", error)
+        # Without its frames, which hold the half-started process and its descriptors.
+        self._tell_manager("on_admission_held", reason="processes", error=error.with_traceback(None))
+
+    def _end_shortage(self) -> None:
+        if self._short_since_s is None:
+            return
+        held_for_s, self._short_since_s = time.monotonic() - self._short_since_s, None
+        self._tell_manager("on_admission_resumed", reason="processes", held_for=held_for_s)
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -812,6 +877,12 @@ class Supervisor:
             if not data:
                 break
             self._take(worker, process.reader.feed(data))
+        head = worker.loop or (worker.inflight[0] if worker.inflight else None)
+        if head is not None:  # before the exit code is asked for, which may reap the zombie
+            cost = self._monitor.cost_of_the_dead(worker, head.sequence, process.peak_bytes)
+            # A loop's process served many iterations, each with attempts of its own.
+            worker.cost = (None, cost[1]) if worker.loop is not None else cost
+            worker.peak_bytes = max(worker.peak_bytes, process.peak_bytes)
         worker.exit_code = process.launcher.exit_code_of(process)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
             oom_kills = _platform.count_oom_kills()
@@ -894,7 +965,7 @@ class Supervisor:
             attempts.append(
                 Attempt(
                     job.attempt, worker.pid, self._wall(job.started_s), time.time(), Outcome.CANCELLED,
-                    worker.exit_code,
+                    worker.exit_code, None, *(worker.cost or (None, None)),
                 )
             )  # fmt: skip
         handle._history = tuple(attempts)
@@ -979,25 +1050,42 @@ class Supervisor:
             event = make(task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts)
             self._observers.put(name, event)
 
+    def _tell_manager(self, name: str, **facts: Any) -> None:
+        if name in self._wants:
+            event = _event_class(name)(task=None, handle=None, attempt=None, time=time.time(), **facts)
+            self._observers.put(name, event)
+
     # -- memory --------------------------------------------------------------------------------------------
 
-    def _limited_workers(self) -> list[tuple[Worker, int, int]]:
+    def _limited_workers(self) -> list[monitor.Watched]:
         with self.lock:
             limited = []
             for worker in self.scheduler.workers:
                 job = worker.loop or (worker.inflight[0] if worker.inflight else None)
                 if job is not None and job.recipe.memory_limit is not None:
-                    limited.append((worker, job.sequence, job.recipe.memory_limit))
+                    limited.append(monitor.Watched(worker, job.sequence, job.recipe.memory_limit))
             return limited
 
-    def _over_memory(self, worker: Worker, sequence: int, rss_bytes: int) -> None:
+    def _over_memory(self, watched: monitor.Watched, rss_bytes: int) -> None:
+        worker = watched.worker
         with self.lock:
             job = worker.loop or (worker.inflight[0] if worker.inflight else None)
-            if job is None or job.sequence != sequence:
+            if job is None or job.sequence != watched.sequence:
                 return  # answered meanwhile
-            worker.peak_bytes = rss_bytes
+            worker.peak_bytes = max(worker.peak_bytes, rss_bytes)
             self.scheduler.over_memory(worker, time.monotonic())
         self._wakeup.set()
+
+    def _see_free_memory(self) -> bool:
+        """Look at the free memory; return whether to look again."""
+        assert isinstance(self.scheduler, AdmittingScheduler)
+        free_bytes = machine.free_memory_bytes()
+        with self.lock:
+            goes_on = self.scheduler.memory_seen(free_bytes, time.monotonic())
+            has_commands = bool(self.scheduler.commands)
+        if has_commands:
+            self._wakeup.set()
+        return goes_on
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -1021,12 +1109,7 @@ class Supervisor:
         )
         if "on_manager_closed" in self._wants:
             self._observers.start()
-            self._observers.put(
-                "on_manager_closed",
-                _event_class("on_manager_closed")(
-                    task=None, handle=None, attempt=None, time=time.time(), report=self._report
-                ),
-            )
+            self._tell_manager("on_manager_closed", report=self._report)
         if not self._observers.stop(MOMENT_S):
             logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
         self._close_fds()
@@ -1065,7 +1148,10 @@ class Supervisor:
         with self.lock:
             self._failure = failure
             self._is_refusing = True
-            jobs = list(self.scheduler.all_jobs())
+            # Those whose end was about to be told are in nobody's books any more.
+            commands = [*self._in_hand, *self.scheduler.commands]
+            untold = [each.job for each in commands if isinstance(each, (s.Judge, s.Cancelled, s.Broke))]
+            jobs = [*self.scheduler.all_jobs(), *untold]
             workers = list(self.scheduler.workers)
             self._all_settled.notify_all()
             self._room.notify_all()
@@ -1136,6 +1222,16 @@ def _event_class(name: str) -> Any:
     from procbackground import events
 
     return events.BY_METHOD[name]
+
+
+def _load_what_failures_need() -> None:
+    """Import what words a death, while a process starts anyway: when one dies for want of descriptors, it is too
+    late to open files."""
+    if "procbackground._broken" not in sys.modules:
+        try:
+            from procbackground import _broken  # noqa: F401
+        except (OSError, ImportError):
+            pass  # next time
 
 
 def _abandon_all_in_fork() -> None:

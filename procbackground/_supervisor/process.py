@@ -35,7 +35,7 @@ class WorkerProcess:
 
     __slots__ = (
         "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "notes_fd", "notes_seen",
-        "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
+        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side", "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -64,6 +64,7 @@ class WorkerProcess:
         self.exit_code: int | None = None
         self.is_dying = False
         self.closed = False
+        self.peak_bytes = 0  # most that it held by itself, as far as it was asked
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
         self.reader = FrameReader()
         self.unsent: memoryview | None = None
@@ -102,7 +103,8 @@ class WorkerProcess:
             _platform.send_signal(self.pidfd, self.pid, signal_number)
 
     def list_descendants(self) -> None:
-        """Note what the worker has started, while it can still be found below it."""
+        """Note what the worker has started, while it can still be found below it, and what it held."""
+        self.peak_bytes = max(self.peak_bytes, _platform.peak_bytes(self.pid))
         self.descendants.update(_platform.descendants(self.pid))
 
     def kill_tree(self) -> None:
@@ -161,6 +163,23 @@ class WorkerProcess:
                 os.close(fd)
         self.side.close()
         self.launcher.release(self)
+
+
+START_FDS = 20  # what starting a process through `multiprocessing` opens at most, its own helpers included
+
+
+def check_room_for_start() -> None:
+    """Raise `OSError` unless there are descriptors for the start of a process.
+
+    `multiprocessing` does not close those that it got when it runs out amid a start: each try would cost some more.
+    """
+    held: list[int] = []
+    try:
+        for _ in range(START_FDS):
+            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # those before a failure are to be closed
+    finally:
+        for fd in held:
+            os.close(fd)
 
 
 # Told of a worker whose process did not start, why, and whether another try may do better.
@@ -253,6 +272,7 @@ class Direct:
     def launch(self, worker: Worker) -> None:
         fds: list[int] = []
         try:
+            check_room_for_start()
             task_read, task_write = os.pipe()
             fds += (task_read, task_write)
             result_read, result_write = os.pipe()

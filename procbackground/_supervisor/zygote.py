@@ -22,6 +22,7 @@ from procbackground._supervisor.process import (
     Fd,
     LaunchFailed,
     WorkerProcess,
+    check_room_for_start,
     is_passing,
     startable_main,
     wait_for_exit,
@@ -132,6 +133,7 @@ class Zygote:
     # -- its life ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        check_room_for_start()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)

@@ -76,6 +76,7 @@ class _Zygote:
         self._boot = boot
         self._words = map_page(fds.page)
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
+        self._released: set[int] = set()  # pids that the manager has let go of before their end was seen
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
@@ -182,18 +183,27 @@ class _Zygote:
         pid = self._pidfds[pidfd]
         # A look that leaves the zombie: until the manager says REAP the pid cannot be used again, so it may
         # signal the group without a chance of meeting strangers.
-        status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         self._poll.unregister(pidfd)
         del self._pidfds[pidfd]
         os.close(pidfd)
+        try:
+            status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return  # reaped already: nobody waits for its exit code
+        if pid in self._released:
+            self._released.discard(pid)
+            os.waitpid(pid, 0)
+            return
+        exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
         self._control.send(EXITED + EXIT.pack(pid, exit_code))
 
     def _reap(self, pid: int) -> None:
         try:
-            os.waitpid(pid, os.WNOHANG)
+            reaped, _ = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            pass
+            return
+        if not reaped:  # killed a moment ago
+            self._released.add(pid)
 
 
 def _start_afresh(number: int) -> None:
