@@ -32,6 +32,7 @@ RESCUE_AFTER_S = 0.002  # a task ahead of others in a pipe that runs this long i
 RESCUE_LOOK_S = 0.001  # store buffers drain in under a microsecond; the poller's clock ticks in milliseconds
 LAUNCH_RETRY_S = 0.02  # before another try while the machine has no process or descriptor; doubles up to MAX
 MAX_LAUNCH_RETRY_S = 2.0
+MAX_HELPER_RETRY_S = 0.16  # the same where only the process that starts them was lost: the machine is not short
 DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may be bad luck
 LOOP_RESTART_S = 0.01  # first pause before a loop whose process died gets another; doubles up to MAX
 MAX_LOOP_RESTART_S = 1.0
@@ -515,10 +516,12 @@ class Scheduler:
         if worker.state == fleet.SPARE and self.active < self.max_workers:
             self._want_rescue(now_s)
 
-    def launch_failed(self, worker: Worker, now_s: float, why: Any = None) -> None:
+    def launch_failed(
+        self, worker: Worker, now_s: float, why: Any = None, longest_pause_s: float = MAX_LAUNCH_RETRY_S
+    ) -> None:
         """The machine has no process or descriptor to give now: try again in a while, nothing is lost.
 
-        With `why`, starting processes is what fails, and would again.
+        The pause doubles up to `longest_pause_s`. With `why`, starting processes is what fails, and would again.
         """
         if why is not None:
             self._forget(worker)
@@ -526,7 +529,7 @@ class Scheduler:
             return
         self._forget(worker)
         if now_s >= self._no_launch_before_s:  # several that fail together have failed once
-            self._launch_pause_s = min(MAX_LAUNCH_RETRY_S, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
+            self._launch_pause_s = min(longest_pause_s, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
             self._no_launch_before_s = now_s + self._launch_pause_s
         self._at(self._no_launch_before_s, "staff", None)
 

@@ -820,7 +820,9 @@ class Supervisor:
         if may_pass:
             self._begin_shortage(error)
         with self.lock:
-            self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+            is_helper_lost = isinstance(error, ConnectionError)
+            longest_pause_s = s.MAX_HELPER_RETRY_S if is_helper_lost else s.MAX_LAUNCH_RETRY_S
+            self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error, longest_pause_s)
 
     def _begin_shortage(self, error: Exception) -> None:
         """Say once that workers cannot be started, until one can."""

@@ -534,3 +534,16 @@ def test_launches_that_fail_together_lengthen_the_pause_once():
     assert len(world.children) == 8
     world.scheduler.launch_failed(next(iter(world.children)), world.now_s)
     assert world.scheduler._no_launch_before_s == world.now_s + 2 * s.LAUNCH_RETRY_S
+
+
+def test_the_pause_before_another_launch_grows_to_what_the_failure_calls_for():
+    world = World(max_workers=1, is_prompt=False)
+    world.add()
+    for longest_s, expected_s in ((s.MAX_HELPER_RETRY_S, s.MAX_HELPER_RETRY_S), (2.0, 2.0)):
+        for _ in range(8):
+            (worker,) = world.children
+            del world.children[worker]
+            world.scheduler.launch_failed(worker, world.now_s, longest_pause_s=longest_s)
+            pause_s = world.scheduler.next_due_s - world.now_s
+            world.advance(pause_s)
+        assert pause_s == pytest.approx(expected_s)
