@@ -55,9 +55,9 @@ class Shot(NamedTuple):
 class Shooter(threading.Thread):
     """Sends a random signal to a random process of the manager every now and then."""
 
-    def __init__(self, manager: Manager, workers: int, chance: random.Random) -> None:
+    def __init__(self, manager: Manager, workers: int, chance: random.Random, shots: list[Shot]) -> None:
         super().__init__(name="shooter", daemon=True)
-        self.shots: list[Shot] = []
+        self.shots = shots  # of earlier rounds, too: a worker that was stopped while idle takes a task of the next one
         self._manager = manager
         self._workers = workers
         self._chance = chance
@@ -221,7 +221,7 @@ def soak(seconds: float, count: int, workers: int, seed: int) -> list[str]:
     chance = random.Random(seed)
     violations: list[str] = []
     sizes: list[int] = []
-    roles: Counter[tuple[str, int]] = Counter()
+    shots: list[Shot] = []
     began_s = time.monotonic()
     manager = Manager(
         max_workers=workers, retry=Retry(stop=stop_after_attempt(ATTEMPTS)), timeout=TIMEOUT_S, grace=GRACE_S
@@ -231,18 +231,18 @@ def soak(seconds: float, count: int, workers: int, seed: int) -> list[str]:
     while number < 2 or (time.monotonic() - began_s < seconds and not violations):
         retries = number % 2 == 0
         number += 1
-        shooter = Shooter(manager, workers, chance)
+        shooter = Shooter(manager, workers, chance, shots)
+        shots_before = len(shots)
         shooter.start()
         outcome = run_round(manager, shooter, count, retries=retries)
         shooter.stop()
-        roles.update((shot.role, shot.signal_number) for shot in shooter.shots)
         violations += [f"round {number}: {text}" for text in outcome.violations]
         if not retries:
             gc.collect()
             sizes.append(psutil.Process().memory_info().rss)
         print(
             f"round {number:3} {'with' if retries else 'without':7} retry: {outcome.succeeded} right, "
-            f"{outcome.failed} failed, {outcome.attempts - count} attempts more, {len(shooter.shots)} shots, "
+            f"{outcome.failed} failed, {outcome.attempts - count} attempts more, {len(shots) - shots_before} shots, "
             f"{outcome.seconds:.1f} s, {psutil.Process().memory_info().rss / 2**20:.1f} MiB, "
             f"{len(outcome.violations)} violations",
             flush=True,
@@ -257,6 +257,7 @@ def soak(seconds: float, count: int, workers: int, seed: int) -> list[str]:
     violations += _left_over(before)
     if len(sizes) >= 3 and sizes[-1] - sizes[1] > GROWTH_LIMIT:
         violations.append(f"the parent grew: {[f'{size / 2**20:.1f} MiB' for size in sizes]}")
+    roles = Counter((shot.role, shot.signal_number) for shot in shots)
     _print_summary(roles, sizes, stats, close_s, time.monotonic() - began_s)
     return violations
 

@@ -49,7 +49,7 @@ class Sniper(chaos.Shooter):
 def test_the_soak_finds_failures_that_no_shot_explains(make_manager, retries):
     manager = make_manager(retry=Retry(stop=stop_after_attempt(100)))
     assert manager.run(pow, 2, 10).result(timeout=PATIENCE_S) == 1024
-    shooter = Sniper(manager, 2, random.Random(1))
+    shooter = Sniper(manager, 2, random.Random(1), [])
     shooter.start()
     outcome = chaos.run_round(manager, shooter, 1000, retries=retries)
     shooter.stop()

@@ -10,75 +10,20 @@ import os
 import time
 from collections.abc import Collection
 
-from procbackground._platform.trees import Figures, Row, figures_of, members_of
+from procbackground._platform.trees import Figures, Follower, Row, figures_of, members_of
 
-WALKED = 16  # processes whose children are looked up one by one; above, a pass over the table is cheaper
-SURVEY_S = 0.5  # between two passes, which also find what is not the child of a main thread
-SURVEY_SHARE = 400  # a pass takes 10 µs a process: the pause is at least this many times that
 _STAT_BYTES = 1024
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
-class Trees:
-    """Follows the trees of some processes from look to look. Not safe for use by several threads."""
+class Trees(Follower):
+    """Follows trees by /proc."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._fds: dict[int, int] = {}
-        self._trees: dict[int, set[int]] = {}
-        self._next_survey_s = 0.0
-        self.survey_cost_s = 0.0  # CPU time of the pass in the latest look, which looks after its own share
-
-    def look(self, roots: Collection[int]) -> dict[int, Figures]:
-        """Return the figures of each root's tree as it is now. Roots that have ended are left out."""
-        for root in self._trees.keys() - set(roots):
-            self._drop(root)
-        for root in roots:
-            self._trees.setdefault(root, {root})
-        self.survey_cost_s = 0.0
-        if time.monotonic() >= self._next_survey_s:
-            self._survey(roots)
-        walks = sum(map(len, self._trees.values())) <= WALKED
-        return {root: figures for root in roots if (figures := self._sum(root, walks)) is not None}
-
-    def close(self) -> None:
-        """Let go of all descriptors; `look` begins afresh."""
-        for fd in self._fds.values():
-            os.close(fd)
-        self._fds.clear()
-        self._trees.clear()
-        self._next_survey_s = 0.0
-
-    def _survey(self, roots: Collection[int]) -> None:
-        began_s = time.thread_time()
-        try:
-            for root, tree in members_of(read_table(), roots).items():
-                self._trees[root].update(tree)
-        except OSError:
-            pass  # no descriptor is left: the next pass may have one
-        self.survey_cost_s = time.thread_time() - began_s
-        self._next_survey_s = time.monotonic() + max(SURVEY_S, SURVEY_SHARE * self.survey_cost_s)
-
-    def _sum(self, root: int, walks: bool) -> Figures | None:
-        tree = self._trees[root]
-        todo = list(tree)
-        table: dict[int, Row] = {}
-        while todo:
-            pid = todo.pop()
-            row = self._read(pid)
-            if row is None:
-                tree.discard(pid)
-                continue
-            table[pid] = row
-            if walks:
-                found = [child for child in _children(row) if child not in tree]
-                tree.update(found)
-                todo += found
-        if root not in table:
-            self._drop(root)
-            return None
-        return figures_of(table, tree, root)
 
     def _read(self, pid: int) -> Row | None:
         fd = self._fds.get(pid)
@@ -86,7 +31,7 @@ class Trees:
             try:
                 return _row(os.pread(fd, _STAT_BYTES, 0))
             except (OSError, ValueError, IndexError):
-                os.close(self._fds.pop(pid))  # it has ended; the pid may be another's already
+                self._let_go(pid)  # it has ended; the pid may be another's already
         try:
             fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
@@ -95,15 +40,19 @@ class Trees:
         try:
             return _row(os.pread(fd, _STAT_BYTES, 0))
         except (OSError, ValueError, IndexError):
-            os.close(self._fds.pop(pid))
+            self._let_go(pid)
             return None
 
-    def _drop(self, root: int) -> None:
-        tree = self._trees.pop(root)
-        for pid in tree:
-            fd = self._fds.pop(pid, None)
-            if fd is not None:
-                os.close(fd)
+    def _children_of(self, row: Row) -> list[int]:
+        return _children(row)
+
+    def _let_go(self, pid: int) -> None:
+        fd = self._fds.pop(pid, None)
+        if fd is not None:
+            os.close(fd)
+
+    def _read_table(self) -> dict[int, Row]:
+        return read_table()
 
 
 def survey(roots: Collection[int]) -> dict[int, Figures]:
