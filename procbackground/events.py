@@ -1,7 +1,7 @@
 """What observers are told: one frozen event class for each `on_...` method of an observer.
 
 `time` is `time.time()`. `attempt` counts from 1. `task`, `handle` and `attempt` are None in events of a process
-outside any task, and in `ManagerClosed`.
+outside any task, and in those of the manager: `AdmissionHeld`, `AdmissionResumed`, `ManagerClosed`.
 """
 
 from __future__ import annotations
@@ -113,13 +113,41 @@ class ProcessExited(_ProcessEvent):
 
 
 @dataclass(frozen=True, slots=True)
-class ManagerClosed:
-    """The manager closed; the last event of all."""
-
+class _ManagerEvent:
     task: None
     handle: None
     attempt: None
     time: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionHeld(_ManagerEvent):
+    """No further attempt begins for now, because the machine is short of something; what runs goes on.
+
+    `reason` is "memory": `free` bytes are free, fewer than the manager's `min_free_memory`. Or it is "processes":
+    starting a worker failed with `error` (no process, descriptor, memory or disk is left), and is tried again and
+    again; workers that are there go on taking tasks.
+    """
+
+    reason: str
+    free: int | None = None
+    min_free: int | None = None
+    error: BaseException | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AdmissionResumed(_ManagerEvent):
+    """Attempts begin again after `held_for` seconds; `reason` and `free` as in `AdmissionHeld`."""
+
+    reason: str
+    held_for: float
+    free: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManagerClosed(_ManagerEvent):
+    """The manager closed; the last event of all."""
+
     report: CloseReport
 
 
@@ -135,6 +163,8 @@ Event: TypeAlias = (
     | ProcessStarted
     | ProcessSampled
     | ProcessExited
+    | AdmissionHeld
+    | AdmissionResumed
     | ManagerClosed
 )
 
@@ -150,5 +180,7 @@ BY_METHOD: dict[str, type[Event]] = {
     "on_process_started": ProcessStarted,
     "on_process_sampled": ProcessSampled,
     "on_process_exited": ProcessExited,
+    "on_admission_held": AdmissionHeld,
+    "on_admission_resumed": AdmissionResumed,
     "on_manager_closed": ManagerClosed,
 }

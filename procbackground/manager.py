@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +25,7 @@ from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
 from procbackground._stream import Stream
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
+from procbackground._supervisor.machine import usable_cpus
 from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
@@ -406,8 +406,8 @@ class Manager(_FrontDoor, ExecutorInternals):
     Nothing is started before the first task, and workers only as they are needed.
 
     Args:
-        max_workers: one-off tasks that run at once; by default one for each CPU this process may use. Loops have
-            a process of their own beside them.
+        max_workers: one-off tasks that run at once; by default one for each CPU this process may use, by its affinity
+            and its container's quota (rounded up). Loops have a process of their own beside them.
         mp_context: a `multiprocessing` context; by default `forkserver` where it exists, else `spawn`.
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
@@ -423,6 +423,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
             has been ready, only when three in a row are late.
+        min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that are to stay free:
+            while fewer are, no attempt begins. What runs goes on; observers are told. By default attempts begin
+            whatever is free.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
             they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
@@ -455,6 +458,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         max_pending: int | None = None,
         grace: float = 5.0,
         start_timeout: float = 60.0,
+        min_free_memory: int | str | None = None,
         preload: Sequence[str] = (),
         threads_per_task: int | None = None,
         env: Mapping[str, str | None] | None = None,
@@ -508,6 +512,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             max_pending=max_pending,
             grace_s=grace,
             start_timeout_s=start_timeout,
+            min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
             preload=tuple(preload),
             setup=setup,
         )
@@ -530,7 +535,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         return self._supervisor.stats()
 
     def processes(self) -> list[ProcessInfo]:
-        """Return a snapshot of the worker processes; its figures are taken by `psutil` in this call."""
+        """Return a snapshot of the worker processes; its figures are taken in this call, for whole process trees."""
         return self._supervisor.processes()
 
     # -- ending --------------------------------------------------------------------------------------------
@@ -643,14 +648,6 @@ def _close_when_told(
             if number in signals:
                 seen += 1
                 supervisor.ask_to_close(timeout if seen == 1 else 0.0)
-
-
-def usable_cpus() -> int:
-    """Return the number of CPUs that this process may run on."""
-    count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # Python 3.13 and later
-    if sys.version_info < (3, 13) and hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return count() or 1
 
 
 def check_timeout(timeout: float | None) -> None:

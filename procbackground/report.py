@@ -34,9 +34,11 @@ class Attempt:
         exit_code: as `Process.exitcode` where the process ended (-9 is SIGKILL); None where it lives or is unknown.
         error: the exception it ended with, or None.
         cpu_seconds: CPU time that the process spent on it (`time.process_time`), measured by the child for
-            attempts of a millisecond and more; None for shorter ones and for a process that died.
-        peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`,
-            and for a process that died, where the kernel tells it.
+            attempts of a millisecond and more; None for shorter ones. Where the process died or was stopped: what
+            it and the processes below it used, as the manager saw it, in steps of 10 ms; None where that is unknown.
+        peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`.
+            Where the process died or was stopped: the most that its tree was seen to hold; None where nobody looked
+            (there is a look before each stop, and many while a `memory_limit` or an observer asks for them).
     """
 
     number: int
@@ -87,7 +89,7 @@ class ProcessInfo:
 
     Attributes: `pid`; `task` and `attempt`, None while idle; `since`, the `time.time()` at which it began what it
     does now; `rss` in bytes and `cpu_percent` (mean since the start; 100 is one core), both summed over the process
-    and its descendants, from `psutil`.
+    and its descendants, from /proc, or from `psutil` where there is none.
     """
 
     pid: int

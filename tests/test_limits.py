@@ -5,14 +5,15 @@ from __future__ import annotations
 import math
 import os
 import signal
+import threading
 import time
 
 import pytest
 from tenacity import stop_after_attempt, stop_never, wait_fixed
 
-from procbackground import MemoryLimitError, Outcome, Retry, Task, TaskTimeoutError
+from procbackground import MemoryLimitError, Outcome, Retry, Task, TaskTimeoutError, _platform
 from tests.support import tasks
-from tests.support.facts import wait_until_gone
+from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import MIB, stop_at_gate
 
@@ -166,6 +167,90 @@ def test_what_a_task_starts_counts_too(manager):
     task = Task(tasks.hoard_in_a_grandchild, args=(600 * MIB,), memory_limit=300 * MIB)
     handle = manager.run_task(task)
     assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
+# Elsewhere new descendants are found by passes over the process table, a second or so apart.
+finds_children_at_once = pytest.mark.skipif(not _platform.IS_LINUX, reason="needs Linux's lists of children")
+
+
+@pytest.mark.parametrize(
+    ("fn", "args"),
+    [
+        pytest.param(tasks.hog, (), id="itself"),
+        pytest.param(tasks.hog_in_a_grandchild, (), id="a grandchild", marks=finds_children_at_once),
+        pytest.param(tasks.hog_in_a_grandchild, (True,), id="a thread's grandchild", marks=finds_children_at_once),
+    ],
+)
+def test_a_task_that_allocates_at_full_speed_is_reached_before_it_is_far(manager, fn, args):
+    limit = 400 * MIB
+    handle = manager.run_task(Task(fn, args=(6 << 30, *args), memory_limit=limit, retry=2))
+    error = handle.exception(timeout=PATIENCE_S)
+    assert isinstance(error, MemoryLimitError)
+    assert [attempt.outcome for attempt in handle.attempts] == [Outcome.OVER_MEMORY] * 2
+    assert error.limit == limit
+    for attempt in handle.attempts:
+        assert attempt.error.peak == attempt.peak_memory
+        assert limit < attempt.peak_memory <= max(1.25 * limit, limit + 128 * MIB)
+        assert attempt.cpu_seconds > 0
+
+
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the groups of /proc")
+def test_a_process_that_has_left_its_parent_counts_too(manager):
+    handle = manager.run_task(Task(tasks.hog_as_an_orphan, args=(1 << 30,), memory_limit=300 * MIB))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the peak that /proc tells")
+def test_a_stopped_attempt_says_what_it_held_and_used_without_a_memory_limit(manager, gate):
+    handle = manager.run_task(Task(tasks.hold_and_stop_at_gate, args=(gate.address, 200 * MIB), timeout=1.0))
+    gate.wait_for_arrival()
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    (attempt,) = handle.attempts
+    assert 200 * MIB < attempt.peak_memory < 400 * MIB
+    assert 0 < attempt.cpu_seconds < PATIENCE_S
+
+
+def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
+    task = Task(tasks.hold_and_stop_at_gate, args=(gate.address, 200 * MIB), memory_limit="4GiB")
+    handle = manager.run_task(task)
+    pid = gate.wait_for_arrival()
+    wait_until(lambda: any(record.peak_bytes > 200 * MIB for record in _records(manager)), "the monitor has seen it")
+    os.kill(pid, signal.SIGKILL)
+    handle.exception(timeout=PATIENCE_S)
+    (attempt,) = handle.attempts
+    assert 200 * MIB < attempt.peak_memory < 400 * MIB
+    assert 0 < attempt.cpu_seconds < PATIENCE_S
+
+
+def _records(manager):
+    return list(manager._supervisor._monitor._records.values())
+
+
+def test_nobody_looks_at_memory_without_a_reason(make_manager):
+    manager = make_manager()
+    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert not any("monitor" in thread.name for thread in threading.enumerate())
+    assert manager.run_task(Task(tasks.square, args=(3,), memory_limit="1GiB")).result(timeout=PATIENCE_S) == 9
+    monitor = manager._supervisor._monitor
+    wait_until(lambda: monitor._is_parked, "the monitor waits to be wanted")
+
+
+def test_watching_costs_less_than_a_hundredth_of_a_core(make_manager, gate):
+    manager = make_manager(max_workers=8)
+    task = Task(stop_at_gate, args=(gate.address,), memory_limit=40 * MIB)  # near what an idle worker holds
+    handles = [manager.run_task(task) for _ in range(8)]
+    for _ in handles:
+        gate.wait_for_arrival()
+    (thread,) = (thread for thread in threading.enumerate() if "monitor" in thread.name)
+    clock = time.pthread_getcpuclockid(thread.ident)
+    before_s, began_s = time.clock_gettime(clock), time.monotonic()
+    watched_s = 3.0
+    wait_until(lambda: time.monotonic() - began_s > watched_s, "it was watched for long enough")
+    used_s = time.clock_gettime(clock) - before_s
+    assert 0 < used_s <= 0.01 * (time.monotonic() - began_s)
+    gate.open()
+    for handle in handles:
+        assert handle.exception(timeout=PATIENCE_S) is None
 
 
 def test_the_managers_memory_limit_holds_for_run(make_manager):

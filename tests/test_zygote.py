@@ -10,6 +10,7 @@ import sys
 import psutil
 import pytest
 
+from benchmarks.chaos import zygotes
 from procbackground import Manager, Task
 from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
@@ -59,6 +60,16 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
     assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [0, 1, 4, 9]
     gate.open()
     running.result(timeout=PATIENCE_S)
+
+
+def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manager):
+    manager = make_manager(max_workers=1)
+    before = set(zygotes())
+    handle = manager.run(tasks.square, 3)
+    wait_until(lambda: set(zygotes()) - before != set(), "a zygote was started")
+    for pid in set(zygotes()) - before:
+        os.kill(pid, signal.SIGSTOP)
+    assert handle.result(timeout=PATIENCE_S) == 9  # it would have had a minute, to import what the main module does
 
 
 def test_a_worker_that_dies_after_its_zygote_is_still_noticed(make_manager, gate):

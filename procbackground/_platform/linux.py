@@ -78,8 +78,12 @@ class Wakeup:
 def make_memory_file(name: str, size: int = 0) -> int:
     """Return a descriptor of a file in memory, without a path: gone with its last holder, also after SIGKILL."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
-    if size:
-        os.ftruncate(fd, size)  # sparse: a page counts only once it is touched
+    try:
+        if size:
+            os.ftruncate(fd, size)  # sparse: a page counts only once it is touched
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -224,6 +228,15 @@ def start_time(pid: int) -> int | None:
         return None
 
 
+def is_stopped(pid: int) -> bool:
+    """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split(None, 1)[0] == b"T"
+    except (OSError, IndexError):
+        return False
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of the children of `pid`, zombies included."""
     pids: list[int] = []
@@ -236,16 +249,22 @@ def children(pid: int) -> list[int]:
     return pids
 
 
-def tree_rss_bytes(pid: int) -> int:
-    """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
-    total = 0
-    pids = [pid]
-    while pids:
-        pid = pids.pop()
-        try:
-            with open(f"/proc/{pid}/statm", "rb") as file:
-                total += int(file.read().split()[1]) * _PAGE_BYTES
-        except (OSError, ValueError):
-            continue  # it ended meanwhile
-        pids += children(pid)
-    return total
+def available_memory_bytes() -> int:
+    """Return what the kernel thinks can be taken without swapping (MemAvailable)."""
+    with open("/proc/meminfo", "rb") as file:
+        for line in file:
+            if line.startswith(b"MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return os.sysconf("SC_AVPHYS_PAGES") * _PAGE_BYTES  # kernels before 3.14
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most that `pid` itself was ever seen to hold (VmHWM); 0 when it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb") as file:
+            for line in file:
+                if line.startswith(b"VmHWM:"):
+                    return int(line.split()[1]) * 1024
+    except (OSError, ValueError):
+        pass
+    return 0

@@ -72,8 +72,12 @@ def make_memory_file(name: str, size: int = 0) -> int:
     """Return a descriptor of a temporary file that has no path any more."""
     with tempfile.TemporaryFile(prefix=name) as file:
         fd = os.dup(file.fileno())
-    if size:
-        os.ftruncate(fd, size)
+    try:
+        if size:
+            os.ftruncate(fd, size)
+    except OSError:
+        os.close(fd)
+        raise
     return fd
 
 
@@ -181,19 +185,23 @@ def start_time(pid: int) -> float | None:
         return None
 
 
-def tree_rss_bytes(pid: int) -> int:
-    """Return the resident size of `pid` and its descendants; 0 when it is gone. Shared pages count for each."""
-    import psutil  # in the parent only
+def is_stopped(pid: int) -> bool:
+    """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
+    import psutil
 
     try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
     except psutil.Error:
-        return 0
-    total = 0
-    for process in processes:
-        try:
-            total += process.memory_info().rss
-        except psutil.Error:
-            continue  # it ended meanwhile
-    return total
+        return False
+
+
+def available_memory_bytes() -> int:
+    """Return what can be taken without swapping."""
+    import psutil
+
+    return int(psutil.virtual_memory().available)
+
+
+def peak_bytes(pid: int) -> int:
+    """Return the most that `pid` itself was ever seen to hold: not told here."""
+    return 0

@@ -50,7 +50,8 @@ class Worker:
         self.exit_code: int | None = None
         self.was_oom: bool = False  # killed by the kernel for want of memory, as far as we can tell
         self.peak_bytes: int = 0  # most that its tree was seen to hold
-        self.cost: tuple[float | None, int] | None = None  # CPU seconds, peak bytes: of the next answer, or of its end
+        # CPU seconds and peak bytes of the answer that comes next, or of the attempt that died, as far as known.
+        self.cost: tuple[float | None, int | None] | None = None
         self.is_last: bool = False  # it leaves after what it runs
         self.revoked_up_to: int = 0  # number of the last request that was to be skipped
         self.is_signalled: bool = False  # it was told to stop, and will end

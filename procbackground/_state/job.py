@@ -183,7 +183,7 @@ class Job:
         pid: int | None,
         exit_code: int | None = None,
         error: BaseException | None = None,
-        cost: tuple[float | None, int] | None = None,
+        cost: tuple[float | None, int | None] | None = None,
     ) -> None:
         """Note how the running attempt ended; `wall` turns monotonic times into those of `time.time()`."""
         cpu_seconds, peak_memory = cost if cost is not None else (None, None)

@@ -32,6 +32,7 @@ RESCUE_AFTER_S = 0.002  # a task ahead of others in a pipe that runs this long i
 RESCUE_LOOK_S = 0.001  # store buffers drain in under a microsecond; the poller's clock ticks in milliseconds
 LAUNCH_RETRY_S = 0.02  # before another try while the machine has no process or descriptor; doubles up to MAX
 MAX_LAUNCH_RETRY_S = 2.0
+MAX_HELPER_RETRY_S = 0.16  # the same where only the process that starts them was lost: the machine is not short
 DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may be bad luck
 IDLE_DEATHS_TO_BREAK = 8  # ... that die soon after it with nothing begun; somebody may be shooting at workers
 QUICK_DEATH_S = 1.0  # after it became a spare, or got a first task that it did not begin
@@ -125,7 +126,7 @@ class Judge(NamedTuple):
     kind: str  # VALUE or FAILURE, which came as `body`; GIVEN; DIED; or one of FOR_...
     body: Any  # bytes, or for GIVEN an exception
     worker: Worker | None  # that ran it; None when it ran nowhere
-    cost: tuple[float | None, int] | None
+    cost: tuple[float | None, int | None] | None  # CPU seconds and peak bytes, as far as they are known
     waits: bool = False  # the worker runs a loop, and waits for the verdict
 
 
@@ -162,9 +163,26 @@ class ProcessGone(NamedTuple):
     worker: Worker
 
 
+class LookAtMemory(NamedTuple):
+    """Have the free memory told to `memory_seen`, now and as long as that asks for more."""
+
+
+class AdmissionHeld(NamedTuple):
+    """Report that memory is short and no attempt begins."""
+
+    free_bytes: int
+
+
+class AdmissionResumed(NamedTuple):
+    """Report that attempts begin again."""
+
+    free_bytes: int
+    held_for_s: float
+
+
 Command = (
     Launch | Send | GoOn | Terminate | Kill | Dismiss | EndLoop | Revoke | LookAtMark | Judge | Cancelled | Broke
-    | Refuse | Stalled | ProcessReady | ProcessGone
+    | Refuse | Stalled | ProcessReady | ProcessGone | LookAtMemory | AdmissionHeld | AdmissionResumed
 )  # fmt: skip
 
 
@@ -284,6 +302,11 @@ class Scheduler:
         if (self.active + starting < self.max_workers and starting < queue.length) or self.fresh_queue.length:
             self.needs_look = True  # the queue could use more workers than there are and will be
         return None
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a worker is free for a job that would be queued otherwise."""
+        return bool(self.idle)
 
     def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
         """`count` values came from the worker, the `last` of them to that request; return their jobs. `refill` is
@@ -562,18 +585,21 @@ class Scheduler:
         if worker.state == fleet.SPARE and self.active < self.max_workers:
             self._want_rescue(now_s)
 
-    def launch_failed(self, worker: Worker, now_s: float, why: Any = None) -> None:
+    def launch_failed(
+        self, worker: Worker, now_s: float, why: Any = None, longest_pause_s: float = MAX_LAUNCH_RETRY_S
+    ) -> None:
         """The machine has no process or descriptor to give now: try again in a while, nothing is lost.
 
-        With `why`, starting processes is what fails, and would again.
+        The pause doubles up to `longest_pause_s`. With `why`, starting processes is what fails, and would again.
         """
         if why is not None:
             self._forget(worker)
             self._break("worker processes cannot be started", why, now_s)
             return
-        self._launch_pause_s = min(MAX_LAUNCH_RETRY_S, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
-        self._no_launch_before_s = now_s + self._launch_pause_s
         self._forget(worker)
+        if now_s >= self._no_launch_before_s:  # several that fail together have failed once
+            self._launch_pause_s = min(longest_pause_s, max(LAUNCH_RETRY_S, 2 * self._launch_pause_s))
+            self._no_launch_before_s = now_s + self._launch_pause_s
         self._at(self._no_launch_before_s, "staff", None)
 
     def initializer_failed(self, worker: Worker, why: Any, now_s: float) -> None:
@@ -714,7 +740,7 @@ class Scheduler:
         self._judge(job, FAILURE, body, worker)
 
     def value_wants_judging(
-        self, job: Job, body: Any, worker: Worker, cost: tuple[float | None, int] | None
+        self, job: Job, body: Any, worker: Worker, cost: tuple[float | None, int | None] | None
     ) -> None:
         """A value came whose loading, or whose meaning to the retry policy, is not ours to find out here."""
         job.state = JUDGED

@@ -27,8 +27,9 @@ IDLE_THREAD_S = 5.0
 class Errands:
     """Runs pieces of the user's code in threads of its own, in order while none of them blocks."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self._name = name
+        self._wake = wake  # has the supervisor call `relieve` in a while
         self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._changed = threading.Condition(threading.Lock())
         self._threads: dict[threading.Thread, float | None] = {}  # since when each is at its present work
@@ -93,6 +94,7 @@ class Errands:
             # while the interpreter exits, and only the words tell the one from the other before 3.13.
             del self._threads[thread]
             self._runs_no_threads = "shutdown" in str(error)
+            self._wake()
 
     def _run(self) -> None:
         me = threading.current_thread()
@@ -133,9 +135,13 @@ class Observers:
         self._name = name
 
     def start(self) -> None:
+        """Make the thread, if anybody listens. Raises: `RuntimeError` when the system has none to give."""
         if self.wanted and self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
-            self._thread.start()
+            from procbackground import events  # noqa: F401  # made on first use, when it may be too late to open files
+
+            thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
+            thread.start()
+            self._thread = thread
 
     def put(self, name: str, event: Any) -> None:
         """Have the observers' method `name` called with `event`. Make the event only if `name` is in `wanted`."""

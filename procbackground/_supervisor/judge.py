@@ -178,7 +178,7 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
             "the kernel's OOM killer is the likely cause: the machine ran out of memory. Give the task a "
             "memory_limit, or the manager fewer workers"
         )
-    peak_bytes = command.cost[1] if command.cost is not None else 0
+    peak_bytes = (command.cost[1] or 0) if command.cost is not None else 0
     peak = f", memory up to {peak_bytes / 2**20:.0f} MiB" if peak_bytes else ""
     log_lines = lines_of(worker.log_tail)
     last_words = "".join(f"\n  {line}" for line in log_lines)

@@ -11,11 +11,13 @@ each, a write each, and no object but the frames. Measured costs stand beside th
 from __future__ import annotations
 
 import _thread
+import contextlib
 import gc
 import logging
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 import weakref
@@ -42,10 +44,11 @@ from procbackground._page import (
 from procbackground._parcel import Parcel, receive_parcel
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
+from procbackground._state.admission import AdmittingScheduler
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
-from procbackground._supervisor import monitor
+from procbackground._supervisor import machine, monitor
 from procbackground._supervisor.breakage import Breakage, explain
 from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, pass_verdict
@@ -85,7 +88,7 @@ class _Returned(NamedTuple):
     worker: Worker
     jobs: list[Job]
     values: list[Any]  # bytes, or parcels
-    cost: tuple[float | None, int] | None  # of the first of them
+    cost: tuple[float | None, int | None] | None  # of the first of them
     since_s: float
     now_s: float
 
@@ -105,20 +108,26 @@ class Supervisor:
         max_pending: int | None,
         grace_s: float,
         start_timeout_s: float,
+        min_free_bytes: int | None,
         preload: tuple[str, ...],
         setup: Setup | None = None,
     ) -> None:
         offset_s = time.time() - time.monotonic()
         self._wall: Callable[[float], float] = lambda monotonic_s: monotonic_s + offset_s
         self.lock: threading.Lock = threading.Lock()
-        self.scheduler: Scheduler = Scheduler(
-            max_workers=max_workers,
-            wall=self._wall,
-            max_tasks_per_child=max_tasks_per_child,
-            grace_s=grace_s,
-            lines=LINES,
-            keeps_spare=keeps_spare,
-            start_timeout_s=start_timeout_s,
+        decisions: dict[str, Any] = {
+            "max_workers": max_workers,
+            "wall": self._wall,
+            "max_tasks_per_child": max_tasks_per_child,
+            "grace_s": grace_s,
+            "lines": LINES,
+            "keeps_spare": keeps_spare,
+            "start_timeout_s": start_timeout_s,
+        }
+        self.scheduler: Scheduler = (
+            Scheduler(**decisions)
+            if min_free_bytes is None
+            else AdmittingScheduler(min_free_bytes=min_free_bytes, **decisions)
         )
         self._name = f"procbackground-{id(self):x}"
         self._context = context
@@ -130,15 +139,20 @@ class Supervisor:
         self._start_timeout_s = start_timeout_s
         self._observers = Observers(observers, self._name)
         self._wants = self._observers.wanted
-        self._errands = Errands(self._name)
+        self._errands = Errands(self._name, self._wake_up)
         # Apart, and never relieved: one thread keeps the records in order, and a handler that blocks delays no task.
-        self._records = Errands(f"{self._name}-records")
+        self._records = Errands(f"{self._name}-records", self._wake_up)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
-            self._name, self._limited_workers, self._over_memory, self._tell_samples if is_sampled else None
+            self._name,
+            self._limited_workers,
+            self._over_memory,
+            self._tell_samples if is_sampled else None,
+            None if min_free_bytes is None else self._see_free_memory,
         )
+        self._short_since_s: float | None = None  # since when no worker could be started, for want of something
         self._all_settled = threading.Condition(self.lock)
         self._room = Room(self.lock, self._is_full, self._check_open)
         self._thread: threading.Thread | None = None
@@ -332,13 +346,19 @@ class Supervisor:
                 if worker.pid and worker.state != fleet.STARTING:
                     job = worker.loop or (worker.inflight[0] if worker.inflight else None)
                     since_s = worker.since_s if job is None else worker.head_since_s
-                    rows.append((worker.pid, job, job.attempt if job is not None else None, since_s))
-        figures = monitor.sample(pid for pid, *_ in rows)
+                    facts = (0, None) if job is None else (job.sequence, job.attempt)
+                    rows.append((worker, job, *facts, since_s))
+        figures = monitor.sample([worker.pid for worker, *_ in rows])
         samples = []
-        for pid, job, attempt, since_s in rows:
-            if pid in figures:
+        for worker, job, sequence, attempt, since_s in rows:
+            seen = figures.get(worker.pid)
+            if seen is not None:
+                if job is not None and self._is_sampled:
+                    self._monitor.note(worker, sequence, seen)
                 task = None if job is None else job.handle.task
-                samples.append((ProcessInfo(pid, task, attempt, self._wall(since_s), *figures[pid]), job))
+                cpu_percent = 100 * seen.cpu_s / seen.age_s
+                info = ProcessInfo(worker.pid, task, attempt, self._wall(since_s), seen.rss_bytes, cpu_percent)
+                samples.append((info, job))
         return samples
 
     def _tell_samples(self) -> bool:
@@ -440,7 +460,7 @@ class Supervisor:
 
     def _is_full(self) -> bool:
         limit = self._max_pending
-        return limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.idle
+        return limit is not None and self.scheduler.count_queued() >= limit and not self.scheduler.has_room
 
     def _staff_now(self) -> None:
         """Under the lock: have what is queued go to whom it can, without waiting for the next event."""
@@ -450,44 +470,53 @@ class Supervisor:
     # -- the thread ----------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Make what a manager at work needs; a manager that is never used needs nothing."""
-        self._poller = _platform.Poller()
-        self._wakeup = _platform.Wakeup()
-        page_fd = _platform.make_memory_file("procbackground-page", PAGE_SIZE)
-        self._page_fd = page_fd
-        self._words = map_page(page_fd)
-        self._life_read_fd, self._life_write_fd = os.pipe()
-        self._readers: dict[int, Worker] = {}  # result pipe -> worker
-        self._others: dict[int, Callable[[], None]] = {}
-        self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
-        self._killed_descendants: dict[int, float] = {}  # pid -> start time
-        self._oom_kills = _platform.count_oom_kills()
-        self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
-        boot = Boot(self._initializer, _parent_log_level(), main_path(self._context), self._setup)
-        self._warden = Warden(page_fd, self._life_write_fd)
-        direct = Direct(
-            self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed, self._warden
-        )
-        self._launcher: Launcher = direct
-        self._zygote: Zygote | None = None
-        if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
-            self._launcher = self._zygote = Zygote(
-                self._context, boot, page_fd, self._life_read_fd, self._preload,
-                self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
-                self._start_timeout_s,
-            )  # fmt: skip
-        self._poller.watch(self._wakeup.fileno())
-        self._observers.start()
-        self._thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
-        self._is_ready = True
-        try:
-            self._thread.start()
-        except RuntimeError:
-            # No thread is to be had, perhaps for now only: nothing has begun, and the next call may try again.
-            self._close_fds()
-            self._is_ready = False
-            self._thread = None
-            raise
+        """Make what a manager at work needs; a manager that is never used needs nothing.
+
+        Raises: `OSError`, `RuntimeError` when the machine has no descriptor, memory or thread to give now; a later
+        call tries again.
+        """
+        with contextlib.ExitStack() as undo:
+            self._observers.start()
+            self._poller = _platform.Poller()
+            undo.callback(self._poller.close)
+            self._wakeup = _platform.Wakeup()
+            undo.callback(self._wakeup.close)
+            page_fd = _platform.make_memory_file("procbackground-page", PAGE_SIZE)
+            undo.callback(os.close, page_fd)
+            self._page_fd = page_fd
+            self._words = map_page(page_fd)
+            self._life_read_fd, self._life_write_fd = os.pipe()
+            undo.callback(os.close, self._life_read_fd)
+            undo.callback(os.close, self._life_write_fd)
+            self._readers: dict[int, Worker] = {}  # result pipe -> worker
+            self._others: dict[int, Callable[[], None]] = {}
+            self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
+            self._killed_descendants: dict[int, float] = {}  # pid -> start time
+            self._oom_kills = _platform.count_oom_kills()
+            self._asking: list[tuple[float, float, Worker]] = []  # stack dumps: look at, give up at, of whom
+            boot = Boot(self._initializer, _parent_log_level(), main_path(self._context), self._setup)
+            self._warden = Warden(page_fd, self._life_write_fd)
+            direct = Direct(
+                self._context, boot, page_fd, self._life_read_fd, self._launched, self._launch_failed, self._warden
+            )
+            self._launcher: Launcher = direct
+            self._zygote: Zygote | None = None
+            if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
+                self._launcher = self._zygote = Zygote(
+                    self._context, boot, page_fd, self._life_read_fd, self._preload,
+                    self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
+                    self._start_timeout_s,
+                )  # fmt: skip
+            self._poller.watch(self._wakeup.fileno())
+            thread = threading.Thread(target=self._run, name=f"{self._name}-supervisor", daemon=True)
+            thread.start()
+            self._thread = thread
+            self._is_ready = True
+            undo.pop_all()
+
+    def _wake_up(self) -> None:
+        if self._is_ready:
+            self._wakeup.set()
 
     def _run(self) -> None:
         try:
@@ -514,8 +543,8 @@ class Supervisor:
                 self.scheduler.clock_advanced(now_s, self._sign_of_life_s)
         if self._asking or self._dying:
             self._follow_up(now_s)
-        if self._zygote is not None and now_s >= self._zygote.overdue_s:
-            self._zygote.replace()
+        if self._zygote is not None and now_s >= self._zygote.look_s:
+            self._zygote.look_after(now_s)
         if self._returned:
             self._settle_returned()
         if self._errands.has_backlog:
@@ -538,7 +567,7 @@ class Supervisor:
         if self._dying:
             due_s = min(due_s, *self._dying.values())
         if self._zygote is not None:
-            due_s = min(due_s, self._zygote.overdue_s)
+            due_s = min(due_s, self._zygote.look_s)
         now_s = time.monotonic()
         if self._errands.has_backlog:
             due_s = min(due_s, now_s + 0.05)
@@ -782,6 +811,7 @@ class Supervisor:
                 for word in range(WORDS_PER_LINE):
                     self._words[base + word] = 0
                 self._launcher.launch(worker)
+                _load_what_failures_need()
             case s.GoOn(worker):
                 worker.process.write(_wire.frame(_wire.GO_ON, 0))
             case s.Terminate(worker, wants_stack):
@@ -805,11 +835,23 @@ class Supervisor:
             case s.Stalled(job, worker, silent_for_s):
                 self._tell_stalled(job, worker, silent_for_s)
             case s.ProcessReady(worker):
+                self._end_shortage()
                 self._tell_process("on_process_started", worker)
             case s.ProcessGone(worker):
                 self._tell_process(
                     "on_process_exited", worker, exit_code=worker.exit_code
                 )
+            case s.LookAtMemory():
+                if not self._monitor.want():
+                    assert isinstance(self.scheduler, AdmittingScheduler)
+                    with self.lock:
+                        self.scheduler.memory_not_seen(time.monotonic())
+            case s.AdmissionHeld(free_bytes):
+                assert isinstance(self.scheduler, AdmittingScheduler)
+                min_free = self.scheduler.min_free_bytes
+                self._tell_manager("on_admission_held", reason="memory", free=free_bytes, min_free=min_free)
+            case s.AdmissionResumed(free_bytes, held_for_s):
+                self._tell_manager("on_admission_resumed", reason="memory", free=free_bytes, held_for=held_for_s)
             case _:
                 assert_never(command)
 
@@ -886,9 +928,26 @@ class Supervisor:
 
     def _launch_failed(self, worker: Worker, error: Exception, may_pass: bool) -> None:
         if may_pass:
-            logger.warning("a worker process could not be started (%s); trying again", error)
+            self._begin_shortage(error)
         with self.lock:
-            self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error)
+            is_helper_lost = isinstance(error, ConnectionError)
+            longest_pause_s = s.MAX_HELPER_RETRY_S if is_helper_lost else s.MAX_LAUNCH_RETRY_S
+            self.scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error, longest_pause_s)
+
+    def _begin_shortage(self, error: Exception) -> None:
+        """Say once that workers cannot be started, until one can."""
+        if self._short_since_s is not None:
+            return
+        self._short_since_s = time.monotonic()
+        logger.warning("a worker process could not be started (%s); trying again", error)
+        # Without its frames, which hold the half-started process and its descriptors.
+        self._tell_manager("on_admission_held", reason="processes", error=error.with_traceback(None))
+
+    def _end_shortage(self) -> None:
+        if self._short_since_s is None:
+            return
+        held_for_s, self._short_since_s = time.monotonic() - self._short_since_s, None
+        self._tell_manager("on_admission_resumed", reason="processes", held_for=held_for_s)
 
     def _exited(self, process: WorkerProcess) -> None:
         """The zygote told an exit code, or will tell none any more."""
@@ -930,10 +989,16 @@ class Supervisor:
             if not data:
                 break
             self._take(worker, process.reader.feed(data))
-        worker.exit_code = process.launcher.exit_code_of(process)
-        if process.peak_bytes is not None:
-            worker.cost = (None, process.peak_bytes)
         head = worker.loop or (worker.inflight[0] if worker.inflight else None)
+        cost: tuple[float | None, int | None] | None = None
+        if head is not None:  # before the exit code is asked for, which may reap the zombie
+            cost = self._monitor.cost_of_the_dead(worker, head.sequence, process.peak_bytes)
+        worker.exit_code = process.launcher.exit_code_of(process)
+        if cost is not None:
+            # A loop's process served many iterations, each with attempts of its own.
+            cpu_s = cost[0] if worker.loop is None else None
+            worker.cost = (cpu_s, max(cost[1] or 0, process.peak_bytes) or None)
+            worker.peak_bytes = max(worker.peak_bytes, process.peak_bytes)
         worker.log_tail = process.log_tail(0 if head is None else head.sequence)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
             oom_kills = _platform.count_oom_kills()
@@ -1021,7 +1086,7 @@ class Supervisor:
             attempts.append(
                 Attempt(
                     job.attempt, worker.pid, self._wall(job.started_s), time.time(), Outcome.CANCELLED,
-                    worker.exit_code,
+                    worker.exit_code, None, *(worker.cost or (None, None)),
                 )
             )  # fmt: skip
         handle._history = tuple(attempts)
@@ -1093,25 +1158,42 @@ class Supervisor:
             event = make(task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts)
             self._observers.put(name, event)
 
+    def _tell_manager(self, name: str, **facts: Any) -> None:
+        if name in self._wants:
+            event = _event_class(name)(task=None, handle=None, attempt=None, time=time.time(), **facts)
+            self._observers.put(name, event)
+
     # -- memory --------------------------------------------------------------------------------------------
 
-    def _limited_workers(self) -> list[tuple[Worker, int, int]]:
+    def _limited_workers(self) -> list[monitor.Watched]:
         with self.lock:
             limited = []
             for worker in self.scheduler.workers:
                 job = worker.loop or (worker.inflight[0] if worker.inflight else None)
                 if job is not None and job.recipe.memory_limit is not None:
-                    limited.append((worker, job.sequence, job.recipe.memory_limit))
+                    limited.append(monitor.Watched(worker, job.sequence, job.recipe.memory_limit))
             return limited
 
-    def _over_memory(self, worker: Worker, sequence: int, rss_bytes: int) -> None:
+    def _over_memory(self, watched: monitor.Watched, rss_bytes: int) -> None:
+        worker = watched.worker
         with self.lock:
             job = worker.loop or (worker.inflight[0] if worker.inflight else None)
-            if job is None or job.sequence != sequence:
+            if job is None or job.sequence != watched.sequence:
                 return  # answered meanwhile
-            worker.peak_bytes = rss_bytes
+            worker.peak_bytes = max(worker.peak_bytes, rss_bytes)
             self.scheduler.over_memory(worker, time.monotonic())
         self._wakeup.set()
+
+    def _see_free_memory(self) -> bool:
+        """Look at the free memory; return whether to look again."""
+        assert isinstance(self.scheduler, AdmittingScheduler)
+        free_bytes = machine.free_memory_bytes()
+        with self.lock:
+            goes_on = self.scheduler.memory_seen(free_bytes, time.monotonic())
+            has_commands = bool(self.scheduler.commands)
+        if has_commands:
+            self._wakeup.set()
+        return goes_on
 
     # -- the end -------------------------------------------------------------------------------------------
 
@@ -1139,12 +1221,7 @@ class Supervisor:
         )
         if "on_manager_closed" in self._wants:
             self._observers.start()
-            self._observers.put(
-                "on_manager_closed",
-                _event_class("on_manager_closed")(
-                    task=None, handle=None, attempt=None, time=time.time(), report=self._report
-                ),
-            )
+            self._tell_manager("on_manager_closed", report=self._report)
         if not self._observers.stop(MOMENT_S):
             logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
         self._close_fds()
@@ -1288,6 +1365,16 @@ def _event_class(name: str) -> Any:
     from procbackground import events
 
     return events.BY_METHOD[name]
+
+
+def _load_what_failures_need() -> None:
+    """Import what words a death, while a process starts anyway: when one dies for want of descriptors, it is too
+    late to open files."""
+    if "procbackground._broken" not in sys.modules:
+        try:
+            from procbackground import _broken  # noqa: F401
+        except (OSError, ImportError):
+            pass  # next time
 
 
 def _abandon_all_in_fork() -> None:

@@ -1,52 +1,103 @@
-"""Memory and CPU of each worker's process tree: the watch over `memory_limit`, and `processes()` on request.
+"""Memory and CPU of each worker's process tree: the watch over `memory_limit`, samples, and free memory.
 
-No tick while no running task has a limit and nobody asks for samples. Sampling keeps below one hundredth of a core:
-a round that takes long makes the pause before the next one longer.
+A thread that has nothing to do while no running task has a limit, nobody asks for samples and no memory is to be
+kept free: then it does not tick. Otherwise it looks the more often the nearer a tree is to its limit, and keeps below
+one hundredth of a core: a look that takes long makes the pause before the next one longer.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
+from typing import NamedTuple
 
 from procbackground import _platform
+from procbackground._platform.trees import Figures
+from procbackground._state import fleet
 from procbackground._state.fleet import Worker
+from procbackground.task import NO_LIMIT
 
-TICK_S = 0.02  # at 1 GB/s of allocation a task gets 20 MB past its limit before it is seen
+if _platform.IS_LINUX:
+    from procbackground._platform import trees_linux as trees
+else:
+    from procbackground._platform import trees_portable as trees  # type: ignore[no-redef]
+
+logger = logging.getLogger("procbackground")
+
+MIN_PAUSE_S = 0.01  # at 1 GB/s of allocation a task gets 10 MB past its limit before it is seen
+MAX_PAUSE_S = 0.05  # a task that was given meanwhile is seen this much later at the most
+FAST_BYTES_S = 4 << 30  # what a process may take in a second: until a tree could be at its limit, nobody looks
 SAMPLE_S = 0.25  # between two samples for observers
-COST_SHARE = 100  # the pause is at least this many times what a round costs
+FREE_MEMORY_S = 0.05  # between two looks at the free memory
+COST_SHARE = 250  # the pause is at least this many times the CPU time that a look costs
+
+
+class Watched(NamedTuple):
+    """A worker whose running task has a memory limit; `sequence` is the number of its request."""
+
+    worker: Worker
+    sequence: int
+    limit_bytes: int
+
+
+class _Record:
+    """What was seen of a worker during one request."""
+
+    __slots__ = ("cpu_before_s", "cpu_s", "peak_bytes", "sequence")
+
+    def __init__(self, sequence: int, cpu_before_s: float) -> None:
+        self.sequence = sequence
+        self.cpu_before_s = cpu_before_s
+        self.cpu_s = cpu_before_s
+        self.peak_bytes = 0
 
 
 class Monitor:
-    """Watches the trees of workers whose task has a memory limit, and samples all that run for observers."""
+    """Watches the trees of workers whose task has a memory limit, samples all that run for observers, and tells how
+    much memory is free."""
 
     def __init__(
         self,
         name: str,
-        limited: Callable[[], list[tuple[Worker, int, int]]],
-        over_limit: Callable[[Worker, int, int], None],
+        limited: Callable[[], list[Watched]],
+        over_limit: Callable[[Watched, int], None],
         tell_samples: Callable[[], bool] | None,
+        see_free_memory: Callable[[], bool] | None,
     ) -> None:
         self._name = name
-        self._limited = limited  # the workers to watch, each with the number of its request and its limit
-        self._over_limit = over_limit  # told of a worker, that number, and the size of its tree in bytes
-        self._tell_samples = tell_samples  # returns whether anything runs; None when nobody listens
+        self._limited = limited
+        self._over_limit = over_limit  # told of a worker and the size of its tree in bytes
+        # These return whether there is a reason to go on; None where nobody asks.
+        self._tell_samples = tell_samples
+        self._see_free_memory = see_free_memory
+        self._records: dict[Worker, _Record] = {}
         self._changed = threading.Condition()
         self._is_wanted = False
+        self._is_parked = False
         self._is_stopping = False
         self._thread: threading.Thread | None = None
+        self._next_sample_s = 0.0
+        self._next_look_at_memory_s = 0.0
 
-    def want(self) -> None:
-        """A task that is to be watched is about to run."""
+    def want(self) -> bool:
+        """Something to be watched is about to run, or waits for memory; return False when no thread can be had."""
         if self._is_wanted:
-            return
+            return True
         with self._changed:
-            self._is_wanted = True
-            self._changed.notify()
             if self._thread is None:
-                self._thread = threading.Thread(target=self._run, name=f"{self._name}-monitor", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._run, name=f"{self._name}-monitor", daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError as error:
+                    logger.warning("memory cannot be watched now: %s", error)
+                    return False
+                self._thread = thread
+            self._is_wanted = True
+            if self._is_parked:
+                self._changed.notify()
+        return True
 
     def stop(self, timeout_s: float) -> None:
         with self._changed:
@@ -55,64 +106,107 @@ class Monitor:
         if self._thread is not None:
             self._thread.join(timeout_s)
 
+    # -- what was seen -------------------------------------------------------------------------------------
+
+    def note(self, worker: Worker, sequence: int, figures: Figures) -> None:
+        """Keep what the worker's tree held and used while it was at its request number `sequence`."""
+        record = self._records.get(worker)
+        if record is None or record.sequence != sequence:
+            # A process used nothing before its first request; in between, what was seen last is near enough.
+            before_s = 0.0 if sequence == 1 else figures.cpu_s if record is None else record.cpu_s
+            record = self._records[worker] = _Record(sequence, before_s)
+        record.cpu_s = max(record.cpu_s, figures.cpu_s)
+        record.peak_bytes = max(record.peak_bytes, figures.rss_bytes)
+
+    def cost_of_the_dead(self, worker: Worker, sequence: int, peak_bytes: int) -> tuple[float | None, int | None]:
+        """Return the CPU seconds and the peak bytes of the request at which the worker died, as far as they are known.
+
+        Its zombie, which is ours until it is let go, still tells what it used in all. `peak_bytes` is what else is
+        known of the peak, 0 for nothing.
+        """
+        record = self._records.pop(worker, None)
+        used_s = trees.cpu_seconds(worker.pid)
+        cpu_s = None
+        if record is not None and record.sequence == sequence:
+            cpu_s = max(record.cpu_s, used_s or 0.0) - record.cpu_before_s
+            peak_bytes = max(peak_bytes, record.peak_bytes)
+        elif sequence == 1:
+            cpu_s = used_s
+        return cpu_s, peak_bytes or None
+
+    # -- the thread ----------------------------------------------------------------------------------------
+
     def _run(self) -> None:
-        pause_s: float | None = None
-        next_sample_s = 0.0
-        while True:
-            with self._changed:
-                if not self._is_stopping and (pause_s is not None or not self._is_wanted):
-                    self._changed.wait(pause_s)
-                if self._is_stopping:
-                    return
-                self._is_wanted = True
-            began_s = time.monotonic()
-            watched = self._limited()
-            for worker, sequence, limit in watched:
-                rss_bytes = _platform.tree_rss_bytes(worker.pid)
-                if rss_bytes > limit:
-                    self._over_limit(worker, sequence, rss_bytes)
-            is_sampled = False
-            if self._tell_samples is not None:
-                is_sampled = began_s < next_sample_s or self._tell_samples()
-                if began_s >= next_sample_s:
-                    next_sample_s = began_s + SAMPLE_S
-            pause_s = max(TICK_S if watched else SAMPLE_S, (time.monotonic() - began_s) * COST_SHARE)
-            if not watched and not is_sampled:
-                with self._changed:
-                    self._is_wanted = False
-                # A task that was dispatched between the two looks found us wanted already.
-                pause_s = TICK_S if self._limited() else None
-
-
-def sample(pids: Iterable[int]) -> dict[int, tuple[int, float]]:
-    """Return (resident bytes, CPU percent since its start; 100 is one core) of each pid's tree, by psutil.
-
-    One pass over the process table, whatever the number of pids. Processes that ended meanwhile are left out.
-    """
-    import psutil
-
-    wanted = set(pids)
-    children: dict[int, list[psutil.Process]] = {}
-    roots: dict[int, psutil.Process] = {}
-    for process in psutil.process_iter(["ppid"]):
-        if process.pid in wanted:
-            roots[process.pid] = process
-        children.setdefault(process.info["ppid"], []).append(process)
-    figures = {}
-    for pid, root in roots.items():
-        rss_bytes, cpu_percent = 0, 0.0
-        tree = [root]
-        while tree:
-            process = tree.pop()
-            tree += children.get(process.pid, [])
+        followed = trees.Trees()
+        due_s = NO_LIMIT
+        while self._wait_until(due_s):
             try:
-                with process.oneshot():
-                    rss_bytes += process.memory_info().rss
-                    times = process.cpu_times()
-                    age_s = max(1e-3, time.time() - process.create_time())
-                cpu_percent += 100 * (times.user + times.system) / age_s
-            except psutil.Error:
+                due_s = min(self._watch(followed), self._sample(), self._look_at_free_memory())
+            except OSError:
+                due_s = time.monotonic() + MAX_PAUSE_S  # no descriptor is left to look with
+            if due_s == NO_LIMIT:
+                followed.close()
+        followed.close()
+
+    def _wait_until(self, due_s: float) -> bool:
+        """Wait until then, or with no due time until somebody wants us; return False when it is time to end."""
+        with self._changed:
+            if due_s == NO_LIMIT:
+                self._is_parked = True
+                self._changed.wait_for(lambda: self._is_stopping or self._is_wanted)
+                self._is_parked = False
+            else:
+                self._changed.wait_for(lambda: self._is_stopping, max(0.0, due_s - time.monotonic()))
+            # From here on a wish is one for the next round: what it is about may come too late for this one.
+            self._is_wanted = False
+            return not self._is_stopping
+
+    def _watch(self, followed: trees.Trees) -> float:
+        """Look at the workers with a limit; return when to look again."""
+        began_s = time.thread_time()
+        watched = self._limited()
+        if not watched:
+            return NO_LIMIT
+        figures = followed.look([each.worker.pid for each in watched])
+        pause_s = MAX_PAUSE_S
+        for each in watched:
+            seen = figures.get(each.worker.pid)
+            if seen is None:
                 continue
-        if rss_bytes:
-            figures[pid] = (rss_bytes, cpu_percent)
-    return figures
+            self.note(each.worker, each.sequence, seen)
+            if seen.rss_bytes > each.limit_bytes:
+                self._over_limit(each, seen.rss_bytes)
+            else:
+                pause_s = min(pause_s, (each.limit_bytes - seen.rss_bytes) / FAST_BYTES_S)
+        for worker in [worker for worker in self._records if worker.state == fleet.GONE]:
+            self._records.pop(worker, None)
+        cost_s = time.thread_time() - began_s - followed.survey_cost_s
+        return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s)
+
+    def _sample(self) -> float:
+        if self._tell_samples is None:
+            return NO_LIMIT
+        now_s = time.monotonic()
+        if now_s >= self._next_sample_s:
+            began_s = time.thread_time()
+            if not self._tell_samples():
+                return NO_LIMIT
+            cost_s = time.thread_time() - began_s
+            self._next_sample_s = time.monotonic() + max(SAMPLE_S, COST_SHARE * cost_s)
+        return min(self._next_sample_s, now_s + MAX_PAUSE_S)
+
+    def _look_at_free_memory(self) -> float:
+        if self._see_free_memory is None:
+            return NO_LIMIT
+        now_s = time.monotonic()
+        if now_s >= self._next_look_at_memory_s:
+            if not self._see_free_memory():
+                self._next_look_at_memory_s = 0.0
+                return NO_LIMIT
+            self._next_look_at_memory_s = now_s + FREE_MEMORY_S
+        return min(self._next_look_at_memory_s, now_s + MAX_PAUSE_S)
+
+
+def sample(pids: Collection[int]) -> dict[int, Figures]:
+    """Return the figures of each pid's tree, by one pass over the process table. Those that ended are left out."""
+    return trees.survey(pids)

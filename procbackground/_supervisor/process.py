@@ -66,10 +66,10 @@ class WorkerProcess:
         self.notes_seen = 0
         self.process = process
         self.exit_code: int | None = None
-        self.peak_bytes: int | None = None  # known once it has ended, where the system tells it
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.is_dying = False
         self.closed = False
+        self.peak_bytes = 0  # most that it held by itself, as far as it was asked, or the system told at its end
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
         self.reader = FrameReader()
         self.unsent: memoryview | None = None
@@ -108,7 +108,8 @@ class WorkerProcess:
             _platform.send_signal(self.pidfd, self.pid, signal_number)
 
     def list_descendants(self) -> None:
-        """Note what the worker has started, while it can still be found below it."""
+        """Note what the worker has started, while it can still be found below it, and what it held."""
+        self.peak_bytes = max(self.peak_bytes, _platform.peak_bytes(self.pid))
         self.descendants.update(_platform.descendants(self.pid))
 
     def kill_tree(self) -> None:
@@ -176,6 +177,23 @@ class WorkerProcess:
             if fd >= 0:
                 os.close(fd)
         self.launcher.release(self)
+
+
+START_FDS = 20  # what starting a process through `multiprocessing` opens at most, its own helpers included
+
+
+def check_room_for_start() -> None:
+    """Raise `OSError` unless there are descriptors for the start of a process.
+
+    `multiprocessing` does not close those that it got when it runs out amid a start: each try would cost some more.
+    """
+    held: list[int] = []
+    try:
+        for _ in range(START_FDS):
+            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # those before a failure are to be closed
+    finally:
+        for fd in held:
+            os.close(fd)
 
 
 # Told of a worker whose process did not start, why, and whether another try may do better.
@@ -292,6 +310,7 @@ class Direct:
         self._warden.start()
         fds: list[int] = []
         try:
+            check_room_for_start()
             task_read, task_write = os.pipe()
             fds += (task_read, task_write)
             result_read, result_write = os.pipe()
@@ -331,8 +350,8 @@ class Direct:
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
-        if process.peak_bytes is None and process.pidfd is not None:
-            process.peak_bytes = _platform.peak_of_dead(process.pid)
+        if process.pidfd is not None:
+            process.peak_bytes = max(process.peak_bytes, _platform.peak_of_dead(process.pid) or 0)
         # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
         process.process.join(EXIT_S)
         return process.process.exitcode

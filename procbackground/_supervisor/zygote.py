@@ -15,11 +15,13 @@ from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
+from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.process import (
     Direct,
     LaunchFailed,
     WorkerProcess,
+    check_room_for_start,
     is_passing,
     name_process,
     startable_main,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 ANSWER_S = 2.0  # a fork takes a millisecond
+LOOK_S = 0.1  # between two looks whether one that has not answered is stopped: then it never will
 
 
 class Zygote:
@@ -71,6 +74,7 @@ class Zygote:
         self._start_timeout_s = start_timeout_s  # it imports `__main__` and what that imports before it can answer
         self._has_answered = False
         self._has_ever_answered = False
+        self._next_look_s = 0.0
         self._living: dict[int, WorkerProcess] = {}
 
     # -- what the supervisor asks --------------------------------------------------------------------------
@@ -87,7 +91,10 @@ class Zygote:
         except Exception as error:
             self._launch_failed(worker, error, is_passing(error))
             return
-        self._pending[worker.number] = (worker, time.monotonic())
+        now_s = time.monotonic()
+        if not self._pending:
+            self._next_look_s = now_s + LOOK_S
+        self._pending[worker.number] = (worker, now_s)
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         return process.exit_code
@@ -110,25 +117,32 @@ class Zygote:
         self._end()
 
     @property
-    def overdue_s(self) -> float:
-        """When a zygote that has not answered is to be taken for dead; `inf` when nothing is asked of it."""
-        if not self._pending:
-            return float("inf")
-        asked_s = min(asked_s for _, asked_s in self._pending.values())
-        return asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
+    def look_s(self) -> float:
+        """When `look_after` is due; `inf` while nothing is asked of the zygote."""
+        return self._next_look_s if self._pending else float("inf")
 
-    def replace(self) -> None:
-        """End a zygote that hangs; the next launch starts another. The workers live on."""
-        if self._pending and not self._has_ever_answered:
+    def look_after(self, now_s: float) -> None:
+        """End a zygote that has had its time to answer, or that is stopped (SIGSTOP) and cannot."""
+        self._next_look_s = now_s + LOOK_S
+        asked_s = min(asked_s for _, asked_s in self._pending.values())
+        is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
+        if is_overdue and not self._has_ever_answered:
             # The next one would hang in the same place.
             pending, self._pending = self._pending, {}
             for worker, _ in pending.values():
                 self._launch_failed(worker, TimeoutError(_never_answered(self._start_timeout_s)), False)
-        self._end()
+        pid = None if self._process is None else self._process.pid
+        if is_overdue or (pid is not None and _platform.is_stopped(pid)):
+            self.replace()
+
+    def replace(self) -> None:
+        """End a zygote that hangs; the next launch starts another. The workers live on."""
+        self._end(0.0)
 
     # -- its life ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
+        check_room_for_start()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             ours.setblocking(False)
@@ -151,7 +165,7 @@ class Zygote:
         self._has_answered = False
         self._watch(ours.fileno(), self._read)
 
-    def _end(self) -> None:
+    def _end(self, patience_s: float = 0.5) -> None:
         control, self._control = self._control, None
         process, self._process = self._process, None
         if control is not None:
@@ -159,7 +173,7 @@ class Zygote:
             control.close()
         exit_code = None
         if process is not None:
-            exit_code = wait_for_exit(process, 0.5)
+            exit_code = wait_for_exit(process, patience_s)
         # One that ends by itself before its first answer could not import `__main__`, and never will.
         never_worked = not self._has_answered and exit_code is not None and exit_code > 0
         pending, self._pending = self._pending, {}
@@ -204,7 +218,7 @@ class Zygote:
             process = self._living.get(pid)
             if process is not None:
                 process.exit_code = exit_code
-                process.peak_bytes = peak_bytes or None
+                process.peak_bytes = max(process.peak_bytes, peak_bytes)
                 self._exited(process)
         elif kind == child.FORKED:
             number, pid = child.FORK_RESULT.unpack(body)

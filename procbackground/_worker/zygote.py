@@ -93,6 +93,7 @@ class _Zygote:
         self._words = map_page(fds.page)
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
         self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
+        self._released: set[int] = set()  # pids that the manager has let go of before their end was seen
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
@@ -277,21 +278,30 @@ class _Zygote:
         pid = self._pidfds[pidfd]
         # A look that leaves the zombie: until the manager says REAP the pid cannot be used again, so it may
         # signal the group without a chance of meeting strangers.
-        status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-        # Of interest for a death only, and not worth 4 ms of imports to a worker that leaves as it was told.
-        peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
         self._poll.unregister(pidfd)
         del self._pidfds[pidfd]
         os.close(pidfd)
+        try:
+            status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            return  # reaped already: nobody waits for its exit code
+        if pid in self._released:
+            self._released.discard(pid)
+            os.waitpid(pid, 0)
+            return
+        exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+        # Of interest for a death only, and not worth 4 ms of imports to a worker that leaves as it was told.
+        peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
         self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
 
     def _reap(self, pid: int) -> None:
         self._unreaped.discard(pid)
         try:
-            os.waitpid(pid, os.WNOHANG)
+            reaped, _ = os.waitpid(pid, os.WNOHANG)
         except ChildProcessError:
-            pass
+            return
+        if not reaped:  # killed a moment ago
+            self._released.add(pid)
 
 
 def _start_afresh(number: int) -> None:

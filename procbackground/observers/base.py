@@ -48,6 +48,12 @@ class Observer:
     def on_process_exited(self, event: events.ProcessExited) -> None:
         """A worker process ended."""
 
+    def on_admission_held(self, event: events.AdmissionHeld) -> None:
+        """No further attempt begins for now: memory, processes or descriptors are short."""
+
+    def on_admission_resumed(self, event: events.AdmissionResumed) -> None:
+        """Attempts begin again."""
+
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         """The manager closed: the last event."""
 

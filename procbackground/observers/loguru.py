@@ -75,6 +75,16 @@ class LoguruObserver(Observer):
             "process {} ended with exit code {}", event.pid, event.exit_code
         )
 
+    def on_admission_held(self, event: events.AdmissionHeld) -> None:
+        if event.free is not None and event.min_free is not None:
+            why = f"{event.free / 2**20:.0f} MiB of memory are free, and {event.min_free / 2**20:.0f} are to stay free"
+        else:
+            why = f"workers cannot be started: {event.error}"
+        self._bound(event, reason=event.reason).warning("no further attempt begins for now: {}", why)
+
+    def on_admission_resumed(self, event: events.AdmissionResumed) -> None:
+        self._bound(event, reason=event.reason).info("attempts begin again after {:.1f} s", event.held_for)
+
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         report = event.report
         log = self._bound(event, report=report)

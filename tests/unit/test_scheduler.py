@@ -544,3 +544,31 @@ def test_a_worker_frozen_before_its_first_request_is_killed_after_the_grace():
     for job in jobs[1:]:
         world.answer(job)
     assert [world.ended[job] for job in jobs] == ["cancelled", "succeeded", "succeeded", "succeeded"]
+
+
+def test_launches_that_fail_together_lengthen_the_pause_once():
+    world = World(max_workers=8, is_prompt=False)
+    world.add_many(8)
+    workers = list(world.children)
+    assert len(workers) == 8
+    for worker in workers:
+        world.scheduler.launch_failed(worker, world.now_s)
+    assert world.scheduler.next_due_s == world.now_s + s.LAUNCH_RETRY_S
+    world.children.clear()
+    world.advance(s.LAUNCH_RETRY_S)
+    assert len(world.children) == 8
+    world.scheduler.launch_failed(next(iter(world.children)), world.now_s)
+    assert world.scheduler._no_launch_before_s == world.now_s + 2 * s.LAUNCH_RETRY_S
+
+
+def test_the_pause_before_another_launch_grows_to_what_the_failure_calls_for():
+    world = World(max_workers=1, is_prompt=False)
+    world.add()
+    for longest_s, expected_s in ((s.MAX_HELPER_RETRY_S, s.MAX_HELPER_RETRY_S), (2.0, 2.0)):
+        for _ in range(8):
+            (worker,) = world.children
+            del world.children[worker]
+            world.scheduler.launch_failed(worker, world.now_s, longest_pause_s=longest_s)
+            pause_s = world.scheduler.next_due_s - world.now_s
+            world.advance(pause_s)
+        assert pause_s == pytest.approx(expected_s)

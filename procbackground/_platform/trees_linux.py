@@ -1,0 +1,115 @@
+"""Process trees by /proc, over descriptors that stay open.
+
+A kept descriptor of /proc/PID/stat costs a third of opening it anew, and never shows a process that got the same pid
+later: reading it fails once its own is gone.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection
+
+from procbackground._platform.trees import Figures, Follower, Row, figures_of, members_of
+
+_STAT_BYTES = 1024
+
+_TICK_S = 1 / os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+
+
+class Trees(Follower):
+    """Follows trees by /proc."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._fds: dict[int, int] = {}
+
+    def _read(self, pid: int) -> Row | None:
+        fd = self._fds.get(pid)
+        if fd is not None:
+            try:
+                return _row(os.pread(fd, _STAT_BYTES, 0))
+            except (OSError, ValueError, IndexError):
+                self._let_go(pid)  # it has ended; the pid may be another's already
+        try:
+            fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            return None  # it has ended, or there is no descriptor left: then the next look tries again
+        self._fds[pid] = fd
+        try:
+            return _row(os.pread(fd, _STAT_BYTES, 0))
+        except (OSError, ValueError, IndexError):
+            self._let_go(pid)
+            return None
+
+    def _children_of(self, row: Row) -> list[int]:
+        return _children(row)
+
+    def _let_go(self, pid: int) -> None:
+        fd = self._fds.pop(pid, None)
+        if fd is not None:
+            os.close(fd)
+
+    def _read_table(self) -> dict[int, Row]:
+        return read_table()
+
+
+def survey(roots: Collection[int]) -> dict[int, Figures]:
+    """Return the figures of each root's tree, by one pass over the process table; roots that ended are left out."""
+    table = read_table()
+    return {root: figures_of(table, tree, root) for root, tree in members_of(table, roots).items()}
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Return the CPU seconds of a process and of the children it has waited for; also of a zombie."""
+    row = _read_once(pid)
+    return None if row is None else row.cpu_s
+
+
+def read_table() -> dict[int, Row]:
+    """Return all processes. Raises: `OSError` when no descriptor is left."""
+    table = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            row = _read_once(int(name))
+            if row is not None:
+                table[row.pid] = row
+    return table
+
+
+def _read_once(pid: int) -> Row | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
+            return _row(file.read(_STAT_BYTES))
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def _row(stat: bytes) -> Row:
+    """Parse a /proc/PID/stat. The name in it is in parentheses and may hold anything, parentheses too."""
+    before, _, after = stat.rpartition(b")")
+    fields = after.split(None, 22)
+    ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
+    return Row(
+        pid=int(before[: before.index(b" ")]),
+        parent=int(fields[1]),
+        group=int(fields[2]),
+        rss_bytes=int(fields[21]) * _PAGE_BYTES,
+        cpu_s=ticks * _TICK_S,
+        age_s=max(_TICK_S, time.clock_gettime(time.CLOCK_BOOTTIME) - int(fields[19]) * _TICK_S),
+        threads=int(fields[17]),
+    )
+
+
+def _children(row: Row) -> list[int]:
+    """Return the children of a process; each thread has those that it started."""
+    pids: list[int] = []
+    try:
+        threads = [str(row.pid)] if row.threads == 1 else os.listdir(f"/proc/{row.pid}/task")
+        for thread in threads:
+            with open(f"/proc/{row.pid}/task/{thread}/children", "rb", buffering=0) as file:
+                pids += map(int, file.read(1 << 16).split())
+    except (OSError, ValueError):
+        pass  # it ended meanwhile, or the kernel does not list children: a pass finds them
+    return pids

@@ -1,0 +1,101 @@
+"""Process trees by psutil, over its objects, which are kept: a pass over the table takes milliseconds here."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from procbackground._platform.trees import Figures, Follower, Row, figures_of, members_of
+
+if TYPE_CHECKING:
+    import psutil
+
+
+class Trees(Follower):
+    """Follows trees by psutil. New descendants are found by the passes only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._processes: dict[int, psutil.Process] = {}
+
+    def _read(self, pid: int) -> Row | None:
+        import psutil  # in the parent only
+
+        try:
+            process = self._processes.get(pid)
+            if process is None:
+                process = self._processes[pid] = psutil.Process(pid)
+        except psutil.Error:
+            return None
+        row = _row(process)
+        if row is None:
+            self._let_go(pid)
+        return row
+
+    def _children_of(self, row: Row) -> list[int]:
+        return []
+
+    def _let_go(self, pid: int) -> None:
+        self._processes.pop(pid, None)
+
+    def _read_table(self) -> dict[int, Row]:
+        return _parents()
+
+
+def survey(roots: Collection[int]) -> dict[int, Figures]:
+    """Return the figures of each root's tree, by one pass over the process table; roots that ended are left out."""
+    import psutil
+
+    figures = {}
+    for root, tree in members_of(_parents(), roots).items():
+        table = {}
+        for pid in tree:
+            try:
+                row = _row(psutil.Process(pid))
+            except psutil.Error:
+                continue  # it ended meanwhile
+            if row is not None:
+                table[pid] = row
+        if root in table:
+            figures[root] = figures_of(table, tree, root)
+    return figures
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Return the CPU seconds of a process and of the children it has waited for; also of a zombie."""
+    import psutil
+
+    try:
+        times = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(sum(times[:4]))
+
+
+def _parents() -> dict[int, Row]:
+    """Return all processes, with nothing but their parents: figures are asked of those that belong to a root."""
+    import psutil
+
+    return {
+        process.pid: Row(process.pid, process.info["ppid"] or 0, process.pid, 0, 0.0, 0.0)
+        for process in psutil.process_iter(["ppid"])
+    }
+
+
+def _row(process: psutil.Process) -> Row | None:
+    import psutil
+
+    try:
+        with process.oneshot():
+            times = process.cpu_times()
+            return Row(
+                pid=process.pid,
+                parent=process.ppid(),
+                group=process.pid,
+                rss_bytes=process.memory_info().rss,
+                cpu_s=float(sum(times[:4])),  # user, system, and those of children where they are told
+                age_s=max(1e-3, time.time() - process.create_time()),
+            )
+    except psutil.Error:
+        return None  # it ended meanwhile

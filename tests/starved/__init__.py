@@ -1,0 +1,1 @@
+"""Programs that run short of something, each in a process of its own, because limits hold for a whole process."""

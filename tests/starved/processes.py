@@ -1,0 +1,46 @@
+"""python -m tests.starved.processes LEFT: so many processes and threads are left to a user without privileges."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+
+import psutil
+
+from tests.starved.common import Living, Manager, Recorder, finish
+from tests.support import tasks
+
+
+def main(left: int) -> None:
+    assert os.getuid() != 0, "the limit does not hold for root"
+    with Manager(max_workers=1) as warm:
+        warm.run(pow, 2, 10).result(timeout=60)
+    before = Living.now()
+    recorder = Recorder()
+    manager = Manager(max_workers=2, observer=recorder, retry=2)
+    _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
+    mine = [process.num_threads() for process in psutil.process_iter() if process.uids().real == os.getuid()]
+    resource.setrlimit(resource.RLIMIT_NPROC, (sum(mine) + left, hard))
+    # The helpers that were started before go by the limit, too: it holds for what they fork.
+    for process in psutil.Process().children(recursive=True):
+        process.rlimit(psutil.RLIMIT_NPROC, (sum(mine) + left, hard))
+    try:
+        handles = [manager.run(tasks.square, number) for number in range(20)]
+    except (OSError, RuntimeError) as error:
+        print(f"refused: {error!r}")
+        handles = []
+    else:
+        recorder.wait_for("admission_held")
+        assert not any(handle.done() for handle in handles)
+        print(f"held: {recorder.events('admission_held')[0].error!r}")
+    resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
+    for process in psutil.Process().children(recursive=True):
+        process.rlimit(psutil.RLIMIT_NPROC, (hard, hard))
+    handles = handles or [manager.run(tasks.square, number) for number in range(20)]
+    assert [handle.result(timeout=30) for handle in handles] == [number**2 for number in range(20)]
+    finish(manager, before)
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,133 @@
+"""No attempt begins while the machine is short of memory: real memory, held by a process beside us."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from procbackground import Manager, Task, TaskTimeoutError
+from procbackground._supervisor.machine import free_memory_bytes
+from tests.support import tasks
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import MIB
+
+HELD = 1536 * MIB
+LARGE_MACHINE = free_memory_bytes() > 3 * HELD
+
+pytestmark = pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB and a half for a moment")
+
+HOLD = (
+    "import sys\n"
+    "held = bytearray(b'1') * int(sys.argv[1])\n"
+    "print('held', flush=True)\n"
+    "sys.stdin.read()\n"
+)
+
+
+class Hoarder:
+    """A process that holds memory until it is told to end."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-S", "-c", HOLD, str(HELD)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == b"held\n"
+
+    def end(self) -> None:
+        if self._process.returncode is None:
+            self._process.communicate()
+
+
+@pytest.fixture
+def hoard() -> Iterator[Callable[[], Hoarder]]:
+    made: list[Hoarder] = []
+
+    def start() -> Hoarder:
+        made.append(Hoarder())
+        return made[-1]
+
+    yield start
+    for hoarder in made:
+        hoarder.end()
+
+
+@pytest.fixture
+def minimum() -> int:
+    """What is to stay free: half of what the hoarder takes can still be taken."""
+    return free_memory_bytes() - HELD // 2
+
+
+def test_attempts_wait_until_memory_is_free_again(make_manager, recorder, hoard, minimum, gate):
+    manager = make_manager(max_workers=2, observer=recorder, min_free_memory=minimum)
+    running = manager.run(tasks.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    hoarder = hoard()
+    (held,) = recorder.wait_for("admission_held")
+    assert (held.reason, held.min_free, held.error, held.task) == ("memory", minimum, None, None)
+    assert held.free < minimum
+    waiting = [manager.run(tasks.square, number) for number in range(10)]
+    loop = manager.run_task(Task(tasks.nothing, type="loop", interval=0.01))
+    gate.release(pid, "went on")
+    assert running.result(timeout=PATIENCE_S) == "went on"  # and its worker is idle now
+    late = manager.run_task(Task(tasks.square, args=(3,), deadline=0.1))
+    assert isinstance(late.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert waiting[0].cancel()
+    assert not any(handle.done() for handle in waiting[1:])
+    assert not loop.running()
+    assert not recorder.events("admission_resumed")
+    hoarder.end()
+    assert [handle.result(timeout=PATIENCE_S) for handle in waiting[1:]] == [n**2 for n in range(1, 10)]
+    (resumed,) = recorder.wait_for("admission_resumed")
+    assert resumed.reason == "memory"
+    assert resumed.free >= minimum
+    assert resumed.held_for > 0
+    assert manager.cancel(timeout=PATIENCE_S)
+
+
+def test_with_enough_memory_nothing_is_told_and_nothing_is_slow(make_manager, recorder):
+    manager = make_manager(observer=recorder, min_free_memory="1MiB")
+    assert list(manager.map(tasks.square, range(200))) == [number**2 for number in range(200)]
+    assert manager.run_task(Task(tasks.square, args=(3,), isolate=True)).result(timeout=PATIENCE_S) == 9
+    manager.close()
+    assert not recorder.events("admission_held")
+
+
+def test_close_does_not_wait_for_memory_past_its_timeout(make_manager):
+    manager = make_manager(min_free_memory="1000TiB")
+    handles = [manager.run(tasks.square, number) for number in range(3)]
+    report = manager.close(timeout=0.2)
+    assert report.cancelled == 3
+    assert all(handle.cancelled() for handle in handles)
+
+
+def test_max_pending_holds_though_workers_are_idle(make_manager, gate, hoard, minimum, recorder):
+    manager = make_manager(max_workers=1, max_pending=2, min_free_memory=minimum, observer=recorder)
+    running = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    hoarder = hoard()
+    recorder.wait_for("admission_held")
+    gate.open()
+    running.result(timeout=PATIENCE_S)
+    manager.run(tasks.square, 1)
+    manager.run(tasks.square, 2)
+    assert manager.stats().queued == 2
+    from threading import Thread
+
+    third: list[int] = []
+    thread = Thread(target=lambda: third.append(manager.run(tasks.square, 3).result(timeout=PATIENCE_S)))
+    thread.start()
+    thread.join(0.3)  # it does not get in
+    assert manager.stats().queued == 2
+    hoarder.end()
+    thread.join(PATIENCE_S)
+    assert third == [9]
+
+
+@pytest.mark.parametrize("bad", ["lots", -1, "1.2.3GiB"])
+def test_a_size_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match="size"):
+        Manager(min_free_memory=bad)

@@ -1,0 +1,93 @@
+"""Who belongs to whose tree, decided on tables; and /proc read of processes that the test starts."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from procbackground._platform.trees import Figures, Row, figures_of, members_of
+
+
+def table(*rows: tuple[int, int, int]) -> dict[int, Row]:
+    """Return a table of processes given as (pid, parent, group); each holds its pid in bytes."""
+    return {pid: Row(pid, parent, group, pid, 0.5, 10.0) for pid, parent, group in rows}
+
+
+def test_a_tree_is_all_that_descends_from_its_root():
+    processes = table((1, 0, 1), (10, 1, 10), (11, 10, 10), (12, 11, 12), (20, 1, 20), (21, 20, 20))
+    trees = members_of(processes, [10, 20])
+    assert {root: sorted(tree) for root, tree in trees.items()} == {10: [10, 11, 12], 20: [20, 21]}
+
+
+def test_an_orphan_belongs_to_the_group_it_was_started_in():
+    processes = table((1, 0, 1), (10, 1, 10), (11, 1, 10), (12, 11, 12), (13, 1, 13))
+    assert sorted(members_of(processes, [10])[10]) == [10, 11, 12]
+
+
+def test_roots_that_have_ended_are_left_out():
+    assert members_of(table((1, 0, 1)), [10]) == {}
+
+
+def test_a_table_read_while_pids_changed_hands_is_no_endless_loop():
+    assert sorted(members_of(table((10, 11, 10), (11, 10, 11)), [10])[10]) == [10, 11]
+
+
+def test_figures_are_sums_over_what_is_there():
+    processes = table((10, 1, 10), (11, 10, 10))
+    assert figures_of(processes, [10, 11, 99], 10) == Figures(21, 1.0, 10.0)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
+
+CHILD_OF_CHILD = (
+    "import subprocess, sys\n"
+    "held = b'1' * (100 << 20)\n"
+    "code = \"held = b'1' * (50 << 20); print(1, flush=True); input()\"\n"
+    "child = subprocess.Popen([sys.executable, '-S', '-c', code])\n"
+    "child.wait()\n"
+)
+
+
+@linux
+def test_a_look_finds_descendants_and_follows_them_until_they_end():
+    from procbackground._platform.trees_linux import Trees, cpu_seconds, survey
+
+    before = set(os.listdir("/proc/self/fd"))
+    process = subprocess.Popen(
+        [sys.executable, "-S", "-c", CHILD_OF_CHILD], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdout.readline()  # both hold what they are to hold
+    trees = Trees()
+    for look in (trees.look, survey):
+        figures = look([process.pid])[process.pid]
+        assert 150 << 20 < figures.rss_bytes < 300 << 20
+        assert 0 < figures.cpu_s < 60
+        assert 0 < figures.age_s < 60
+    process.stdin.write(b"\n")
+    process.stdin.close()
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    used_s = cpu_seconds(process.pid)  # the zombie still tells
+    assert used_s is not None
+    assert used_s > 0
+    process.wait()
+    process.stdout.close()
+    assert trees.look([process.pid]) == {}
+    assert cpu_seconds(process.pid) is None
+    trees.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+@linux
+def test_a_name_full_of_parentheses_is_read():
+    from procbackground._platform.trees_linux import _row
+
+    stat = b"17 (a) b (c 1) S 5 17 17 0 -1 4194560 1 2 3 4 100 50 30 20 20 0 3 0 1000 9999 25 18446744073709551615\n"
+    row = _row(stat)
+    assert (row.pid, row.parent, row.group, row.threads) == (17, 5, 17, 3)
+    assert row.cpu_s == 200 / os.sysconf("SC_CLK_TCK")
+    assert row.rss_bytes == 25 * os.sysconf("SC_PAGESIZE")
