@@ -376,17 +376,24 @@ class Supervisor:
 
     def ask_to_close(self, timeout_s: float | None) -> None:
         """Begin to close; takes no lock, so that signal handlers and finalizers may call it."""
-        self._is_refusing = True
+        self._begin_close()
         if self._is_ready:
             self._asked_to_close.append(timeout_s)
             self._wakeup.set()
+
+    def _begin_close(self) -> None:
+        """Refuse work from now on, and count what ends from now on."""
+        if self._close_began_s is None:
+            self._close_began_s = time.monotonic()
+            self._settled_at_close = (self.scheduler.succeeded, self.scheduler.failed)
+        self._is_refusing = True
 
     def close(self, timeout_s: float | None) -> CloseReport:
         """Close, and wait until nothing is left; see `Manager.close`."""
         if self._is_foreign:
             return self._report
         with self.lock:
-            self._is_refusing = True
+            self._begin_close()
             self._room.tell_all()
             if not self._is_ready and not self._has_closed.is_set():
                 self._has_drained.set()
@@ -584,10 +591,6 @@ class Supervisor:
                 self._room.tell_all()
             while self._asked_to_close:
                 timeout_s = self._asked_to_close.pop(0)
-                if self._close_began_s is None:
-                    self._close_began_s = now_s
-                    scheduler = self.scheduler
-                    self._settled_at_close = (scheduler.succeeded, scheduler.failed)
                 self.scheduler.close(timeout_s, now_s)
             self.scheduler.staff(now_s)
 
