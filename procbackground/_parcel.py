@@ -30,8 +30,8 @@ class Parcel:
     __slots__ = ("fd", "label")
 
     def __init__(self, fd: int, label: bytes) -> None:
-        self.fd = fd
-        self.label = label  # the sizes of the parts, as bytes for the frame
+        self.fd: int = fd
+        self.label: bytes = label  # the sizes of the parts, as bytes for the frame
 
     def __del__(self) -> None:
         try:

@@ -22,10 +22,10 @@ try:
         cpu_count,
         register_parallel_backend,
     )
-except ImportError as error:
+except ImportError as _missing:
     raise ImportError(
         "procbackground.joblib needs joblib 1.5 or later: pip install 'procbackground[joblib]'"
-    ) from error
+    ) from _missing
 
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
@@ -35,7 +35,7 @@ from procbackground.task import Task, qualified_name
 _FOR_OTHER_BACKENDS = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
 
 
-class ProcbackgroundBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
+class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
     """Runs joblib's batches in a manager.
 
     The manager is made for the first call and kept for later ones with the same `n_jobs` and options; it goes with
@@ -156,7 +156,7 @@ def register(make_default: bool = False) -> None:
     Args:
         make_default: what names no backend runs here, too.
     """
-    register_parallel_backend("procbackground", ProcbackgroundBackend, make_default=make_default)
+    register_parallel_backend("procbackground", _Backend, make_default=make_default)
 
 
 def _run_batch(batch: Callable[[], Any]) -> Any:

@@ -120,7 +120,7 @@ class Errands:
 def _run_one(fn: Callable[..., object], args: tuple[Any, ...]) -> None:
     try:
         fn(*args)
-    except Exception:
+    except BaseException:  # SystemExit too: it is the user's code that ends, not this thread
         logger.exception("exception in %r", fn)
 
 

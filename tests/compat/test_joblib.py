@@ -24,7 +24,7 @@ joblib = pytest.importorskip("joblib")
 from joblib import Parallel, delayed, parallel_config  # noqa: E402  # only where it is installed
 
 import procbackground.joblib  # noqa: E402, F401  # registers the backend
-from procbackground.joblib import ProcbackgroundBackend  # noqa: E402
+from procbackground.joblib import _Backend  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 
@@ -40,7 +40,7 @@ def _workers_go_with_their_backend():
 
     def is_gone() -> bool:
         gc.collect()
-        return not any(type(thing) is ProcbackgroundBackend for thing in gc.get_objects())
+        return not any(type(thing) is _Backend for thing in gc.get_objects())
 
     wait_until(is_gone, "no backend is kept")
 
@@ -169,7 +169,7 @@ def test_results_can_be_taken_as_they_come(gate, return_as):
 
 
 def test_short_calls_are_put_into_batches():
-    backend = ProcbackgroundBackend(nesting_level=0)
+    backend = _Backend(nesting_level=0)
     sizes = []
     completed = backend.batch_completed
     backend.batch_completed = lambda size, duration: (sizes.append(size), completed(size, duration))
@@ -182,7 +182,7 @@ def test_short_calls_are_put_into_batches():
 
 
 def test_batch_size_is_kept_to():
-    backend = ProcbackgroundBackend(nesting_level=0)
+    backend = _Backend(nesting_level=0)
     sizes = []
     backend.batch_completed = lambda size, duration: sizes.append(size)
     Parallel(n_jobs=2, backend=backend, batch_size=7)(delayed(square)(x) for x in range(70))
@@ -204,7 +204,7 @@ def test_large_arrays_cross_both_ways_and_belong_to_the_task():
 
 
 def test_n_jobs_counts_as_joblib_does():
-    backend = ProcbackgroundBackend(nesting_level=0)
+    backend = _Backend(nesting_level=0)
     cpus = joblib.cpu_count()
     assert backend.effective_n_jobs(3) == 3
     assert backend.effective_n_jobs(None) == 1
@@ -232,7 +232,7 @@ def test_a_manager_of_one_s_own_is_used_and_stays_open(make_manager):
         pids = set(Parallel()(delayed(pid_of)(x) for x in range(20)))
     assert pids <= {process.pid for process in manager.processes()}
     assert manager.run(square, 3).result(timeout=PATIENCE_S) == 9
-    assert ProcbackgroundBackend(nesting_level=0, manager=manager).effective_n_jobs(50) == 2
+    assert _Backend(nesting_level=0, manager=manager).effective_n_jobs(50) == 2
 
 
 def test_calls_in_several_threads():

@@ -8,7 +8,7 @@ import signal
 from procbackground import TaskTimeoutError, WorkerDiedError
 from tests.support import tasks
 from tests.support.gate import PATIENCE_S
-from tests.test_chaos_small import shots
+from tests.support.shots import shots
 
 MANY = 10_000
 UNDER_FIRE = {"forkserver": 1_500, "spawn": 150}  # a spawned worker is back only a fifth of a second later
