@@ -62,7 +62,7 @@ class Chunk(TaskHandle[Any]):
     def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
         super().__init__(owner, None, ())
         self._mapper = mapper
-        self._columns = columns
+        self._columns: Columns = columns
         self._bodies: list[bytes] = []
         self._parts: list[Part] | None = None
 

@@ -77,8 +77,8 @@ class Worker:
             return 1
         if initializer is not None and not self._begin("initializer", initializer.run):
             return 1
-        self.channel.send(_wire.HELLO, 0)
         try:
+            self.channel.send(_wire.HELLO, 0)
             self._serve()
         except StopTask:
             return -signal.SIGTERM
