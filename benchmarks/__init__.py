@@ -15,6 +15,6 @@ The folder is the flow of a measurement:
     musts          ⑥ what procbackground must reach, and whether it did
     report/        ⑦ JSON, Markdown and PNG
 
-Beside it: `python -m benchmarks.chaos`, a soak of procbackground alone, and `python -m benchmarks.microseconds`, where a
-task's CPU time goes.
+Beside it: `python -m benchmarks.chaos`, a soak of procbackground alone, and `python -m benchmarks.microseconds`, where
+a task's CPU time goes.
 """
