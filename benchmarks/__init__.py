@@ -14,4 +14,6 @@ The folder is the flow of a measurement:
     summary        ⑤ medians, extremes and ratios
     musts          ⑥ what procbackground must reach, and whether it did
     report/        ⑦ JSON, Markdown and PNG
+
+Beside it, `python -m benchmarks.chaos` is a soak of procbackground alone, in `chaos.py`: see its own docstring.
 """
