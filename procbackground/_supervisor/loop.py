@@ -460,7 +460,6 @@ class Supervisor:
                 self._in_hand, self.scheduler.commands = self.scheduler.commands, []
             for command in self._in_hand:
                 self._carry_out(command)
-            del command
             self._in_hand = []  # keeps nothing of a finished task alive
 
     def _seconds_to_wait(self) -> float | None:
