@@ -11,6 +11,7 @@ import pytest
 from procbackground import Manager
 from tests.support.facts import Living
 from tests.support.gate import Gate
+from tests.support.memory import memory_to_itself  # noqa: F401  # a fixture, for the tests that name it
 from tests.support.recorder import Recorder
 
 CLOSE_S = 10.0  # bounds the closing after a test; a passing test leaves next to nothing to close

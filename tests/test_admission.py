@@ -17,7 +17,10 @@ from tests.support.tasks import MIB
 HELD = 1536 * MIB
 LARGE_MACHINE = free_memory_bytes() > 3 * HELD
 
-pytestmark = pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB and a half for a moment")
+pytestmark = [
+    pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB and a half for a moment"),
+    pytest.mark.usefixtures("memory_to_itself"),
+]
 
 HOLD = (
     "import sys\n"
