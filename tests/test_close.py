@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import signal
 import threading
@@ -351,3 +353,20 @@ def test_a_manager_dropped_without_close_takes_its_workers_along():
     assert pids <= child_pids() - before
     del manager
     wait_until_gone(pids)
+
+
+def test_a_late_call_on_a_closed_manager_writes_into_nobodys_file(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
+    manager = Manager(max_workers=1)
+    manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
+    in_use = len(os.listdir("/proc/self/fd")) - before
+    manager.close()
+    paths = [tmp_path / str(number) for number in range(2 * in_use)]
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(path.open("wb"))  # among them, they have all the numbers that it had
+        manager.shutdown()
+        manager.cancel()
+        del manager  # asks to close, too
+        gc.collect()
+    assert [path.read_bytes() for path in paths] == [b""] * len(paths)

@@ -54,7 +54,7 @@ class Wakeup:
     def set(self) -> None:
         try:
             os.eventfd_write(self._fd, 1)
-        except (BlockingIOError, OSError):
+        except (OSError, ValueError):
             pass  # full means awake, closed means that nobody waits any more
 
     def drain(self) -> None:
@@ -64,7 +64,8 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # first: a late `set` must not write into what gets this number next
+        os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:

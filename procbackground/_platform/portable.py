@@ -62,8 +62,10 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        os.close(self._read_fd)
-        os.close(self._write_fd)
+        fds = self._read_fd, self._write_fd
+        self._read_fd = self._write_fd = -1  # first: a late `set` must not write into what gets this number next
+        for fd in fds:
+            os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:

@@ -273,13 +273,13 @@ class Direct:
             fds.append(notes_fd)
             side_fd, their_side = (each.detach() for each in socket.socketpair())
             fds += (side_fd, their_side)
-            # A fork has our ends of its pipes, too: with them it would never see that we have let go of it.
-            forked = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
+            # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
+            ours = (task_write, result_read, side_fd) if self._context.get_start_method() == "fork" else ()
             process = self._context.Process(
                 target=run_directly,
                 name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
-                args=(theirs, forked, worker.number, worker.line, self._boot),
+                args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
             with startable_main():
@@ -327,9 +327,9 @@ class Direct:
         pass
 
 
-def run_directly(fds: list[Fd], forked: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
-    """The target of a worker's own `multiprocessing` process; `forked` are the parent's ends of its pipes."""
-    for fd in forked:
+def run_directly(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
+    """The target of a worker's own `multiprocessing` process."""
+    for fd in not_ours:
         os.close(fd)
     from procbackground._page import map_page
     from procbackground._worker.main import Worker as ChildWorker
