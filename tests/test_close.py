@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 import signal
@@ -355,17 +356,17 @@ def test_a_manager_dropped_without_close_takes_its_workers_along():
 
 
 def test_a_late_call_on_a_closed_manager_writes_into_nobodys_file(tmp_path):
+    before = len(os.listdir("/proc/self/fd"))
     manager = Manager(max_workers=1)
     manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
-    number = manager._supervisor._wakeup.fileno()
+    in_use = len(os.listdir("/proc/self/fd")) - before
     manager.close()
-    path = tmp_path / "somebodys"
-    with path.open("wb") as file:
-        os.dup2(file.fileno(), number)  # the descriptor's number is in use again
-        try:
-            manager.shutdown()
-            del manager  # asks to close, too
-            gc.collect()
-        finally:
-            os.close(number)
-    assert path.read_bytes() == b""
+    paths = [tmp_path / str(number) for number in range(2 * in_use)]
+    with contextlib.ExitStack() as stack:
+        for path in paths:
+            stack.enter_context(path.open("wb"))  # among them, they have all the numbers that it had
+        manager.shutdown()
+        manager.cancel()
+        del manager  # asks to close, too
+        gc.collect()
+    assert [path.read_bytes() for path in paths] == [b""] * len(paths)
