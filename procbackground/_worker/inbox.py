@@ -24,18 +24,24 @@ class Inbox:
     """Reads the task pipe."""
 
     def __init__(self, fd: int) -> None:
-        os.set_blocking(fd, False)
         self.fd = fd
-        self._poll = select.poll()
-        self._poll.register(fd, select.POLLIN)
-        self._can_spin = _usable_cpus() > 1
+        self._poll: select.poll | None = None  # once it is worth it
+        self._can_spin = False
         self._misses = 0
 
     def read(self, came_alone: bool, since_s: float) -> bytes:
         """Return what the pipe holds, waiting for it if need be; nothing at its end.
 
-        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`).
+        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 until
+        there has been a second one: many a worker is started for a single request, and must cost little.
         """
+        if not since_s:
+            return os.read(self.fd, _wire.READ_SIZE)
+        if self._poll is None:
+            self._poll = select.poll()
+            self._poll.register(self.fd, select.POLLIN)
+            os.set_blocking(self.fd, False)
+            self._can_spin = _usable_cpus() > 1
         try:
             return os.read(self.fd, _wire.READ_SIZE)
         except BlockingIOError:

@@ -100,7 +100,6 @@ class Worker:
             data = inbox.read(len(frames) == 1, read_s)
             if not data:
                 return
-            # Not after the first request: many a worker is started for one.
             read_s = time.perf_counter() if frames else 0.0
             frames = reader.feed(data)
             for kind, sequence, body in frames:
