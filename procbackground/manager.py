@@ -198,7 +198,9 @@ class _FrontDoor(Executor):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
-        return Options(self._supervisor, self._defaults, fields, self._max_workers, self._carrier)
+        view = Options(self._supervisor, self._defaults, fields, self._max_workers, self._carrier)
+        view._origin = self
+        return view
 
     def _view(self) -> Options:
         view = Options(self._supervisor, self._defaults, self._fields, self._max_workers)

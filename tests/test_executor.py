@@ -38,6 +38,10 @@ def raise_for_odd(number: int) -> int:
     return number
 
 
+def pid_of_worker(_: object) -> int:
+    return os.getpid()
+
+
 def die_at_seven(number: int) -> int:
     if number == 7:
         os._exit(3)
@@ -293,6 +297,15 @@ def test_a_manager_that_is_dropped_goes_away_with_its_workers():
     thread.join(PATIENCE_S)
     assert not thread.is_alive()
     wait_until_gone(pids)
+
+
+def test_a_view_keeps_its_manager():
+    view = Manager(max_workers=1).options(timeout=PATIENCE_S).options(priority=1)
+    gc.collect()
+    (pid,) = view.map(pid_of_worker, [0])
+    assert view.submit(pow, 2, 3).result(PATIENCE_S) == 8
+    del view
+    wait_until_gone([pid])
 
 
 def test_the_results_of_a_map_outlive_a_dropped_manager():
