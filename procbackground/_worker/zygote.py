@@ -98,6 +98,7 @@ class _Zygote:
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
         self._adopts_orphans = False
+        self._was_closed = False  # by the manager, which waits for us now
         self._child_ended: tuple[int, int] | None = None  # pipe: some child has
         self._wants_reaping = False
         self._reap_due_s = 0.0
@@ -117,7 +118,8 @@ class _Zygote:
                     os.read(fd, 4096)
                     self._wants_reaping = True
                 elif fd == self._control.fileno() and not self._obey():
-                    self.look_after_the_end()
+                    if not self._was_closed:
+                        self.look_after_the_end()
                     return
             pause_ms = self._reap_adopted() if self._wants_reaping else None
 
@@ -191,6 +193,8 @@ class _Zygote:
             _platform.disarm_life_pipe(self._life_fd)
         elif kind == CLOSE:
             self.end_all()
+            self._was_closed = True
+            return False
         return True
 
     def preload(self, module: str) -> None:
