@@ -79,6 +79,7 @@ _HERE = "benchmarks.measures."
 _TASKS_PER_S = Metric("tasks_per_s", "throughput", "tasks/s", higher_is_better=True)
 _ITEMS_PER_S = Metric("items_per_s", "throughput", "items/s", higher_is_better=True)
 _SECONDS = Metric("seconds", "wall time", "s")
+_GROWTH_MIB = Metric("growth_mib", "growth of RSS", "MiB")
 _GB_PER_S = Metric("gb_per_s", "both ways summed", "GB/s", higher_is_better=True)
 _GROWERS = frozenset({OURS, BASELINE})
 _ONLY_OURS = frozenset({OURS})
@@ -208,7 +209,7 @@ _ALL = (
             "sum checked. Growth of the parent's resident set (RSS) from the first hundredth to its highest."
         ),
         run=_HERE + "memory:streamed",
-        metrics=(Metric("growth_mib", "growth of RSS", "MiB"), _TASKS_PER_S),
+        metrics=(_GROWTH_MIB, _TASKS_PER_S),
         full={"tasks": 1_000_000},
         quick={"tasks": 2_000},
         contenders=_ONLY_OURS,
@@ -218,7 +219,7 @@ _ALL = (
         title="Ten million tasks streamed",
         explanation="The same with ten million; it takes minutes, and runs only when it is named.",
         run=_HERE + "memory:streamed",
-        metrics=(Metric("growth_mib", "growth of RSS", "MiB"), _TASKS_PER_S),
+        metrics=(_GROWTH_MIB, _TASKS_PER_S),
         full={"tasks": 10_000_000},
         quick={"tasks": 2_000},
         contenders=_ONLY_OURS,
