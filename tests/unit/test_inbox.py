@@ -12,7 +12,6 @@ import pytest
 from procbackground._worker import inbox as module
 from procbackground._worker.inbox import MAX_MISSES, Inbox
 
-
 AWAKE_S, LATE_S = 0.005, 0.1  # longer than a worker's, so that a busy machine does not matter
 
 
