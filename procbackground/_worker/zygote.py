@@ -112,7 +112,7 @@ class _Zygote:
                 if fd in self._pidfds:
                     self._tell_exit(fd)
                 elif fd == self._life_fd:
-                    self.end_all()
+                    _end_all_below(os.getpid())
                     return
                 elif self._child_ended is not None and fd == self._child_ended[0]:
                     os.read(fd, 4096)
@@ -128,26 +128,7 @@ class _Zygote:
         life = select.poll()
         life.register(self._life_fd, 0)
         if life.poll(LIFE_END_S * 1000):
-            self.end_all()
-
-    def end_all(self) -> None:
-        """End all that is below us: the workers, should they live, and whatever they have started."""
-        until_s = time.monotonic() + END_S
-        while True:
-            alive = _platform.descendants(os.getpid())
-            for pid, _ in alive:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-            try:
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
-            except ChildProcessError:
-                pass
-            if not alive or time.monotonic() > until_s:
-                return
-            time.sleep(0.001)  # what is killed hands its own children to us
+            _end_all_below(os.getpid())
 
     def _adopt_orphans(self) -> None:
         """Become the parent of what workers leave behind. After the first fork: it takes 4 ms."""
@@ -188,14 +169,45 @@ class _Zygote:
         elif kind == REAP:
             self._reap(*PID.unpack(body))
         elif kind == PRELOAD:
-            _platform.rearm_life_pipe(self._life_fd)
-            self.preload(body.decode())
-            _platform.disarm_life_pipe(self._life_fd)
+            self._preload_guarded(body.decode())
         elif kind == CLOSE:
-            self.end_all()
+            _end_all_below(os.getpid())
             self._was_closed = True
             return False
         return True
+
+    def _preload_guarded(self, module: str) -> None:
+        """Import a module, which may take for ever, while something else looks out for the parent's end."""
+        guard = self._post_guard() if self._adopts_orphans else None
+        if guard is None:  # nothing was adopted, and the kernel may end us
+            _platform.rearm_life_pipe(self._life_fd)
+            self.preload(module)
+            _platform.disarm_life_pipe(self._life_fd)
+            return
+        self.preload(module)
+        os.kill(guard, signal.SIGKILL)
+        os.waitpid(guard, 0)
+
+    def _post_guard(self) -> int | None:
+        """Fork a process that, when the parent ends, ends all that is below us, and us; return its pid."""
+        zygote = os.getpid()
+        try:
+            guard = os.fork()
+        except OSError:
+            return None
+        if guard:
+            return guard
+        try:
+            signal.set_wakeup_fd(-1)
+            self._control.close()
+            ends = select.poll()
+            ends.register(self._life_fd, 0)
+            ends.register(os.pidfd_open(zygote), select.POLLIN)
+            if self._life_fd in dict(ends.poll()):
+                _end_all_below(zygote)
+                os.kill(zygote, signal.SIGKILL)
+        finally:
+            os._exit(0)
 
     def preload(self, module: str) -> None:
         try:
@@ -306,6 +318,26 @@ class _Zygote:
             return
         if not reaped:  # killed a moment ago
             self._released.add(pid)
+
+
+def _end_all_below(zygote: int) -> None:
+    """End what is below the zygote: the workers, should they live, and whatever they have started."""
+    until_s = time.monotonic() + END_S
+    while True:
+        alive = [pid for pid, _ in _platform.descendants(zygote) if pid != os.getpid()]
+        for pid in alive:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+        try:
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+        except ChildProcessError:
+            pass
+        if not alive or time.monotonic() > until_s:
+            return
+        time.sleep(0.001)  # what is killed hands its own children to the zygote
 
 
 def _start_afresh(number: int) -> None:

@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 
+from procbackground import _platform
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
@@ -73,6 +74,46 @@ def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
     works = [BUSY["is in C with the GIL"], BUSY["has a grandchild in a session of its own"]]
     with running(script(gate, "fork", works, ""), tmp_path) as process:
         everybody = everybody_below(gate, process, 3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+SLOW_MODULE = """
+import multiprocessing, os
+from tests.support import tasks
+from tests.support.gate import Address
+
+if multiprocessing.current_process().name == "procbackground-zygote":
+    tasks.tell_and_hold_the_interpreter(Address(*eval(os.environ["GATE"])))
+
+def work():
+    pass
+"""
+
+
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="there is no zygote")
+def test_15_parent_is_killed_while_the_zygote_imports(gate, tmp_path):
+    """What is below it goes all the same, though an import in C hears of nothing."""
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
+    ending = f"""
+    os.environ["GATE"] = {str(tuple(gate.address))!r}
+    manager.run(tasks.start_grandchild, address, True)
+    tasks.stop_at_gate(address, "parent")
+    import slow_module
+    manager.run(slow_module.work)
+    time.sleep(60)
+    """
+    with running(parent(gate, ending), tmp_path) as process:
+        labels = {}
+        for _ in range(2):
+            arrival = gate.next_arrival()
+            labels[arrival.label == "parent"] = arrival
+        grandchild = labels[False].label
+        gate.release(process.pid)
+        importing = gate.next_arrival().pid
+        everybody = family(process.pid)
+        assert {grandchild, importing} <= everybody
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until_gone(everybody, ORPHANS_GONE_S)

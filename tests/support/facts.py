@@ -46,8 +46,20 @@ def wait_until_closing(manager: Manager) -> None:
 
 
 def wait_until_gone(pids: Iterable[int], timeout: float = PATIENCE_S) -> None:
+    """Return as soon as all have ended; fail with what each of the others is and does after `timeout` seconds."""
     pids = list(pids)
-    wait_until(lambda: all(is_gone(pid) for pid in pids), f"processes {pids} are gone", timeout)
+    try:
+        wait_until(lambda: all(is_gone(pid) for pid in pids), f"processes {pids} are gone", timeout)
+    except AssertionError as error:
+        raise AssertionError("\n".join([str(error), *map(_describe, pids)])) from None
+
+
+def _describe(pid: int) -> str:
+    try:
+        process = psutil.Process(pid)
+        return f"{pid} is {process.status()}, a child of {process.ppid()}: {process.cmdline()}"
+    except psutil.NoSuchProcess:
+        return f"{pid} is gone"
 
 
 def _helpers() -> set[int | None]:
