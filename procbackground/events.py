@@ -31,7 +31,7 @@ class TaskAdded(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(_TaskEvent):
-    """An attempt (for a loop: a process of it) began in the process `pid`."""
+    """An attempt (for a loop: a process of it) began in the process `pid`. Told once an attempt."""
 
     pid: int
 

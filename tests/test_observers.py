@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
 import threading
 import time
 
@@ -11,7 +13,7 @@ import pytest
 from procbackground import Manager, SerializationError, Task, events
 from procbackground.observers import CallbackObserver, LoguruObserver, Observer
 from tests.support import tasks
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, Address
 from tests.support.recorder import Recorder, SampleRecorder
 from tests.support.tasks import Flaky, Refuses, stop_at_gate
 
@@ -153,6 +155,73 @@ def test_every_event_has_reached_its_observer_after_the_close(make_manager, reco
     manager.close()
     for handle in handles:
         assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+
+
+def stop_if_told(address: Address | None, value: int) -> int:
+    """Stop at the gate if there is one; else be short."""
+    return value if address is None else stop_at_gate(address, value)
+
+
+def sent_ahead(manager, gate, max_workers, calls):
+    """Return the handles of `calls` of `stop_if_told`, which were queued before any worker was free for them."""
+    for number in range(300):
+        manager.run(stop_if_told, None, number)  # so short that they are sent ahead
+    manager.wait()
+    for _ in range(max_workers):
+        manager.run(stop_at_gate, gate.address)  # another function: theirs is still thought to be short
+    holding = [gate.wait_for_arrival() for _ in range(max_workers)]
+    handles = [manager.run(stop_if_told, *call) for call in calls]
+    for pid in holding:
+        gate.release(pid)
+    return handles
+
+
+def test_a_start_is_told_once_and_by_the_process_that_ran_it(make_manager, recorder, gate):
+    """What waits in a worker's pipe behind a task that turns out long is given to another worker."""
+    manager = make_manager(max_workers=2, observer=recorder)
+    calls = [(gate.address, "long"), *((None, number) for number in range(60))]
+    long, *behind = sent_ahead(manager, gate, 2, calls)
+    assert [handle.result(timeout=PATIENCE_S) for handle in behind] == list(range(60))
+    assert recorder.kinds(long) == ["task_added", "task_started"]
+    gate.release(gate.wait_for_arrival())
+    manager.close()
+    pids = {event.handle: event.pid for event in recorder.events("task_started")}
+    for handle in (long, *behind):
+        assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+        assert pids[handle] == handle.attempts[0].pid
+
+
+def test_what_waits_behind_a_running_task_has_not_started(make_manager, recorder, gate):
+    manager = make_manager(max_workers=1, observer=recorder)
+    batch = sent_ahead(manager, gate, 1, [(gate.address, number) for number in range(10)])
+    gate.wait_for_arrival()
+    assert batch[0].running()
+    assert [recorder.kinds(handle) for handle in batch[1:]] == [["task_added"]] * 9
+    gate.open()
+    manager.close()
+    assert all(recorder.kinds(handle)[1:] == ["task_started", "task_succeeded"] for handle in batch)
+
+
+def test_a_cancelled_task_that_waited_in_a_pipe_never_started(make_manager, recorder, gate):
+    manager = make_manager(max_workers=1, observer=recorder)
+    batch = sent_ahead(manager, gate, 1, [(gate.address, number) for number in range(10)])
+    gate.wait_for_arrival()
+    assert batch[1].cancel()
+    gate.open()
+    manager.close()
+    assert recorder.kinds(batch[1]) == ["task_added", "task_cancelled"]
+
+
+def test_a_start_that_came_to_nothing_is_not_told_twice(make_manager, recorder):
+    manager = make_manager(max_workers=1, observer=recorder)
+    pid = manager.run(tasks.own_pid).result(timeout=PATIENCE_S)
+    os.kill(pid, signal.SIGSTOP)
+    handle = manager.run(tasks.square, 3)  # goes to that worker, which never comes to it
+    os.kill(pid, signal.SIGKILL)
+    assert handle.result(timeout=PATIENCE_S) == 9
+    manager.close()
+    assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
+    assert len(handle.attempts) == 1
 
 
 def test_all_observers_are_told(make_manager):

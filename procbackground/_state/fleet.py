@@ -26,7 +26,7 @@ class Worker:
         "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
         "line", "log_tail", "loop", "notes", "number", "peak_bytes", "pid", "process", "revoked_up_to", "sent",
         "silence", "since_s", "state", "stop_reason",
-        "wall", "was_killed", "was_oom",
+        "told_up_to", "wall", "was_killed", "was_oom",
     )  # fmt: skip
 
     def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:
@@ -55,6 +55,7 @@ class Worker:
         self.is_last: bool = False  # it leaves after what it runs
         self.revoked_up_to: int = 0  # number of the last request that was to be skipped
         self.is_signalled: bool = False  # it was told to stop, and will end
+        self.told_up_to: int = 0  # number of the last request whose beginning observers were told
         self.is_writing: bool = False  # a caller's thread is writing to it: its descriptors must stay open
         self.process: Any = None
 

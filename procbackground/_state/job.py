@@ -110,7 +110,7 @@ class History:
 
     __slots__ = (
         "attempts", "deadline_s", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
-        "stalled_since_s",
+        "stalled_since_s", "told_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -119,6 +119,7 @@ class History:
         self.idle_for_s: float = 0.0  # spent in pauses between attempts
         self.deadline_s: float = NO_LIMIT  # monotonic
         self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
+        self.told_attempt: int = 0  # whose beginning observers were told too early: its worker never came to it
         self.iterations: int = 0  # of a loop's process, when an iteration of it failed last
         self.deaths_in_a_row: int = 0  # processes of a loop that ended without one whole iteration
 

@@ -144,6 +144,7 @@ class Supervisor:
         self._records = Errands(f"{self._name}-records", self._wake_up)
         is_sampled = "on_process_sampled" in self._wants
         self._is_sampled = is_sampled
+        self._tells_starts = "on_task_started" in self._wants
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._wants)
         self._monitor = monitor.Monitor(
             self._name,
@@ -193,7 +194,7 @@ class Supervisor:
             worker = scheduler.accept(job, time.monotonic())
             needs_waking = scheduler.needs_look
         if worker is not None:
-            if "on_task_started" in self._wants:
+            if self._tells_starts:
                 self._tell_started(job, worker)
             if job.flags & _wire.PARCEL:
                 worker.process.send_parcel(job.payload)
@@ -649,8 +650,11 @@ class Supervisor:
                     worker.cost = _wire.COST.unpack(body)
                 elif kind == _wire.FAILURE:
                     scheduler.failure_came(worker, body, now_s)
+                    self._tell_head_started(worker)
                 elif kind == _wire.SKIPPED:
+                    self._note_unbegun_head(worker, sequence)
                     scheduler.skipped(worker, sequence, now_s)
+                    self._tell_head_started(worker)
                 elif kind == _wire.HELLO:
                     scheduler.said_hello(worker, now_s)
                 elif kind == _wire.BROKEN:
@@ -683,6 +687,10 @@ class Supervisor:
         jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
         self._returned.append(_Returned(worker, jobs, values, worker.cost, since_s, now_s))
         worker.cost = None
+        if self._tells_starts:
+            for job in jobs:
+                self._tell_started(job, worker)
+            self._tell_head_started(worker)
 
     def _settle_returned(self) -> None:
         """Settle what all workers returned in this round, and then wake those who wait.
@@ -764,9 +772,11 @@ class Supervisor:
     # -- writing -------------------------------------------------------------------------------------------
 
     def _send(self, worker: Worker, jobs: list[Job]) -> None:
-        if "on_task_started" in self._wants:
-            for job in jobs:
-                self._tell_started(job, worker)
+        if self._tells_starts:
+            if worker.loop is not None:
+                self._tell("on_task_started", worker.loop, pid=worker.pid)
+            else:
+                self._tell_head_started(worker)
         if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
             self._monitor.want()
         for job in jobs:
@@ -1020,6 +1030,8 @@ class Supervisor:
         if worker.inflight:
             worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
         with self.lock:
+            if worker.inflight and worker.inflight[0].sequence > started:
+                self._note_unbegun_head(worker, worker.inflight[0].sequence)
             self.scheduler.worker_gone(worker, started, time.monotonic())
         process.close()
 
@@ -1132,7 +1144,23 @@ class Supervisor:
         self._tell("on_task_added", job)
 
     def _tell_started(self, job: Job, worker: Worker) -> None:
-        self._tell("on_task_started", job, pid=worker.pid)
+        """Tell observers that the worker has come to this job, unless they know, or it was cancelled meanwhile."""
+        if job.worker is not worker or job.sequence <= worker.told_up_to:
+            return
+        worker.told_up_to = job.sequence
+        if job.history is None or job.history.told_attempt != job.attempt:
+            self._tell("on_task_started", job, pid=worker.pid)
+
+    def _tell_head_started(self, worker: Worker) -> None:
+        """What was sent ahead begins when it is its turn."""
+        if self._tells_starts and worker.inflight:
+            self._tell_started(worker.inflight[0], worker)
+
+    def _note_unbegun_head(self, worker: Worker, sequence: int) -> None:
+        """The worker has not begun request `sequence`: should that be told already, it is not to be told twice."""
+        if self._tells_starts and worker.inflight and worker.inflight[0].sequence == sequence <= worker.told_up_to:
+            job = worker.inflight[0]
+            job.with_history().told_attempt = job.attempt
 
     def _tell_stalled(self, job: Job, worker: Worker, silent_for_s: float) -> None:
         if "on_task_stalled" in self._wants:
