@@ -18,8 +18,6 @@ A task's way out and back, by module:
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 # The child imports this package too, and needs little of it: names that lead to the parent's side load on first use.
 from procbackground.context import Context, current
 from procbackground.errors import (
@@ -32,7 +30,10 @@ from procbackground.errors import (
     UnknownTaskTypeError,
 )
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from procbackground.errors import InitializerError, WorkerDiedError
     from procbackground.handle import TaskHandle
     from procbackground.manager import Manager

@@ -15,9 +15,12 @@ import pickle
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from procbackground import _platform
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost more than the copies
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and what vector instructions like

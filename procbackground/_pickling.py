@@ -12,10 +12,13 @@ import pickle
 import sys
 import types
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
 
 from procbackground._parcel import PARCEL_BYTES, Parcel, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 PROTOCOL = 5
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
@@ -104,18 +107,19 @@ def is_stateless(fn: Callable[..., Any]) -> bool:
 # -- failures ------------------------------------------------------------------------------------------------
 
 
-class Failure(NamedTuple):
+class Failure:
     """How a call failed, as the child tells it: plain strings and bytes, so it always crosses.
 
     `kind` is "raised", with the pickled exception; or "function", "arguments", "result" or "exception": the thing
     that did not cross.
     """
 
-    kind: str
-    type_name: str
-    text: str
-    traceback: str
-    pickled: bytes | None
+    def __init__(self, kind: str, type_name: str, text: str, traceback: str, pickled: bytes | None) -> None:
+        self.kind = kind
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+        self.pickled = pickled
 
 
 def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int = 1) -> bytes:
@@ -134,7 +138,7 @@ def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int
     pickled = _dump_exception(error) if kind == "raised" else None
     if kind == "raised" and pickled is None:
         kind = "exception"
-    return pickle.dumps(tuple(Failure(kind, type_name, _text_of(error), shown, pickled)), PROTOCOL)
+    return pickle.dumps((kind, type_name, _text_of(error), shown, pickled), PROTOCOL)
 
 
 def _text_of(error: BaseException) -> str:
@@ -178,7 +182,7 @@ def load_failure(body: bytes) -> tuple[BaseException, str]:
         try:
             error = pickle.loads(failure.pickled)
         except Exception:
-            failure = failure._replace(kind="exception")
+            failure.kind = "exception"
     if not isinstance(error, BaseException):
         error = SerializationError(_crossing_message(failure))
     error.__cause__ = RemoteTraceback(failure.traceback)
@@ -198,6 +202,8 @@ def _crossing_message(failure: Failure) -> str:
         )
     if failure.kind == "arguments":
         return f"the arguments could not be loaded in the child ({failure.type_name}: {failure.text})"
+    if failure.type_name.endswith(SerializationError.__qualname__):
+        return failure.text  # of `explain_result`, which says it all
     return f"the {failure.kind} could not be pickled: {failure.text}"
 
 

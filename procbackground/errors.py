@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import pickle
 import signal
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from procbackground._broken import InitializerError as InitializerError
     from procbackground._broken import WorkerDiedError as WorkerDiedError
     from procbackground.task import Task

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
+
+TYPE_CHECKING = False
 
 IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM") != "portable"
 

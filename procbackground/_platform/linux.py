@@ -12,7 +12,10 @@ import select
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 HAS_PIDFD = hasattr(os, "pidfd_open")
 

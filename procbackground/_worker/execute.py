@@ -9,7 +9,6 @@ import struct
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
 
 from procbackground import _wire
 from procbackground._page import ITERATIONS, PAUSED, SIGN_NS, STOP
@@ -17,6 +16,10 @@ from procbackground._parcel import Parcel
 from procbackground._pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _HEAD = struct.Struct("<BHI")  # the call's part of `_wire.CALL_HEAD`
 _HEAD_SIZE = _HEAD.size

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
-from typing import Any
 
 from procbackground._pickling import dumps
 from procbackground.errors import SerializationError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _INHERITED_ONLY = "through inheritance"  # in what `multiprocessing.context.assert_spawning` raises
 

@@ -14,7 +14,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground import _platform, _wire
 from procbackground._page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
@@ -26,29 +25,40 @@ from procbackground._worker.inbox import Inbox
 from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from procbackground._setup import Setup
 
 QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
 
-class Boot(NamedTuple):
+class Boot:
     """What every worker of a manager starts with. Crosses by pickle, or by fork."""
 
-    initializer: Initializer | None
-    log_level: int  # of the parent: records below it stay in the child
-    main_path: str | None = None  # of the parent's `__main__`, for `prepare_main`
-    setup: Setup | None = None
+    def __init__(
+        self,
+        initializer: Initializer | None,
+        log_level: int,
+        main_path: str | None = None,
+        setup: Setup | None = None,
+    ) -> None:
+        self.initializer = initializer
+        self.log_level = log_level  # of the parent: records below it stay in the child
+        self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
+        self.setup = setup
 
 
-class WorkerFds(NamedTuple):
+class WorkerFds:
     """The descriptors of one worker, its own ends; it closes no others."""
 
-    tasks: int
-    results: int
-    life: int
-    notes: int  # takes the stack dumps
-    side: int  # socket for the descriptors of parcels
+    def __init__(self, tasks: int, results: int, life: int, notes: int, side: int) -> None:
+        self.tasks = tasks
+        self.results = results
+        self.life = life
+        self.notes = notes  # takes the stack dumps
+        self.side = side  # socket for the descriptors of parcels
 
 
 class Worker:

@@ -9,11 +9,14 @@ from __future__ import annotations
 import pickle
 import sys
 from collections.abc import Callable
-from typing import Any
 
 from procbackground import _wire
 from procbackground._pickling import PROTOCOL
 from procbackground._worker.channel import Channel
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 _channel: Channel | None = None
 _level = 0  # of the parent: records below it stay in the child

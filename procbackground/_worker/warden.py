@@ -16,7 +16,10 @@ import signal
 import sys
 import time
 from pathlib import Path
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 END_S = 0.5  # for what is killed to be gone; workers that hold on longer are the kernel's
 

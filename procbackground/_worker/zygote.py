@@ -23,11 +23,14 @@ import threading
 import time
 import warnings
 from multiprocessing import process, util
-from typing import Any, NamedTuple
 
 from procbackground import _platform
 from procbackground._page import map_page
 from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_main
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 # Requests of the manager, one a packet.
 FORK = b"F"  # + FORK_ARGS: start a worker
@@ -52,12 +55,13 @@ REAP_PAUSE_S = 0.1  # between two looks for adopted zombies: listing children co
 END_S = 0.4  # for what is killed to be gone; the parent waits for half a second
 
 
-class ZygoteFds(NamedTuple):
+class ZygoteFds:
     """The descriptors that a zygote is started with."""
 
-    control: int
-    page: int
-    life: int
+    def __init__(self, control: int, page: int, life: int) -> None:
+        self.control = control
+        self.page = page
+        self.life = life
 
 
 def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
@@ -131,7 +135,7 @@ class _Zygote:
             _end_all_below(os.getpid())
 
     def _adopt_orphans(self) -> None:
-        """Become the parent of what workers leave behind. After the first fork: it takes 4 ms."""
+        """Become the parent of what workers leave behind. It takes 4 ms."""
         self._adopts_orphans = True
         if not _platform.adopt_orphans():
             return
@@ -164,8 +168,11 @@ class _Zygote:
         kind, body = request[:1], request[1:]
         if kind == FORK:
             self._fork(*FORK_ARGS.unpack(body))
+            # After the fork: the first worker need not wait for it, and takes little harm.
             if not self._adopts_orphans:
                 self._adopt_orphans()
+            if not self._is_frozen:
+                self._freeze()
         elif kind == REAP:
             self._reap(*PID.unpack(body))
         elif kind == PRELOAD:
@@ -224,15 +231,16 @@ class _Zygote:
         if threading.active_count() > 1:
             self._control.send(UNFIT + module.encode())
 
+    def _freeze(self) -> None:
+        """Move all objects out of the collector's sight, so that collections in the children do not touch, and
+        thereby copy, the pages that they share with us."""
+        gc.collect()
+        gc.freeze()
+        self._is_frozen = True
+
     def _fork(self, number: int, line: int) -> None:
-        if not self._is_frozen:
-            if "logging" in sys.modules:
-                importlib.import_module("procbackground._worker.log_handler")  # once, not in each worker
-            # Moves all objects out of the collector's sight, so that collections in the children do not touch,
-            # and thereby copy, the pages that they share with us.
-            gc.collect()
-            gc.freeze()
-            self._is_frozen = True
+        if not self._is_frozen and "logging" in sys.modules:
+            importlib.import_module("procbackground._worker.log_handler")  # once, not in each worker
         ours: list[int] = []
         theirs: list[int] = []
         try:
