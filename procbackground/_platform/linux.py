@@ -119,13 +119,13 @@ def arm_life_pipe(fd: int) -> int:
     """
     own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgid(0))
-    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     rearm_life_pipe(own)
     return own
 
 
 def rearm_life_pipe(own: int) -> None:
     """Have the kernel end this process's group again, after `disarm_life_pipe`."""
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
     try:
         if os.read(own, 1) == b"":  # the parent died before the signal was armed
@@ -135,8 +135,9 @@ def rearm_life_pipe(own: int) -> None:
 
 
 def disarm_life_pipe(own: int) -> None:
-    """Have the kernel do nothing at the parent's end: this process waits for it, and has something to do then."""
-    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) & ~os.O_ASYNC)
+    """Have the kernel do no more at the parent's end than let this process go on, should it be stopped (SIGSTOP): it
+    waits for that end, and has something to do then."""
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGCONT)
 
 
 def count_oom_kills() -> int:

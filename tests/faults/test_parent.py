@@ -6,6 +6,7 @@ import os
 import signal
 import textwrap
 
+import psutil
 import pytest
 
 from procbackground import _platform
@@ -23,6 +24,8 @@ BUSY = {
     "has a grandchild in a session of its own": "manager.run(tasks.start_grandchild, address, True)",
     "loops": "manager.run_task(Task(tasks.iterate, args=(address,), type=TaskType.LOOP))",
 }
+
+HUNG = [BUSY["is in C with the GIL"], BUSY["is deaf to SIGTERM"], BUSY["has a grandchild in a session of its own"]]
 
 
 def script(gate, method: str, works, ending: str) -> str:
@@ -119,6 +122,18 @@ def test_15_parent_is_killed_while_the_zygote_imports(gate, tmp_path):
         wait_until_gone(everybody, ORPHANS_GONE_S)
 
 
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="there is no zygote")
+def test_15_parent_is_killed_while_the_zygote_is_stopped(gate, tmp_path):
+    with running(script(gate, "forkserver", HUNG, ""), tmp_path) as process:
+        everybody = everybody_below(gate, process, len(HUNG) + 1)
+        zygotes = {psutil.Process(pid).ppid() for pid in everybody} & everybody
+        (zygote,) = [pid for pid in zygotes if len(psutil.Process(pid).children()) >= len(HUNG)]
+        os.kill(zygote, signal.SIGSTOP)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
 def test_16_ctrl_c_to_the_group(gate, method, tmp_path):
     ending = """
     with manager:
@@ -140,8 +155,6 @@ def test_16_ctrl_c_to_the_group(gate, method, tmp_path):
         assert "KeyboardInterrupt" in stderr
         assert stdout == ""
 
-
-HUNG = [BUSY["is in C with the GIL"], BUSY["is deaf to SIGTERM"], BUSY["has a grandchild in a session of its own"]]
 
 ENDINGS = {
     "sys.exit": ("sys.exit(0)", 0),
