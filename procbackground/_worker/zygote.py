@@ -73,8 +73,9 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     # While it imports it could not act on the parent's end: then the kernel does.
     life_fd = _platform.arm_life_pipe(fds.life)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # Python 3.12 warns of a fork in a process with threads. We look ourselves, at those that matter.
-    warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
+    if sys.version_info >= (3, 12):
+        # It warns of a fork in a process with threads. We look ourselves, at those that matter.
+        warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
     prepare_main(boot)
