@@ -1250,9 +1250,7 @@ class Supervisor:
             leftovers=self._leftovers(),
             seconds=now_s - began_s,
         )
-        if "on_manager_closed" in self._wants:
-            self._observers.start()
-            self._tell_manager("on_manager_closed", report=self._report)
+        self._tell_manager("on_manager_closed", report=self._report)
         if not self._observers.stop(MOMENT_S):
             logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
         self._close_fds()
