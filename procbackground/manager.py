@@ -718,4 +718,7 @@ def _register_for_exit() -> None:
         if _is_registered_for_exit:
             return
         _is_registered_for_exit = True
-    threading._register_atexit(close_all_at_exit)  # type: ignore[attr-defined]  # as concurrent.futures does
+    try:
+        threading._register_atexit(close_all_at_exit)  # type: ignore[attr-defined]  # as concurrent.futures does
+    except RuntimeError:
+        close_all_at_exit()  # the interpreter exits already

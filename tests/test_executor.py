@@ -435,3 +435,62 @@ def test_submitting_while_the_interpreter_exits_is_refused(tmp_path):
         folder=tmp_path,
     )
     assert "cannot schedule new futures" in ended.stdout, ended.stderr
+
+
+LATE = """
+    import threading
+    from procbackground import Manager, ManagerClosedError
+
+    def try_late(make):
+        try:
+            make().submit(pow, 2, 3)
+        except ManagerClosedError as error:
+            print(error)
+
+    def work():
+        threading.main_thread().join()  # returns once the interpreter waits for this thread, with all managers closed
+        for make in (lambda: used, lambda: unused, lambda: Manager(1)):
+            try_late(make)
+
+    def work_with_the_first():
+        threading.main_thread().join()
+        for make in (lambda: Manager(1), lambda: Manager(1)):
+            try_late(make)
+
+    if __name__ == "__main__":
+        if {which!r} == "later":
+            used, unused = Manager(1), Manager(1)
+            used.submit(pow, 2, 3).result()
+            threading.Thread(target=work).start()
+        else:
+            threading.Thread(target=work_with_the_first).start()
+"""
+
+
+@pytest.mark.parametrize(("which", "lines"), [("later", 3), ("first", 2)])
+def test_no_manager_takes_work_once_the_main_thread_has_ended(which, lines, tmp_path):
+    ended = run(LATE.format(which=which), folder=tmp_path)
+    assert ended.stdout.splitlines() == ["cannot schedule new futures after interpreter shutdown"] * lines, ended.stderr
+    assert ended.stderr == ""
+
+
+def test_a_manager_closed_before_says_so_while_the_interpreter_exits(tmp_path):
+    ended = run(
+        """
+        import atexit
+        from procbackground import Manager
+
+        def late():
+            try:
+                manager.submit(pow, 2, 3)
+            except RuntimeError as error:
+                print(error)
+
+        if __name__ == "__main__":
+            atexit.register(late)
+            manager = Manager(1)
+            manager.close()
+        """,
+        folder=tmp_path,
+    )
+    assert ended.stdout == "cannot schedule new futures after shutdown: the manager is closed\n", ended.stderr

@@ -15,6 +15,7 @@ from procbackground.observers import CallbackObserver, LoguruObserver, Observer
 from tests.support import tasks
 from tests.support.gate import PATIENCE_S, Address
 from tests.support.recorder import Recorder, SampleRecorder
+from tests.support.scripts import run
 from tests.support.tasks import Flaky, Refuses, stop_at_gate
 
 
@@ -382,3 +383,31 @@ def test_managers_do_not_mix_their_events(make_manager):
 def test_a_manager_without_observers_works():
     with Manager(max_workers=1, observer=[]) as manager:
         assert manager.run(tasks.square, 2).result(timeout=PATIENCE_S) == 4
+
+
+def test_the_close_is_told_where_no_thread_can_be_started(monkeypatch, make_manager, recorder):
+    # As while the interpreter exits, from Python 3.12 on.
+    def start(thread):
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", start)
+    make_manager(observer=recorder).close()
+    assert [kind for kind, _ in recorder.seen] == ["manager_closed"]
+
+
+def test_the_close_of_a_manager_that_a_script_leaves_unused_is_told(tmp_path):
+    ended = run(
+        """
+        from procbackground import Manager
+        from procbackground.observers import Observer
+
+        class Printing(Observer):
+            def on_manager_closed(self, event):
+                print("closed")
+
+        if __name__ == "__main__":
+            manager = Manager(1, observer=Printing())
+        """,
+        folder=tmp_path,
+    )
+    assert (ended.stdout, ended.stderr) == ("closed\n", "")

@@ -152,9 +152,15 @@ class Observers:
 
     def stop(self, timeout_s: float) -> bool:
         """Wait until all events are delivered; return False when an observer holds them up for `timeout_s`."""
-        if self._thread is None:
+        if self._thread is None and self._events.empty():
             return True
         self._events.put(None)
+        try:
+            self.start()  # for a manager that was never used
+        except RuntimeError:
+            self._run()  # no thread is to be had, as while the interpreter exits: told here, rather than not at all
+            return True
+        assert self._thread is not None
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 

@@ -79,7 +79,12 @@ PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would 
 # of the user's runs while it is loaded. (With the byte it may still be plain; then it takes the longer way.)
 STACK_GLOBAL = b"\x93"
 
+# The first words are the standard library's, which callers have learnt to look for.
+AFTER_CLOSE = "cannot schedule new futures after shutdown: the manager is closed"
+AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
+
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+_is_exiting = False  # the interpreter is, and what starts now would be closed by nobody
 
 
 class _Returned(NamedTuple):
@@ -159,6 +164,7 @@ class Supervisor:
         self._thread: threading.Thread | None = None
         self._failure: BaseException | None = None
         self._is_refusing = False
+        self._refusal = AFTER_CLOSE
         self._insiders: set[int] = set()  # threads in `accepting_more`
         self._breakage: Breakage | None = None  # once the scheduler is broken
         self._is_foreign = False  # this is a fork of the manager's process
@@ -415,6 +421,12 @@ class Supervisor:
             raise self._failure_error()
         return self._report
 
+    def close_at_exit(self) -> None:
+        """Close because the interpreter exits, with `grace` seconds for what still runs."""
+        if not self._is_refusing:
+            self._refusal = AFTER_EXIT
+        self.close(self._grace_s)
+
     def cancel_queued(self) -> None:
         """Cancel all one-offs that are in no worker."""
         with self.lock:
@@ -463,8 +475,9 @@ class Supervisor:
             # Its whole story is told by an errand, which may not be done yet.
             raise (self._breakage or Breakage(self.scheduler.broken_by[0])).error()
         if self._is_refusing and (threading.get_ident() not in self._insiders or self.scheduler.cancels_queue):
-            # The first words are the standard library's, which callers have learnt to look for.
-            raise ManagerClosedError("cannot schedule new futures after shutdown: the manager is closed")
+            raise ManagerClosedError(self._refusal)
+        if _is_exiting and not self._is_ready:
+            raise ManagerClosedError(AFTER_EXIT)
 
     def _is_full(self) -> bool:
         limit = self._max_pending
@@ -1250,9 +1263,7 @@ class Supervisor:
             leftovers=self._leftovers(),
             seconds=now_s - began_s,
         )
-        if "on_manager_closed" in self._wants:
-            self._observers.start()
-            self._tell_manager("on_manager_closed", report=self._report)
+        self._tell_manager("on_manager_closed", report=self._report)
         if not self._observers.stop(MOMENT_S):
             logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
         self._close_fds()
@@ -1409,15 +1420,19 @@ def _load_what_failures_need() -> None:
 
 
 def _abandon_all_in_fork() -> None:
+    global _is_exiting
+    _is_exiting = False  # the fork may be a worker's, that the last tasks of an exiting parent wait for
     for supervisor in list(_living):
         supervisor._abandon_in_fork()
 
 
 def close_all_at_exit() -> None:
-    """The interpreter exits: what was not closed is closed, with `grace` seconds for what still runs."""
+    """The interpreter exits: no manager starts any more, and what was not closed is closed."""
+    global _is_exiting
+    _is_exiting = True  # first: a manager that starts meanwhile is in the list, or is refused
     for supervisor in list(_living):
         try:
-            supervisor.close(supervisor._grace_s)
+            supervisor.close_at_exit()
         except BaseException:
             logger.exception("a manager could not be closed at exit")
 
