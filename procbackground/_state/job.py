@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 # the task would have to be fetched back for another worker.
 SHORT_TASK_S = 0.001
 
-PREFETCH_DEPTH = 16  # 1 gives 25,000 no-ops a second, 16 gives 160,000, 64 not twice that
+# How many may be on their way to one worker: 1 gives 25,000 no-ops a second, 16 gives 160,000. More only where they
+# are a millisecond's work together, which is what a task of higher priority may have to wait for.
+PREFETCH_DEPTH = 16
+MAX_PREFETCH_DEPTH = 64
+PREFETCHED_S = 0.001
 
 
 class Recipe:
@@ -102,7 +106,12 @@ class Recipe:
             mean_s = self.mean_s + weight * (mean_s - self.mean_s)
         self.mean_s = mean_s
         is_short = mean_s < SHORT_TASK_S and self.timeout_s > 10 * SHORT_TASK_S
-        self.depth = PREFETCH_DEPTH if is_short and not self.isolate else 1
+        if not is_short or self.isolate:
+            self.depth = 1
+        elif mean_s * MAX_PREFETCH_DEPTH <= PREFETCHED_S:
+            self.depth = MAX_PREFETCH_DEPTH
+        else:
+            self.depth = max(PREFETCH_DEPTH, int(PREFETCHED_S / mean_s))
 
 
 class History:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from procbackground._state import scheduler as s
-from procbackground._state.job import PREFETCH_DEPTH, SHORT_TASK_S, Job, Recipe
+from procbackground._state.job import MAX_PREFETCH_DEPTH, PREFETCH_DEPTH, PREFETCHED_S, SHORT_TASK_S, Job, Recipe
 from procbackground.retry import Retry
 from tests.unit.world import World
 
@@ -155,10 +155,30 @@ def test_short_tasks_are_sent_ahead_up_to_a_depth_and_refilled_at_half():
     assert len(sent_ahead(world)) == PREFETCH_DEPTH - 1
     lengths = []
     for job in jobs[: PREFETCH_DEPTH // 2]:
-        world.answer(job)
+        world.answer(job, after_s=SHORT_TASK_S / 10)
         lengths.append(len(sent_ahead(world)))
     assert lengths[:-1] == list(range(PREFETCH_DEPTH - 2, PREFETCH_DEPTH // 2 - 1, -1))
     assert lengths[-1] == PREFETCH_DEPTH - 1
+
+
+@pytest.mark.parametrize(
+    ("duration_s", "depth"),
+    [
+        (1e-6, MAX_PREFETCH_DEPTH),
+        (PREFETCHED_S / MAX_PREFETCH_DEPTH, MAX_PREFETCH_DEPTH),
+        (PREFETCHED_S / 40, 40),
+        (SHORT_TASK_S / 10, PREFETCH_DEPTH),
+        (SHORT_TASK_S, 1),
+    ],
+)
+def test_the_shorter_tasks_are_the_more_are_sent_ahead(duration_s, depth):
+    world = World(max_workers=1)
+    recipe = Recipe("short", b"")
+    recipe.learn(duration_s)
+    blocker = world.add()
+    jobs = world.add_many(3 * MAX_PREFETCH_DEPTH, recipe)
+    world.answer(blocker)
+    assert sent_ahead(world) == jobs[1:depth]
 
 
 def test_short_queue_is_shared_instead_of_piling_up_behind_one_worker():
