@@ -415,26 +415,34 @@ def test_a_script_that_submits_and_ends_gets_its_work_done(method, tmp_path):
     assert "Traceback" not in ended.stderr
 
 
-def test_submitting_while_the_interpreter_exits_is_refused(tmp_path):
-    ended = run(
-        """
-        import atexit
-        from procbackground import Manager
+SUBMIT_AT_EXIT = """
+    import atexit
+    from procbackground import Manager
 
-        def late():
-            try:
-                manager.submit(pow, 2, 3)
-            except RuntimeError as error:
-                print(error)
+    def late():
+        try:
+            manager.submit(pow, 2, 3)
+        except RuntimeError as error:
+            print(error)
 
-        if __name__ == "__main__":
-            atexit.register(late)
-            manager = Manager(1)
-            manager.submit(pow, 2, 3).result()
-        """,
-        folder=tmp_path,
-    )
-    assert "cannot schedule new futures" in ended.stdout, ended.stderr
+    if __name__ == "__main__":
+        atexit.register(late)
+        manager = Manager(1)
+        {before}
+"""
+
+
+@pytest.mark.parametrize(
+    ("before", "why"),
+    [
+        ("manager.submit(pow, 2, 3).result()", "interpreter shutdown"),
+        ("manager.close()", "shutdown: the manager is closed"),
+    ],
+    ids=["open", "closed"],
+)
+def test_submitting_while_the_interpreter_exits_is_refused(before, why, tmp_path):
+    ended = run(SUBMIT_AT_EXIT.format(before=before), folder=tmp_path)
+    assert ended.stdout == f"cannot schedule new futures after {why}\n", ended.stderr
 
 
 LATE = """
@@ -472,25 +480,3 @@ def test_no_manager_takes_work_once_the_main_thread_has_ended(which, lines, tmp_
     ended = run(LATE.format(which=which), folder=tmp_path)
     assert ended.stdout.splitlines() == ["cannot schedule new futures after interpreter shutdown"] * lines, ended.stderr
     assert ended.stderr == ""
-
-
-def test_a_manager_closed_before_says_so_while_the_interpreter_exits(tmp_path):
-    ended = run(
-        """
-        import atexit
-        from procbackground import Manager
-
-        def late():
-            try:
-                manager.submit(pow, 2, 3)
-            except RuntimeError as error:
-                print(error)
-
-        if __name__ == "__main__":
-            atexit.register(late)
-            manager = Manager(1)
-            manager.close()
-        """,
-        folder=tmp_path,
-    )
-    assert ended.stdout == "cannot schedule new futures after shutdown: the manager is closed\n", ended.stderr
