@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import re
+import sys
 import threading
 import time
 import weakref
@@ -480,3 +481,25 @@ def test_no_manager_takes_work_once_the_main_thread_has_ended(which, lines, tmp_
     ended = run(LATE.format(which=which), folder=tmp_path)
     assert ended.stdout.splitlines() == ["cannot schedule new futures after interpreter shutdown"] * lines, ended.stderr
     assert ended.stderr == ""
+
+
+NESTED = """
+    import multiprocessing
+    from procbackground import Manager, Task
+
+    def nested(number):
+        with Manager(1) as inner:
+            return inner.submit(pow, 2, number).result()
+
+    if __name__ == "__main__":
+        manager = Manager(1, mp_context=multiprocessing.get_context("fork"))
+        handles = [manager.run_task(Task(nested, args=(number,), isolate=True)) for number in range(4)]
+        for handle in handles:
+            handle.add_done_callback(lambda done: print(done.exception() or done.result()))
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python 3.12 and later do not fork while they exit")
+def test_a_worker_forked_while_its_parent_exits_may_have_a_manager(tmp_path):
+    ended = run(NESTED, folder=tmp_path)
+    assert sorted(ended.stdout.split()) == ["1", "2", "4", "8"], ended.stdout + ended.stderr

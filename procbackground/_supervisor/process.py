@@ -247,10 +247,11 @@ def main_path(context: BaseContext) -> str | None:
     """Return the script that is `__main__` here, for children that have to run it to have it too."""
     main = sys.modules.get("__main__")
     has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
-    if context.get_start_method() == "fork" or has_name or not main_is_importable():
+    path = getattr(main, "__file__", None)  # None once the script has ended, too
+    if context.get_start_method() == "fork" or has_name or path is None or not main_is_importable():
         return None
     folder = getattr(mp_process, "ORIGINAL_DIR", None) or ""  # of the time when a relative path was right
-    return os.path.normpath(os.path.join(folder, str(getattr(main, "__file__", ""))))
+    return os.path.normpath(os.path.join(folder, path))
 
 
 def name_process(name: str, boot: Boot, context: Any) -> str:
