@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dis
 import os
 import random
 import signal
@@ -12,7 +13,8 @@ import pytest
 
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task
-from tests.support import tasks
+from procbackground._worker.main import Worker
+from tests.support import scripts, tasks
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
@@ -48,6 +50,12 @@ def signal_handlers() -> dict[str, bool]:
         "SIGINT is ignored": signal.getsignal(signal.SIGINT) is signal.SIG_IGN,
         "SIGCHLD is default": signal.getsignal(signal.SIGCHLD) is signal.SIG_DFL,
     }
+
+
+def specialised_instructions() -> set[str]:
+    """Return what the interpreter has made of the request loop of this worker, which has served one request."""
+    written = {each.opname for each in dis.get_instructions(Worker.serve)}
+    return {each.opname for each in dis.get_instructions(Worker.serve, adaptive=True)} - written - {"RESUME_QUICK"}
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGSTOP])
@@ -100,6 +108,26 @@ def test_preloaded_modules_are_there_before_the_first_task(make_manager):
     manager: Manager = make_manager(preload=["wave", "no_such_module_at_all"])
     assert manager.run(has_module, "wave").result(timeout=PATIENCE_S)
     assert not manager.run(has_module, "no_such_module_at_all").result(timeout=PATIENCE_S)
+
+
+def test_a_fork_has_code_that_the_interpreter_has_specialised(manager):
+    isolated = manager.options(isolate=True)
+    for _ in range(2):  # the first may be forked before the rehearsal
+        found = isolated.run(specialised_instructions).result(timeout=PATIENCE_S)
+    assert found
+
+
+def test_what_is_printed_on_import_is_not_printed_by_forks(tmp_path):
+    script = """
+        from procbackground import Manager
+        print("imported")
+
+        if __name__ == "__main__":
+            with Manager() as manager:
+                print(sum(manager.options(isolate=True).map(lambda _: 1, range(5))))
+    """
+    done = scripts.run(script, folder=tmp_path)
+    assert sorted(done.stdout.split()) == ["5", "imported", "imported"]  # by the script, and by its zygote
 
 
 def test_signals_are_reset_in_a_fork(manager):

@@ -126,7 +126,7 @@ def arm_life_pipe(fd: int) -> int:
 def rearm_life_pipe(own: int) -> None:
     """Have the kernel end this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(own, fcntl.F_SETFL, fcntl.fcntl(own, fcntl.F_GETFL) | os.O_ASYNC)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     try:
         if os.read(own, 1) == b"":  # the parent died before the signal was armed
             os.killpg(os.getpgid(0), signal.SIGKILL)

@@ -8,9 +8,18 @@ same reason, 3 ms: type checkers take `TYPE_CHECKING = False` for what it means.
 from __future__ import annotations
 
 import os
+import signal
 
 from procbackground._page import map_page
-from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_main
+from procbackground._worker.main import (
+    Boot,
+    Worker,
+    WorkerFds,
+    ignore_interrupts,
+    keep_lines_whole,
+    leave,
+    prepare_main,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +52,9 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     for fd in not_ours:
         os.close(fd)
     prepare_main(boot)
+    keep_lines_whole()
+    ignore_interrupts()
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)

@@ -6,6 +6,7 @@ can be killed at any instruction and harms itself only.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # of the standard library, and unknown to type checkers
 import faulthandler
 import io
 import os
@@ -79,7 +80,6 @@ class Worker:
         self.words[self.base + PID] = self.pid  # of use to the warden
         self._life_fd = _platform.arm_life_pipe(self.fds.life)
         self._set_signals()
-        _keep_lines_whole()
         set_finder(self.executor.current)
         relay.install(self.channel, self.boot.log_level)
         setup, initializer = self.boot.setup, self.boot.initializer
@@ -89,7 +89,7 @@ class Worker:
             return 1
         try:
             self.channel.send(_wire.HELLO, 0)
-            self._serve()
+            self.serve()
         except StopTask:
             return -signal.SIGTERM
         except OSError:
@@ -98,7 +98,8 @@ class Worker:
             flush_output()
         return 0
 
-    def _serve(self) -> None:
+    def serve(self) -> None:
+        """Carry out requests until the task pipe ends, or a stop is asked for."""
         words, base = self.words, self.base
         started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
         reader = _wire.FrameReader()
@@ -145,10 +146,8 @@ class Worker:
         return True
 
     def _set_signals(self) -> None:
-        # Ctrl-C in a terminal is the parent's to handle.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        ignore_interrupts()
+        _signal.signal(_signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, self.fds.notes, all_threads=True)
         faulthandler.enable(self.fds.notes, all_threads=True)
@@ -192,7 +191,12 @@ def flush_output() -> None:
             pass  # closed by the task, or absent
 
 
-def _keep_lines_whole() -> None:
+def ignore_interrupts() -> None:
+    """Leave Ctrl-C in a terminal to the parent."""
+    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+
+
+def keep_lines_whole() -> None:
     """Write what is printed line by line where Python was told not to buffer (-u, PYTHONUNBUFFERED).
 
     An unbuffered `print` writes its text and the end of its line one by one, and other workers write in between.
@@ -223,11 +227,12 @@ def _finish_queues() -> None:
 
 def leave(exit_code: int) -> None:
     """End this process as `multiprocessing` ends its own, then for certain."""
-    from multiprocessing import util
+    from multiprocessing import process, util
 
     try:
         threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
-        util._exit_function()  # type: ignore[attr-defined]
+        if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
+            util._exit_function()  # type: ignore[attr-defined]
         flush_output()
     finally:
         if exit_code < 0:

@@ -10,6 +10,8 @@ close and when the manager's process dies: then the kernel ends the workers at o
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]  # of the standard library, and unknown to type checkers
+import _socket
 import gc
 import importlib
 import itertools
@@ -23,10 +25,21 @@ import threading
 import time
 import warnings
 from multiprocessing import process, util
+from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
 from procbackground._page import map_page
-from procbackground._worker.main import Boot, Worker, WorkerFds, leave, prepare_main
+from procbackground._worker.main import (
+    Boot,
+    Worker,
+    WorkerFds,
+    flush_output,
+    ignore_interrupts,
+    keep_lines_whole,
+    leave,
+    prepare_main,
+)
+from procbackground._worker.rehearsal import rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,6 +59,7 @@ UNFIT = b"T"  # + name of a module that started threads when it was imported: fo
 
 FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
 FORK_RESULT = struct.Struct("<II")  # worker number, pid
+FORKED_FDS = struct.Struct("@5i")
 PID = struct.Struct("<I")
 EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
 
@@ -72,13 +86,15 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
         pass  # leads its group already
     # While it imports it could not act on the parent's end: then the kernel does.
     life_fd = _platform.arm_life_pipe(fds.life)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
+    keep_lines_whole()
     if sys.version_info >= (3, 12):
         # It warns of a fork in a process with threads. We look ourselves, at those that matter.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
     prepare_main(boot)
+    flush_output()  # or each worker would print it, too
     zygote.check_fitness("__main__")
     for module in preload:
         zygote.preload(module)
@@ -95,6 +111,7 @@ class _Zygote:
         self._fds = fds
         self._life_fd = life_fd
         self._boot = boot
+        self._own_fds = (control.fileno(), fds.page, life_fd)  # no worker is to have them
         self._words = map_page(fds.page)
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
         self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
@@ -172,6 +189,7 @@ class _Zygote:
             # After the fork: the first worker need not wait for it, and takes little harm.
             if not self._adopts_orphans:
                 self._adopt_orphans()
+                rehearse(self._boot, self._fds.life)
             if not self._is_frozen:
                 self._freeze()
         elif kind == REAP:
@@ -222,6 +240,8 @@ class _Zygote:
             importlib.import_module(module)
         except BaseException:
             return  # the worker that needs it will say what is wrong with it
+        finally:
+            flush_output()
         self._is_frozen = False
         self.check_fitness(module)
 
@@ -251,9 +271,9 @@ class _Zygote:
                 theirs.append(write_fd if is_task_pipe else read_fd)
             notes_fd = _platform.make_memory_file("procbackground-notes")
             ours.append(notes_fd)
-            our_side, their_side = (each.detach() for each in socket.socketpair())
-            ours.append(our_side)
-            theirs.append(their_side)
+            sides = _socket.socketpair()
+            ours.append(sides[0].detach())
+            theirs.append(sides[1].detach())
             pid = os.fork()
         except OSError as error:
             for fd in (*ours, *theirs):
@@ -275,9 +295,8 @@ class _Zygote:
         self._unreaped.add(pid)
         self._poll.register(pidfd, select.POLLIN)
         try:
-            socket.send_fds(
-                self._control, [FORKED + FORK_RESULT.pack(number, pid)], [*theirs, pidfd, notes_fd]
-            )
+            rights = FORKED_FDS.pack(*theirs, pidfd, notes_fd)  # `socket.send_fds` imports `array`, each time
+            self._control.sendmsg([FORKED + FORK_RESULT.pack(number, pid)], [(SOL_SOCKET, SCM_RIGHTS, rights)])
         finally:
             for fd in (*ours, *theirs):
                 os.close(fd)
@@ -286,9 +305,8 @@ class _Zygote:
         exit_code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), self._fds.page, self._life_fd):
+            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
                 os.close(fd)
-            self._control.close()
             _start_afresh(number)
             tasks, results, notes, side = ours
             fds = WorkerFds(tasks, results, self._fds.life, notes, side)
@@ -350,14 +368,20 @@ def _end_all_below(zygote: int) -> None:
 
 
 def _start_afresh(number: int) -> None:
-    """Give a forked worker what `multiprocessing` gives its children, and nothing of the zygote's state."""
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    process._children = set()  # type: ignore[attr-defined]
+    """Give a forked worker what `multiprocessing` gives its children, and nothing of the zygote's state.
+
+    It looks before it clears, and leaves `signal` out for what `signal` wraps in enums: what is written to, if only a
+    reference count, must be copied first.
+    """
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    if process._children:  # type: ignore[attr-defined]
+        process._children = set()  # type: ignore[attr-defined]
     process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
-    util._finalizer_registry.clear()  # type: ignore[attr-defined]
-    util._run_after_forkers()  # type: ignore[attr-defined]
-    process.current_process().name = f"procbackground-worker-{number}"
+    if util._finalizer_registry:  # type: ignore[attr-defined]
+        util._finalizer_registry.clear()  # type: ignore[attr-defined]
+    if util._afterfork_registry:  # type: ignore[attr-defined]
+        util._run_after_forkers()  # type: ignore[attr-defined]
+    process.current_process()._name = f"procbackground-worker-{number}"  # type: ignore[attr-defined]
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
         numpy_random.seed()  # the standard library reseeds itself after a fork, numpy does not

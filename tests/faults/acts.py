@@ -127,7 +127,7 @@ def die_when_ready() -> None:
     def die(worker: Worker) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
-    Worker._serve = die  # type: ignore[method-assign]  # in this child
+    Worker.serve = die  # type: ignore[method-assign]  # in this child
 
 
 # -- output ---------------------------------------------------------------------------------------------------
