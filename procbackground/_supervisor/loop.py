@@ -42,6 +42,7 @@ from procbackground._page import (
     map_page,
 )
 from procbackground._parcel import Parcel, receive_parcel
+from procbackground._pickling import STACK_GLOBAL, is_plain
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
 from procbackground._state.admission import AdmittingScheduler
@@ -74,10 +75,6 @@ EXIT_CODE_S = 0.25  # between a process's end and the zygote's word on its exit 
 STACK_POLL_S = 0.003
 STACK_S = 0.05  # for a child to dump its stacks; one that is stopped or swapped out never does
 PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would delay other tasks
-
-# A pickle made by protocol 4 and later reaches classes and functions by this opcode only: without the byte nothing
-# of the user's runs while it is loaded. (With the byte it may still be plain; then it takes the longer way.)
-STACK_GLOBAL = b"\x93"
 
 # The first words are the standard library's, which callers have learnt to look for.
 AFTER_CLOSE = "cannot schedule new futures after shutdown: the manager is closed"
@@ -693,7 +690,7 @@ class Supervisor:
         try:
             return receive_parcel(worker.process.side_fd, label)
         except (OSError, EOFError):
-            return b"\x93"  # no descriptor is left; as a pickle it fails to load, which fails this task only
+            return b"\x94" + STACK_GLOBAL  # no descriptor is left; this fails to load, which fails this task only
 
     def _match(self, worker: Worker, values: list[Any], last: int, now_s: float) -> None:
         since_s = worker.head_since_s
@@ -735,9 +732,8 @@ class Supervisor:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            if job.recipe.needs_judge or (
-                body and (type(body) is Parcel or len(body) > PLAIN_LIMIT or STACK_GLOBAL in body)
-            ):
+            is_quickly_loaded = type(body) is not Parcel and len(body) <= PLAIN_LIMIT
+            if job.recipe.needs_judge or not is_quickly_loaded or (STACK_GLOBAL in body and not is_plain(body)):
                 with self.lock:
                     self.scheduler.value_wants_judging(job, body, worker, cost)
                 cost = None

@@ -5,19 +5,28 @@ from __future__ import annotations
 import functools
 import math
 import pickle
+import pickletools
+import random
 import sys
 import threading
+from collections import OrderedDict
 from collections.abc import Callable
+from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from procbackground import RemoteTraceback, SerializationError
 from procbackground._pickling import (
     dump_arguments,
     dump_failure,
     dump_function,
+    dumps,
     explain_result,
+    is_plain,
     is_stateless,
     load_failure,
 )
@@ -198,3 +207,43 @@ def test_what_pickles_as_a_name_is_stateless(fn):
 )
 def test_what_carries_state_is_not_stateless(fn):
     assert not is_stateless(fn)
+
+
+# -- what is loaded where ------------------------------------------------------------------------------------
+
+reaching = st.sampled_from(
+    [len, math.sqrt, TwoFacts, Decimal("1.5"), Fraction(1, 3), OrderedDict(a=1), 1j, {1, 2}, range]
+)
+plain = st.integers() | st.floats() | st.text() | st.binary() | st.booleans() | st.none()
+values = st.recursive(
+    plain | reaching, lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner)
+)
+
+
+def reaches_names(data: bytes) -> bool:
+    return any(opcode.name == "STACK_GLOBAL" for opcode, _, _ in pickletools.genops(data))
+
+
+@given(st.lists(values), st.integers(0, 300))
+def test_no_pickle_that_reaches_a_name_is_taken_for_plain(parts, strings):
+    data = dumps([[str(number) for number in range(strings)], parts, parts])  # names memoized near, and far
+    assert not (is_plain(data) and reaches_names(data))
+
+
+@pytest.mark.parametrize("size", range(65_500, 65_560))
+def test_a_name_behind_the_end_of_a_frame_is_seen(size):
+    data = dumps(["a" * size, math.sqrt, math.sqrt])
+    assert reaches_names(data)
+    assert not is_plain(data)
+
+
+def test_lists_of_numbers_are_nearly_always_plain():
+    chance = random.Random(1)
+    pickles = [dumps([chance.randrange(1 << 30) for _ in range(64)]) for _ in range(500)]
+    assert sum(b"\x93" in data for data in pickles) > 100
+    assert sum(map(is_plain, pickles)) > 480
+
+
+def test_what_ends_before_it_begins_is_no_name():
+    assert is_plain(b"")
+    assert not is_plain(b"\x94\x93")
