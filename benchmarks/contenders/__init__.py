@@ -68,7 +68,7 @@ _ALL = (
         name=OURS,
         title="procbackground",
         adaptor=_HERE + "procbackground_manager:ProcbackgroundManager",
-        library="procbackground",
+        library="procbackground.manager",
         distribution="procbackground",
         role=Role.OURS,
     ),
