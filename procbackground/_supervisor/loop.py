@@ -732,8 +732,10 @@ class Supervisor:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            is_quickly_loaded = type(body) is not Parcel and len(body) <= PLAIN_LIMIT
-            if job.recipe.needs_judge or not is_quickly_loaded or (STACK_GLOBAL in body and not is_plain(body)):
+            if job.recipe.needs_judge or (
+                body
+                and (type(body) is Parcel or len(body) > PLAIN_LIMIT or (STACK_GLOBAL in body and not is_plain(body)))
+            ):
                 with self.lock:
                     self.scheduler.value_wants_judging(job, body, worker, cost)
                 cost = None

@@ -7,6 +7,7 @@ can be killed at any instruction and harms itself only.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # of the standard library, and unknown to type checkers
+import _thread
 import faulthandler
 import io
 import os
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from multiprocessing import process, util
 
 from procbackground import _platform, _wire
 from procbackground._page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
@@ -172,7 +174,7 @@ def prepare_main(boot: Boot) -> None:
     """
     if boot.main_path is None:
         return
-    from multiprocessing import process, spawn
+    from multiprocessing import spawn
 
     me = process.current_process()
     me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a guard is told so
@@ -218,8 +220,6 @@ def _finish_queues() -> None:
 
     For a moment only: what keeps a queue from emptying must not keep the failure from being told.
     """
-    from multiprocessing import util
-
     thread = threading.Thread(target=util._exit_function, daemon=True)  # type: ignore[attr-defined]
     thread.start()
     thread.join(QUEUES_S)
@@ -227,10 +227,9 @@ def _finish_queues() -> None:
 
 def leave(exit_code: int) -> None:
     """End this process as `multiprocessing` ends its own, then for certain."""
-    from multiprocessing import process, util
-
     try:
-        threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
+        if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
+            threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
         if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
             util._exit_function()  # type: ignore[attr-defined]
         flush_output()

@@ -274,6 +274,7 @@ class _Zygote:
             sides = _socket.socketpair()
             ours.append(sides[0].detach())
             theirs.append(sides[1].detach())
+            process._process_counter = itertools.count(1)  # type: ignore[attr-defined]  # for the fork: cheaper here
             pid = os.fork()
         except OSError as error:
             for fd in (*ours, *theirs):
@@ -376,7 +377,6 @@ def _start_afresh(number: int) -> None:
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     if process._children:  # type: ignore[attr-defined]
         process._children = set()  # type: ignore[attr-defined]
-    process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
     if util._finalizer_registry:  # type: ignore[attr-defined]
         util._finalizer_registry.clear()  # type: ignore[attr-defined]
     if util._afterfork_registry:  # type: ignore[attr-defined]
