@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from procbackground import _platform
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("procbackground")
 
 EXIT_S = 1.0  # it has nothing to do when the manager closes
-PROGRAM = Path(__file__).parents[1] / "_worker" / "warden.py"
+PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_worker", "warden.py")
 
 
 class Warden:

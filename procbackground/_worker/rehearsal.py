@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import pickle
 
-from procbackground import _platform, _wire
+from procbackground import _wire
 from procbackground._page import WORDS_PER_LINE
 from procbackground._pickling import PROTOCOL
 from procbackground._worker.main import Boot, Worker, WorkerFds
@@ -19,7 +19,7 @@ ROUNDS = 20  # 8 are what CPython 3.11 waits for; later ones wait for less
 _NAMELESS = b"\0\0"
 
 
-def rehearse(boot: Boot, life_fd: int) -> None:
+def rehearse(boot: Boot) -> None:
     """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
     fds: list[int] = []
     try:
@@ -28,9 +28,7 @@ def rehearse(boot: Boot, life_fd: int) -> None:
             tasks, to_worker, _, answers = fds
             _give_requests(to_worker)
             fds.remove(to_worker)
-            worker = Worker(WorkerFds(tasks, answers, -1, -1, -1), _words_of_its_own(), 0, boot)
-            fds.append(_platform.arm_life_pipe(life_fd))
-            worker.serve()
+            Worker(WorkerFds(tasks, answers, -1, -1, -1), _words_of_its_own(), 0, boot).serve()
             while fds:
                 os.close(fds.pop())
     except OSError:  # no descriptors to be had

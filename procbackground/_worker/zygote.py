@@ -87,13 +87,13 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     # While it imports it could not act on the parent's end: then the kernel does.
     life_fd = _platform.arm_life_pipe(fds.life)
     ignore_interrupts()
-    keep_lines_whole()
     if sys.version_info >= (3, 12):
         # It warns of a fork in a process with threads. We look ourselves, at those that matter.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
     prepare_main(boot)
+    keep_lines_whole()
     flush_output()  # or each worker would print it, too
     zygote.check_fitness("__main__")
     for module in preload:
@@ -189,7 +189,7 @@ class _Zygote:
             # After the fork: the first worker need not wait for it, and takes little harm.
             if not self._adopts_orphans:
                 self._adopt_orphans()
-                rehearse(self._boot, self._fds.life)
+                rehearse(self._boot)
             if not self._is_frozen:
                 self._freeze()
         elif kind == REAP:
