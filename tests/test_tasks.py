@@ -37,6 +37,17 @@ def test_a_task_runs_in_another_process(manager):
     assert manager.run(os.getpid).result(timeout=PATIENCE_S) != os.getpid()
 
 
+def test_what_is_larger_than_a_pipe_costs_no_worker(make_manager):
+    manager = make_manager(max_workers=1)
+    pids = {manager.run(tasks.own_pid).result(timeout=PATIENCE_S) for _ in range(3)}
+    for size in (65_536, 262_144, 1_000_000) * 7:  # a pipe holds 64 KiB
+        value = os.urandom(size)
+        assert manager.run(tasks.echo, value).result(timeout=PATIENCE_S) == value
+    pids.add(manager.run(tasks.own_pid).result(timeout=PATIENCE_S))
+    assert len(pids) == 1
+    assert manager.stats().respawned == 0
+
+
 @pytest.mark.parametrize("name", ["fn", "self", "task", "timeout", "retry", "priority", "deadline", "name"])
 def test_no_option_hides_among_the_users_own_keywords(manager, name):
     assert manager.run(tasks.keywords, **{name: 1}).result(timeout=PATIENCE_S) == {name: 1}

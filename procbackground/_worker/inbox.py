@@ -34,12 +34,13 @@ class Inbox:
     def read(self, came_alone: bool, since_s: float) -> bytes:
         """Return what the pipe holds, waiting for it if need be; nothing at its end.
 
-        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 until
-        there has been a second one: many a worker is started for a single request, and must cost little.
+        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 if it
+        brought none, or a part of one, or was the first: many a worker is started for a single request, and must cost
+        little.
         """
-        if not since_s:
-            return os.read(self.fd, _wire.READ_SIZE)
         if self._poll is None:
+            if not since_s:
+                return os.read(self.fd, _wire.READ_SIZE)
             self._poll = select.poll()
             self._poll.register(self.fd, select.POLLIN)
             os.set_blocking(self.fd, False)

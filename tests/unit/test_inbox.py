@@ -58,6 +58,18 @@ def test_what_is_there_is_read_and_what_comes_late_is_waited_for(pipe):
         assert read_late(inbox, write_fd, came_alone=came_alone) == b"late"
 
 
+def test_the_rest_of_a_request_is_waited_for(pipe):
+    """A request larger than the pipe comes in parts, and after a part there is no time of a request to tell."""
+    read_fd, write_fd = pipe
+    inbox = Inbox(read_fd)
+    os.write(write_fd, b"whole")
+    assert inbox.read(True, time.perf_counter()) == b"whole"
+    timer = threading.Timer(LATE_S, os.write, (write_fd, b"rest"))
+    timer.start()
+    assert inbox.read(False, 0.0) == b"rest"
+    timer.join()
+
+
 def test_the_end_of_the_pipe_ends_the_wait(pipe):
     read_fd, write_fd = pipe
     inbox = Inbox(read_fd)
