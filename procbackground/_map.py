@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
-from typing import Any, Protocol, TypeAlias, cast
+from typing import Any, Protocol, TypeAlias
 
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
@@ -270,9 +270,9 @@ class Mapper:
 
     def results(self) -> Results:
         """Return the values in order; a row's error is raised when it is its turn."""
-        return Results.in_order(self._values())
+        return Results(self._values(), lambda: self._cancel([]))
 
-    def _values(self) -> Generator[Iterator[Any], None, None]:
+    def _values(self) -> Generator[list[Any], None, None]:
         parts: list[Part] = []  # to be yielded next, in reverse
         failed: Chunk | None = None  # of `parts`, as a whole
         try:
@@ -288,7 +288,7 @@ class Mapper:
                 while parts:
                     part = parts.pop()
                     if isinstance(part, list):
-                        yield _taken_from(part)
+                        yield part
                     elif part is failed:
                         part.result(0)  # raises
                     elif isinstance(part, Chunk):
@@ -299,7 +299,7 @@ class Mapper:
                         parts += reversed(inner)
                     else:
                         try:
-                            value = _taken_from([part.result(self._remaining_s())])
+                            value = [part.result(self._remaining_s())]
                         finally:
                             part.cancel()
                             del part  # it holds its result
@@ -331,25 +331,44 @@ class Mapper:
             _cancel_part(part)
 
 
-class Results(itertools.chain[Any]):
-    """What `map` returns: an iterator over the values, which can be closed as a generator can.
+class Results(Iterator[Any]):
+    """What `map` returns: the values in order, to be closed as a generator can be.
 
-    Values come one by one from lists of them, through nothing written in Python: a generator would double what a value
-    costs here.
+    `iter` gives an iterator over the values that have come, in which nothing is written in Python: a generator would
+    double what a value costs here. All such iterators take from the same values, whoever uses them in whatever thread.
     """
 
-    _source: Generator[Iterator[Any], None, None]
-
-    @classmethod
-    def in_order(cls, source: Generator[Iterator[Any], None, None]) -> Results:
-        self = cast("Results", cls.from_iterable(source))
+    def __init__(self, source: Generator[list[Any], None, None], cancel: Callable[[], None]) -> None:
         self._source = source
-        return self
+        self._cancel = cancel
+        self._lock = threading.RLock()
+        self._values: list[Any] = []  # that have come, and were not taken
+        self._taker: Iterator[Any] = iter(())  # of them
+
+    def __iter__(self) -> Iterator[Any]:
+        return itertools.chain.from_iterable(self._takers())
+
+    def __next__(self) -> Any:
+        for value in self:
+            return value
+        raise StopIteration
 
     def close(self) -> None:
         """Cancel what has not ended; no value comes any more."""
         self._source.close()
-        deque(self, maxlen=0)  # those that have come already
+        self._cancel()  # a generator that was not asked for anything has nothing to tidy up
+        deque(self._taker, maxlen=0)
+
+    def _takers(self) -> Iterator[Iterator[Any]]:
+        while True:
+            with self._lock:
+                if not self._values:
+                    values = next(self._source, None)
+                    if values is None:
+                        return
+                    self._values, self._taker = values, _taken_from(values)
+                taker = self._taker
+            yield taker
 
 
 def _taken_from(values: list[Any]) -> Iterator[Any]:

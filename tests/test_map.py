@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import operator
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -207,6 +208,44 @@ def test_an_abandoned_map_cancels_what_is_out(make_manager, gate):
     results.close()
     assert manager.wait(timeout=PATIENCE_S)
     assert manager.stats().cancelled >= 18
+
+
+def test_a_map_that_is_closed_before_anything_was_taken_cancels_what_is_out(make_manager, gate):
+    manager = make_manager(max_workers=1, grace=0.5)
+    manager.run(tasks.stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    results = manager.map(tasks.square, range(20), chunksize=1)
+    results.close()
+    assert manager.stats().cancelled == 20
+    assert list(results) == []
+
+
+# -- taking -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, None])
+def test_values_come_once_and_in_order_however_they_are_taken(manager, chunksize):
+    results = manager.map(tasks.square, range(1000), chunksize=chunksize)
+    taken = [next(results), next(results)]
+    for value in results:
+        taken.append(value)
+        if len(taken) == 10:
+            break
+    taken += itertools.islice(results, 40)
+    taken += itertools.chain.from_iterable(itertools.islice(zip(results, results, strict=False), 100))
+    taken += results
+    assert taken == [number**2 for number in range(1000)]
+    assert list(results) == []
+    assert next(results, "over") == "over"
+
+
+@pytest.mark.parametrize("chunksize", [1, 16, None])
+def test_threads_that_share_a_map_share_its_values(manager, chunksize):
+    results = manager.map(tasks.square, range(5000), chunksize=chunksize)
+    with ThreadPoolExecutor(4) as threads:
+        shares = [share.result(timeout=PATIENCE_S) for share in [threads.submit(list, results) for _ in range(4)]]
+    assert sorted(itertools.chain.from_iterable(shares)) == [number**2 for number in range(5000)]
+    assert all(share == sorted(share) for share in shares)
 
 
 def test_maps_side_by_side_do_not_mix(manager):

@@ -8,7 +8,6 @@ same reason, 3 ms: type checkers take `TYPE_CHECKING = False` for what it means.
 from __future__ import annotations
 
 import os
-import signal
 
 from procbackground._page import map_page
 from procbackground._worker.main import (
@@ -54,7 +53,6 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     prepare_main(boot)
     keep_lines_whole()
     ignore_interrupts()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)

@@ -34,9 +34,8 @@ class Inbox:
     def read(self, came_alone: bool, since_s: float) -> bytes:
         """Return what the pipe holds, waiting for it if need be; nothing at its end.
 
-        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 if it
-        brought none, or a part of one, or was the first: many a worker is started for a single request, and must cost
-        little.
+        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 if the
+        one before it brought no whole request: many a worker is started for a single request, and must cost little.
         """
         if self._poll is None:
             if not since_s:

@@ -7,7 +7,6 @@ can be killed at any instruction and harms itself only.
 from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]  # of the standard library, and unknown to type checkers
-import _thread
 import faulthandler
 import io
 import os
@@ -148,7 +147,7 @@ class Worker:
         return True
 
     def _set_signals(self) -> None:
-        ignore_interrupts()
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
         _signal.signal(_signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, self.fds.notes, all_threads=True)
@@ -195,7 +194,8 @@ def flush_output() -> None:
 
 def ignore_interrupts() -> None:
     """Leave Ctrl-C in a terminal to the parent."""
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
 
 
 def keep_lines_whole() -> None:
@@ -228,7 +228,8 @@ def _finish_queues() -> None:
 def leave(exit_code: int) -> None:
     """End this process as `multiprocessing` ends its own, then for certain."""
     try:
-        if _thread._count() or threading._threading_atexits:  # type: ignore[attr-defined]
+        # Threads to be joined are not to be seen from here in Python 3.13 and later.
+        if getattr(threading, "_shutdown_locks", True) or threading._threading_atexits:  # type: ignore[attr-defined]
             threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
         if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
             util._exit_function()  # type: ignore[attr-defined]

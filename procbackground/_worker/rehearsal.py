@@ -21,28 +21,29 @@ _NAMELESS = b"\0\0"
 
 def rehearse(boot: Boot) -> None:
     """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
-    fds: list[int] = []
-    try:
-        for _ in range(ROUNDS):
-            fds += (*os.pipe(), *os.pipe())
+    for _ in range(ROUNDS):
+        fds: list[int] = []
+        try:
+            fds += os.pipe()
+            fds += os.pipe()
             tasks, to_worker, _, answers = fds
             _give_requests(to_worker)
+            os.close(to_worker)
             fds.remove(to_worker)
             Worker(WorkerFds(tasks, answers, -1, -1, -1), _words_of_its_own(), 0, boot).serve()
-            while fds:
-                os.close(fds.pop())
-    except OSError:  # no descriptors to be had
-        while fds:
-            os.close(fds.pop())
+        except OSError:
+            return  # no descriptors to be had
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
 def _give_requests(fd: int) -> None:
-    """Write requests of the plainest kind, and the end."""
+    """Write requests of the plainest kind."""
     rest = _wire.call_rest(_wire.CALL, _wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
     arguments = pickle.dumps((-1,), PROTOCOL)
     for number in (1, 2):
         os.write(fd, _wire.call_frame(number, rest, arguments))
-    os.close(fd)
 
 
 def _words_of_its_own() -> memoryview:

@@ -93,8 +93,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
     prepare_main(boot)
-    keep_lines_whole()
-    flush_output()  # or each worker would print it, too
+    zygote.tidy_output()
     zygote.check_fitness("__main__")
     for module in preload:
         zygote.preload(module)
@@ -241,9 +240,14 @@ class _Zygote:
         except BaseException:
             return  # the worker that needs it will say what is wrong with it
         finally:
-            flush_output()
+            self.tidy_output()
         self._is_frozen = False
         self.check_fitness(module)
+
+    def tidy_output(self) -> None:
+        """After an import: what it printed is not to be printed by each worker, too."""
+        keep_lines_whole()
+        flush_output()
 
     def check_fitness(self, module: str) -> None:
         """Tell the manager if importing `module` has started threads."""
@@ -374,6 +378,7 @@ def _start_afresh(number: int) -> None:
     It looks before it clears, and leaves `signal` out for what `signal` wraps in enums: what is written to, if only a
     reference count, must be copied first.
     """
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     if process._children:  # type: ignore[attr-defined]
         process._children = set()  # type: ignore[attr-defined]

@@ -59,7 +59,7 @@ def test_what_is_there_is_read_and_what_comes_late_is_waited_for(pipe):
 
 
 def test_the_rest_of_a_request_is_waited_for(pipe):
-    """A request larger than the pipe comes in parts, and after a part there is no time of a request to tell."""
+    """A request larger than the pipe comes in parts, and after a part there may be no time of a request to tell."""
     read_fd, write_fd = pipe
     inbox = Inbox(read_fd)
     os.write(write_fd, b"whole")

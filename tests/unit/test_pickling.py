@@ -244,6 +244,10 @@ def test_lists_of_numbers_are_nearly_always_plain():
     assert sum(map(is_plain, pickles)) > 480
 
 
+def test_a_value_full_of_such_bytes_is_not_looked_through():
+    assert not is_plain(dumps(b"\x93" * 60_000))
+
+
 def test_what_ends_before_it_begins_is_no_name():
     assert is_plain(b"")
     assert not is_plain(b"\x94\x93")
