@@ -62,7 +62,9 @@ def test_a_retry_runs_in_a_fresh_process(manager):
     assert len({attempt.pid for attempt in handle.attempts}) == 3
 
 
-def test_a_timeout_stops_the_task(manager, gate):
+def test_a_timeout_stops_the_task(make_manager, method, gate):
+    manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context(method), grace=1.0)
+    manager.run(tasks.square, 3).result(timeout=PATIENCE_S)  # a spawned worker has yet to import what it runs
     handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), timeout=0.5))
     pid = gate.wait_for_arrival()
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import multiprocessing
 import os
 import pickle
 import signal
@@ -24,10 +25,9 @@ def log_and_exit(text: str) -> None:
     os._exit(3)
 
 
-def unhear_and_sleep() -> None:
-    """Block the signal by which the stack is asked for."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, range(1, signal.NSIG))
-    tasks.sleep_long()
+def hear_nothing() -> None:
+    """Block all signals: also the one by which the stack is asked for."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
 def test_death_tells_its_last_log_lines_its_peak_memory_and_its_attempt(scene):
@@ -79,15 +79,17 @@ def test_each_handle_has_an_error_of_its_own(manager):
     assert [error.task for error in errors] == [handle.task for handle in handles]
 
 
-def test_timeout_without_a_stack_says_why(manager):
-    error = manager.options(timeout=LIMIT_S).run(unhear_and_sleep).exception(timeout=PATIENCE_S)
+def test_timeout_without_a_stack_says_why(make_manager, method):
+    manager = make_manager(mp_context=multiprocessing.get_context(method), grace=0.3, initializer=hear_nothing)
+    error = manager.options(timeout=LIMIT_S).run(tasks.sleep_long).exception(timeout=PATIENCE_S)
     assert isinstance(error, TaskTimeoutError)
     assert error.stack is None
     assert "there is no Python stack: the process did not answer when asked for it" in str(error)
 
 
 def test_timeout_of_a_stopped_process_without_grace_says_why_there_is_no_stack(make_manager, gate):
-    manager = make_manager(grace=0.0)
+    manager = make_manager(max_workers=1, grace=0.0)
+    manager.run(tasks.square, 3).result(timeout=PATIENCE_S)  # what the worker has to import, it has
     handle = manager.options(timeout=LIMIT_S).run(stop_at_gate, gate.address)
     os.kill(gate.wait_for_arrival(), signal.SIGSTOP)
     error = handle.exception(timeout=PATIENCE_S)
