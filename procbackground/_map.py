@@ -1,12 +1,15 @@
 """The work of `Manager.map`: rows of arguments that travel in chunks, and fail each for itself.
 
-A chunk is one request. When a row of it raises, the row goes on as a job of its own, with that failure as its first
-attempt. When the chunk's process dies or a row runs over its time, the rows that were answered stand, the guilty
-row goes on alone, and the rest makes new chunks. So a row has the same policy and the same end as a task.
+A chunk is one request. A map that sizes its chunks takes as many rows as made a few milliseconds of work before; where
+that was too many, the worker leaves those that it has not begun, and they go into smaller chunks. When a row raises, it
+goes on as a job of its own, with that failure as its first attempt. When the chunk's process dies or a row runs over
+its time, the rows that were answered stand, the guilty row goes on alone, and the rest goes into new chunks. So a row
+has the same policy and the same end as a task.
 """
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import pickle
 import threading
@@ -16,7 +19,6 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias
 
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError, TaskTimeoutError
@@ -30,8 +32,8 @@ MAX_ROWS = 16384
 OUT_PER_WORKER = 3  # chunks of a map that sizes its chunks itself; more would keep their first size
 LEAST_SHARE = 8  # at the end of the input, chunks shrink down to this part of their size to end together
 
-# The consumer's view of a chunk: values, jobs of their own, and chunks, in the order of the rows.
-Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk"
+# The consumer's view: values, jobs of their own, chunks, and rows that are yet to be given, in the order of the rows.
+Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk | Rest"
 
 Columns: TypeAlias = tuple[list[Any], ...]  # the arguments of some rows, a list for each parameter
 
@@ -53,18 +55,32 @@ class FrontDoor(Protocol):
         """Give the manager a chunk. Raises: `SerializationError`."""
         ...
 
+    def recall_rows(self, fn: Callable[..., Any]) -> int:
+        """Return how many rows of `fn` made a chunk at last, 0 where that is not known."""
+        ...
+
+    def remember_rows(self, fn: Callable[..., Any], rows: int) -> None:
+        """Keep for the next map of `fn` how many rows make a chunk."""
+        ...
+
 
 class Chunk(TaskHandle[Any]):
     """Some rows of a map on their way, and what became of each."""
 
-    __slots__ = ("_bodies", "_columns", "_mapper", "_parts")
+    __slots__ = ("_begin", "_bodies", "_columns", "_mapper", "_parts")
 
-    def __init__(self, owner: Owner, mapper: Mapper, columns: Columns) -> None:
+    def __init__(self, owner: Owner, mapper: Mapper, columns: Columns, begin: int) -> None:
         super().__init__(owner, None, ())
         self._mapper = mapper
         self._columns: Columns = columns
+        self._begin = begin  # number of the first row
         self._bodies: list[bytes] = []
         self._parts: list[Part] | None = None
+
+    @property
+    def may_end_early(self) -> bool:
+        """Whether the worker may leave rows for other chunks."""
+        return self._mapper.adapts
 
     def _take_part(self, body: bytes) -> None:
         self._bodies.append(body)
@@ -80,7 +96,7 @@ class Chunk(TaskHandle[Any]):
         # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
         # its place.
         goes_on = (
-            exception is not None or self._mapper.sizes_itself or bool(self._bodies) or bool(result and result[1])
+            exception is not None or self._mapper.adapts or bool(self._bodies) or bool(result and result[1])
         )
         if goes_on:
             self._owner.hold()  # what follows from it belongs to the map, which was accepted: no close is to miss it
@@ -118,10 +134,13 @@ class Chunk(TaskHandle[Any]):
                 begin = row + 1
             parts.append(values[begin:] if begin else values)
             answered += len(values)
+        count = len(self._columns[0])
         error = self._exception
         if error is None:
+            mapper.note_answers(count, answered, self._result[2])
+            if answered < count:
+                parts.append(self._go_on(answered, count))
             return parts
-        count = len(self._columns[0])
         if isinstance(error, SerializationError):
             # Its arguments did not load, or its values: each row finds out for itself.
             parts += [mapper.follow(mapper.run, self._row(row)) for row in range(answered, count)]
@@ -132,21 +151,57 @@ class Chunk(TaskHandle[Any]):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)
         if guilty > answered:
-            parts.append(mapper.follow(mapper.give, self._cut(answered, guilty)))  # done, but not yet told
+            parts.append(self._go_on(answered, guilty))  # done, but not yet told
         parts.append(mapper.follow(mapper.adopt, self._row(guilty), error))
         if guilty + 1 < count:
-            parts.append(mapper.follow(mapper.give, self._cut(guilty + 1, count)))
+            parts.append(self._go_on(guilty + 1, count))
         return parts
 
     def _row(self, row: int) -> tuple[Any, ...]:
         return tuple(column[row] for column in self._columns)
 
-    def _cut(self, begin: int, end: int) -> Columns:
-        return tuple(column[begin:end] for column in self._columns)
+    def _go_on(self, begin: int, end: int) -> Part:
+        return self._mapper.go_on(tuple(column[begin:end] for column in self._columns), self._begin + begin)
+
+
+class Rest:
+    """Rows that are not given yet, of the input or of a chunk, and the parts of those that are."""
+
+    __slots__ = ("begin", "changed", "given", "iterators", "left")
+
+    def __init__(self, columns: Columns, begin: int, changed: threading.Condition) -> None:
+        self.changed: threading.Condition = changed  # to be notified when rows are given
+        self.iterators: tuple[Iterator[Any], ...] = tuple(map(iter, columns))
+        self.begin: int = begin  # number of the first row that is left
+        self.left: int = len(columns[0])
+        self.given: deque[Part] = deque()  # in order of the rows, and not consumed
+
+    def __lt__(self, other: Rest) -> bool:
+        return self.begin < other.begin
+
+    def take(self, count: int) -> Columns:
+        """Return the next rows, at least one; there are some."""
+        columns = tuple(list(itertools.islice(iterator, count)) for iterator in self.iterators)
+        taken = len(columns[0])
+        self.begin += taken
+        self.left -= taken
+        return columns
+
+    def wait_for_more(self, timeout_s: float | None) -> list[Part]:
+        """Return the next part that was given, in front of it the rest, or nothing when there is no more.
+
+        Raises: `TimeoutError`.
+        """
+        with self.changed:
+            if not self.changed.wait_for(lambda: self.given or not self.left, timeout_s):
+                raise TimeoutError
+            return [self, self.given.popleft()] if self.given else []
 
 
 class Mapper:
-    """One call of `map`: gives chunks, and yields values in the order of the rows."""
+    """One call of `map`: gives chunks of a size, and yields values in the order of the rows."""
+
+    adapts: bool = False  # the size of chunks to what the rows take
 
     def __init__(
         self,
@@ -154,54 +209,44 @@ class Mapper:
         owner: Owner,
         fn: Callable[..., Any],
         iterables: tuple[Iterable[Any], ...],
-        workers: int,
         timeout_s: float | None,
-        chunksize: int | None,
-        buffersize: int | None,
+        size: int,
+        buffersize: int | None = None,
     ) -> None:
-        lock = threading.RLock()
-        self.lock: AbstractContextManager[bool] = lock
-        self.sizes_itself: bool = chunksize is None
+        self.lock: threading.RLock = threading.RLock()
+        self.size: int = size  # rows of the next chunk
         self._door = door
         self._owner = owner
         self._fn = fn
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._iterables = tuple(map(iter, iterables))
-        self._left = 0  # rows that a map which sizes its chunks has taken and not given
-        self._size = chunksize or FIRST_ROWS
-        self._workers = workers
-        self._out = 0  # chunks that are not done, of a map that sizes them
         self._given: deque[Part] = deque()  # in order of the rows, and not consumed
-        self._changed = threading.Condition(lock)
-        self._buffersize = buffersize
         self._is_over = False
         self._is_exhausted = False
         with self.lock:
-            if self.sizes_itself:
-                # As Executor.map does: the input is taken at once.
-                taken = self._take(None)
-                self._left = len(taken[0])
-                self._iterables = tuple(map(iter, taken))
-                self._give_more(lambda give, columns: give(columns))
-            else:
-                limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
-                for _ in limit:
-                    if not self._give_next():
-                        break
+            self._begin(buffersize)
+
+    def _begin(self, buffersize: int | None) -> None:
+        limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
+        for _ in limit:
+            if not self._give_next():
+                break
 
     # -- giving --------------------------------------------------------------------------------------------
 
-    def give(self, columns: Columns) -> Part:
-        """Give the manager some rows, as one chunk."""
+    def give(self, columns: Columns, begin: int = 0) -> Part:
+        """Give the manager some rows, as one chunk; the first is the row `begin` of the map."""
         if self._is_over:
             return []
-        chunk = Chunk(self._owner, self, columns)
+        chunk = Chunk(self._owner, self, columns, begin)
         try:
             self._door.give_chunk(chunk, self._fn, columns)
         except SerializationError:
             # Some row cannot be pickled; it alone is to fail. A chunk of one is as good as a task.
             chunk._parts = [self.run(row) for row in zip(*columns, strict=True)]
             TaskHandle._settle(chunk, FINISHED, ([], {}, 0.0), None)
+        else:
+            self._note_given()
         return chunk
 
     def follow(self, give: Callable[..., Part], *what: Any) -> Part:
@@ -213,11 +258,11 @@ class Mapper:
             with self._owner.accepting_more():
                 return give(*what)
         except ProcbackgroundError as error:
-            refused = Chunk(self._owner, self, ())
+            refused = Chunk(self._owner, self, (), 0)
             refused._parts = [refused]
             is_closed = isinstance(error, ManagerClosedError)
             TaskHandle._settle(refused, CANCELLED_AND_NOTIFIED if is_closed else FINISHED, None, error)
-            self._left = 0
+            self._give_up()
             return refused
 
     def run(self, row: tuple[Any, ...]) -> Part:
@@ -226,45 +271,40 @@ class Mapper:
     def adopt(self, row: tuple[Any, ...], failure: bytes | BaseException) -> Part:
         return [] if self._is_over else self._door.adopt_row(self._fn, row, failure)
 
+    def go_on(self, columns: Columns, begin: int) -> Part:
+        """Go on with rows that a chunk has not done."""
+        return self.follow(self.give, columns, begin)
+
+    def note_answers(self, given: int, done: int, took_s: float) -> None:
+        """Take in that a chunk of `given` rows had `done` of them done in `took_s`."""
+
+    def note_end(self, chunk: Chunk) -> None:
+        """A chunk is done: start what its rows need that are not."""
+        chunk.parts()
+
+    def _note_given(self) -> None:
+        """A chunk is with the manager, which will say when it is done."""
+
+    def _give_up(self) -> None:
+        """Give nothing more."""
+
     def _give_next(self) -> bool:
-        columns = self._take(self._size)
+        columns = self._take(self.size)
         if not columns[0]:
             self._is_exhausted = True
             return False
-        if self._size > 1:
+        if self.size > 1:
             self._given.append(self.give(columns))
         else:
             self._given.append(self.run(tuple(column[0] for column in columns)))
         return True
 
     def _take(self, count: int | None) -> Columns:
+        """Take rows of the input, or all."""
         if len(self._iterables) == 1:
             return (list(itertools.islice(self._iterables[0], count)),)
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
         return tuple(map(list, zip(*rows, strict=True))) if rows else ([],)
-
-    def _give_more(self, give: Callable[..., Part]) -> None:
-        """Keep some chunks out for each worker, the last ones small enough to end together."""
-        while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
-            fair = -(-self._left // (2 * self._workers))
-            columns = self._take(min(self._size, max(fair, self._size // LEAST_SHARE, 1)))
-            self._left -= len(columns[0])
-            self._out += 1
-            self._given.append(give(self.give, columns))
-            self._changed.notify_all()
-
-    def note_end(self, chunk: Chunk) -> None:
-        """A chunk is done: learn from it, give the next, and start what its failed rows need."""
-        with self.lock:
-            if self.sizes_itself and chunk._parts is None and chunk._exception is None and not chunk.cancelled():
-                count = len(chunk._columns[0])
-                if count >= self._size:
-                    took_s = max(1e-6, chunk._result[2])
-                    self._size = max(1, min(MAX_ROWS, GROWTH * self._size, int(count * CHUNK_S / took_s)))
-            if self.sizes_itself and self._out:
-                self._out -= 1
-                self._give_more(self.follow)
-        chunk.parts()
 
     # -- taking --------------------------------------------------------------------------------------------
 
@@ -278,12 +318,10 @@ class Mapper:
         try:
             while True:
                 with self.lock:
-                    while not self._given and self._left and self.sizes_itself:
-                        self._changed.wait(self._remaining_s())
                     if not self._given:
                         return
                     parts.append(self._given.popleft())
-                    if not self.sizes_itself and not self._is_exhausted:
+                    if not self._is_exhausted:
                         self._give_next()
                 while parts:
                     part = parts.pop()
@@ -297,6 +335,8 @@ class Mapper:
                         if inner and inner[-1] is part:
                             failed = part
                         parts += reversed(inner)
+                    elif isinstance(part, Rest):
+                        parts += part.wait_for_more(self._remaining_s())
                     else:
                         try:
                             value = [part.result(self._remaining_s())]
@@ -326,10 +366,82 @@ class Mapper:
         with self.lock:
             self._is_over = True
             given, self._given = self._given, deque()
-            self._left = 0
+            self._give_up()
         for part in [*parts, *given]:
             _cancel_part(part)
 
+
+class AdaptingMapper(Mapper):
+    """Sizes its chunks by what the rows before have taken, and gives a few at a time, earlier rows first."""
+
+    adapts = True
+
+    def __init__(
+        self,
+        door: FrontDoor,
+        owner: Owner,
+        fn: Callable[..., Any],
+        iterables: tuple[Iterable[Any], ...],
+        timeout_s: float | None,
+        workers: int,
+    ) -> None:
+        self._workers = workers
+        self._rests: list[Rest] = []  # that have rows left; a heap
+        self._left = 0  # their rows
+        self._out = 0  # chunks given that are not done
+        self._has_learned = False
+        super().__init__(door, owner, fn, iterables, timeout_s, door.recall_rows(fn) or FIRST_ROWS)
+
+    def _begin(self, buffersize: int | None) -> None:
+        self._changed = threading.Condition(self.lock)
+        self._is_exhausted = True
+        columns = self._take(None)  # at once, as Executor.map does
+        if columns[0]:
+            self._given.append(self.go_on(columns, 0))
+            self._give_more(lambda give, *what: give(*what))
+
+    def go_on(self, columns: Columns, begin: int) -> Part:
+        rest = Rest(columns, begin, self._changed)
+        heapq.heappush(self._rests, rest)
+        self._left += rest.left
+        return rest
+
+    def _give_more(self, give: Callable[..., Part]) -> None:
+        """Keep some chunks out for each worker, the last ones small enough to end together."""
+        while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
+            rest = self._rests[0]
+            fair = -(-self._left // (2 * self._workers))
+            # What a map before has learned may be wrong for these rows: at first every worker gets some.
+            least = self.size // LEAST_SHARE if self._has_learned else 0
+            begin = rest.begin
+            columns = rest.take(min(self.size, max(fair, least, 1)))
+            if not rest.left:
+                heapq.heappop(self._rests)  # else it stays first: it has grown, but not beyond the next
+            self._left -= len(columns[0])
+            rest.given.append(give(self.give, columns, begin))
+            self._changed.notify_all()
+
+    def _note_given(self) -> None:
+        self._out += 1
+
+    def _give_up(self) -> None:
+        for rest in self._rests:
+            rest.left = 0
+        self._rests.clear()
+        self._left = 0
+        self._changed.notify_all()
+
+    def note_answers(self, given: int, done: int, took_s: float) -> None:
+        if done >= self.size or done < given:
+            self.size = max(1, min(MAX_ROWS, GROWTH * self.size, int(done * CHUNK_S / max(1e-6, took_s))))
+            self._has_learned = True
+            self._door.remember_rows(self._fn, self.size)
+
+    def note_end(self, chunk: Chunk) -> None:
+        with self.lock:
+            chunk.parts()
+            self._out -= 1
+            self._give_more(self.follow)
 
 class Results(Iterator[Any]):
     """What `map` returns: the values in order, to be closed as a generator can be.
@@ -382,5 +494,8 @@ def _cancel_part(part: Part) -> None:
         for inner in part._parts:
             if inner is not part:
                 _cancel_part(inner)
+    elif isinstance(part, Rest):
+        for inner in part.given:
+            _cancel_part(inner)
     elif not isinstance(part, list):
         part.cancel()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from procbackground import _wire
 from procbackground._compat import ExecutorInternals
-from procbackground._map import Chunk, Mapper
+from procbackground._map import AdaptingMapper, Chunk, Mapper
 from procbackground._parcel import Parcel
 from procbackground._pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
@@ -171,7 +171,11 @@ class _FrontDoor(Executor):
         elif buffersize is None:
             # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
             door = self._view()
-        mapper = Mapper(door, self._supervisor, fn, iterables, self._max_workers, timeout, chunksize, buffersize)
+        mapper: Mapper
+        if chunksize is None:
+            mapper = AdaptingMapper(door, self._supervisor, fn, iterables, timeout, self._max_workers)
+        else:
+            mapper = Mapper(door, self._supervisor, fn, iterables, timeout, chunksize, buffersize)
         return mapper.results()
 
     def stream(
@@ -390,6 +394,15 @@ class _FrontDoor(Executor):
         self._supervisor.adopt(job, failure)
         return handle
 
+    def recall_rows(self, fn: Callable[..., Any]) -> int:
+        recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        return 0 if recipe is None else recipe.chunk_rows
+
+    def remember_rows(self, fn: Callable[..., Any], rows: int) -> None:
+        recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
+        if recipe is not None:
+            recipe.chunk_rows = rows
+
     def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
         recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
         carrier = self._carrier
@@ -399,11 +412,11 @@ class _FrontDoor(Executor):
             blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
             recipe = self._recipe_of(task, blob, False, is_reusable, is_chunk=True)
             if is_reusable:
-                self._supervisor.preload(fn.__module__)
-                if type(fn) in _HASHED_BY_IDENTITY:
-                    self._chunk_recipes[fn] = recipe
+                self._keep(self._chunk_recipes, fn, fn, recipe)
         chunk._make, chunk._args = recipe.make_task, ()
         flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
+        if chunk.may_end_early:
+            flags |= _wire.MAY_END_EARLY
         payload = dump_arguments(columns, {}) if carrier is None else carrier.dump_columns(columns)
         self._give(chunk, recipe, payload, flags)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from procbackground import TaskTimeoutError, WorkerDiedError
+from procbackground._map import AdaptingMapper
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -271,3 +272,61 @@ def test_a_map_uses_every_worker(manager):
         return len(pids) >= 2
 
     wait_until(has_used_two, "two processes have worked")
+
+
+# -- chunks that size themselves --------------------------------------------------------------------------
+
+SLOW_S = 0.02  # far more than a chunk is meant to take
+
+
+def test_slow_rows_amid_quick_ones_are_shared(manager):
+    """The chunks have become large by then: whoever has the slow rows leaves them to all."""
+    seconds = [0.0] * 20_000 + [SLOW_S] * 20 + [0.0] * 5_000
+    answers = list(manager.map(tasks.pause_and_say_who, range(len(seconds)), seconds))
+    assert [number for number, _ in answers] == list(range(len(seconds)))
+    assert len({pid for _, pid in answers[20_000:20_020]}) == 2
+
+
+def test_a_map_begins_with_what_the_one_before_has_learned(manager):
+    assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
+    learned = manager._chunk_recipes[tasks.square].chunk_rows
+    assert learned > 8
+    mapper = AdaptingMapper(manager._view(), manager._supervisor, tasks.square, (range(20_000),), None, 2)
+    assert mapper.size > 8
+    assert list(mapper.results()) == [number**2 for number in range(20_000)]
+
+
+def test_what_a_map_has_learned_does_not_keep_slow_rows_together(manager, gate):
+    numbers = range(20_000)
+    assert list(manager.map(tasks.stop_if_told, numbers, itertools.repeat(None))) == list(numbers)
+    results = manager.map(tasks.stop_if_told, range(4), itertools.repeat(gate.address))
+    assert gate.wait_for_arrival() != gate.wait_for_arrival()  # two at once
+    gate.open()
+    assert list(results) == [0, 1, 2, 3]
+
+
+def test_rows_that_a_chunk_left_still_fail_alone(make_manager, gate):
+    manager = make_manager(retry=2)
+    address = gate.address
+    slow, failing = 20_000, {20_003, 20_007}
+
+    def work(number):
+        if number >= slow:
+            tasks.pause(SLOW_S)
+        return tasks.tell_and_fail_first(address, number, fail=number in failing) if number >= slow else number
+
+    assert list(manager.map(work, range(slow + 10))) == list(range(slow + 10))
+    told = [gate.wait_for_label() for _ in range(12)]
+    assert sorted(told) == sorted([*range(slow, slow + 10), *failing])
+    assert not gate.has_arrivals()
+
+
+def test_a_map_that_is_closed_amid_rows_that_were_left_runs_no_more_of_them(make_manager):
+    manager = make_manager(grace=0.5)
+    results = manager.map(tasks.pause_and_say_who, range(10_000), [0.0] * 5_000 + [SLOW_S] * 5_000)
+    for number, _ in results:
+        if number == 5_010:
+            break
+    results.close()
+    assert manager.wait(timeout=PATIENCE_S)
+    assert list(results) == []

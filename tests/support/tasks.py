@@ -82,6 +82,18 @@ def pause(seconds: float) -> float:
     return seconds
 
 
+def stop_if_told(number: int, address: Address | None) -> int:
+    if address is not None:
+        stop_at_gate(address)
+    return number
+
+
+def pause_and_say_who(number: int, seconds: float) -> tuple[int, int]:
+    if seconds:
+        time.sleep(seconds)
+    return number, os.getpid()
+
+
 def burn(seconds: float) -> float:
     """Keep a core busy for `seconds` of CPU time."""
     end = time.process_time() + seconds
