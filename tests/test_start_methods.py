@@ -15,6 +15,7 @@ from procbackground import Manager, Outcome, Task, TaskTimeoutError, TaskType, W
 from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
+from tests.support.scripts import run
 from tests.support.tasks import Flaky, stop_at_gate
 
 ROOT = Path(__file__).parents[1]
@@ -149,6 +150,27 @@ def test_a_lock_held_in_the_parent_cannot_deadlock_a_child(make_manager, safe_me
         assert manager.run(tasks.take_shared_lock).result(timeout=PATIENCE_S) == "taken"
 
 
+PRINTS_AMID_A_FORK = """
+    import multiprocessing, sys
+    from multiprocessing import util
+    from procbackground import Manager
+
+    if __name__ == "__main__":
+        util._flush_std_streams = lambda: None  # as if a thread printed right behind it
+        print("from the parent")
+        print("an error of the parent", file=sys.stderr, end="")
+        with Manager(2, mp_context=multiprocessing.get_context("fork")) as manager:
+            for handle in [manager.run(print, "from child", number) for number in range(4)]:
+                handle.result()
+"""
+
+
+def test_what_the_parent_printed_and_did_not_write_is_not_written_by_forked_children(tmp_path):
+    ended = run(PRINTS_AMID_A_FORK, folder=tmp_path)
+    assert sorted(ended.stdout.splitlines()) == [*(f"from child {number}" for number in range(4)), "from the parent"]
+    assert ended.stderr.count("an error of the parent") == 1
+
+
 def test_the_default_never_forks_this_process():
     tasks.marks.append("only here")
     try:
@@ -162,7 +184,7 @@ def test_the_default_never_forks_this_process():
 @pytest.mark.timeout(200)
 def test_all_that_holds_on_the_portable_platform_too():
     files = ["test_start_methods.py", "test_cancel.py", "test_attribution.py"]
-    run = subprocess.run(
+    ended = subprocess.run(
         [
             sys.executable,
             "-m",
@@ -180,5 +202,5 @@ def test_all_that_holds_on_the_portable_platform_too():
         timeout=180,
         check=False,
     )
-    assert run.returncode == 0, run.stdout[-8000:]
-    assert " passed" in run.stdout
+    assert ended.returncode == 0, ended.stdout[-8000:]
+    assert " passed" in ended.stdout

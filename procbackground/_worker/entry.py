@@ -14,6 +14,7 @@ from procbackground._worker.main import (
     Boot,
     Worker,
     WorkerFds,
+    forget_inherited_output,
     ignore_interrupts,
     keep_lines_whole,
     leave,
@@ -47,9 +48,14 @@ def _receive_fd(duplicate: Any) -> Fd:
 
 
 def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
-    """Be a worker that is a `multiprocessing` process of its own; `not_ours` are descriptors to close first."""
+    """Be a worker that is a `multiprocessing` process of its own.
+
+    `not_ours` are the parent's descriptors that came by a fork, to be closed first; there are none without a fork.
+    """
     for fd in not_ours:
         os.close(fd)
+    if not_ours:
+        forget_inherited_output()
     prepare_main(boot)
     keep_lines_whole()
     ignore_interrupts()

@@ -192,6 +192,29 @@ def flush_output() -> None:
             pass  # closed by the task, or absent
 
 
+def forget_inherited_output() -> None:
+    """In a child of a fork: drop what the parent had printed and not yet written. It does that itself.
+
+    `multiprocessing` flushes before it forks, but some thread may print in between; without this it shows twice.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            fd = stream.fileno()
+            is_inheritable = os.get_inheritable(fd)
+        except Exception:
+            continue  # closed, absent, or no file
+        kept, nowhere = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, fd)
+            stream.flush()
+        except Exception:
+            pass
+        finally:
+            os.dup2(kept, fd, is_inheritable)
+            os.close(kept)
+            os.close(nowhere)
+
+
 def ignore_interrupts() -> None:
     """Leave Ctrl-C in a terminal to the parent."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
