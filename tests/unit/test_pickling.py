@@ -16,7 +16,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procbackground import RemoteTraceback, SerializationError
@@ -224,6 +224,7 @@ def reaches_names(data: bytes) -> bool:
     return any(opcode.name == "STACK_GLOBAL" for opcode, _, _ in pickletools.genops(data))
 
 
+@settings(max_examples=50, deadline=None)
 @given(st.lists(values), st.integers(0, 300))
 def test_no_pickle_that_reaches_a_name_is_taken_for_plain(parts, strings):
     data = dumps([[str(number) for number in range(strings)], parts, parts])  # names memoized near, and far
