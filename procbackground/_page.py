@@ -15,8 +15,9 @@ PAGE_SIZE = LINES * WORDS_PER_LINE * 8
 # Written by the child.
 STARTED = 0  # number of the request begun last; written before its arguments are loaded
 ITERATIONS = 1  # a loop's finished iterations
-SIGN_NS = 2  # monotonic time of the last sign of life: heartbeat, progress, or start of an iteration
+SIGN_NS = 2  # monotonic time of the last heartbeat or progress
 PAUSED = 3  # 1 while a loop pauses between iterations
+BEGAN_NS = 7  # monotonic time at which a loop's iteration or a chunk's row began, each of which has the whole timeout
 PID = 6  # of the worker, while it lives; cleared by the parent when it has ended
 
 # Written by the parent.

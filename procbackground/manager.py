@@ -146,10 +146,11 @@ class _FrontDoor(Executor):
         """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
 
         The items are taken and sent at once; with `buffersize` only that many ahead of the results taken.
-        `chunksize` items travel together; by default as many as make one to five milliseconds of work. An item
-        that raises, times out or kills its worker fails alone, whatever the chunk: the iterator raises its error
-        when it is that item's turn. Items of one chunk that ran in the millisecond before a death run again;
-        with a chunk size of 1 none does.
+        `chunksize` items travel together; by default as many as make one to five milliseconds of work, and where
+        that was too many, because these take longer than those before, what a worker has not begun is shared
+        again. An item that raises, times out or kills its worker fails alone, whatever the chunk: the iterator
+        raises its error when it is that item's turn. Items of one chunk that ran in the millisecond before a death
+        run again; with a chunk size of 1 none does.
 
         Args:
             timeout: seconds from now within which each result must be there; `TimeoutError` past that.

@@ -253,6 +253,13 @@ def test_an_iteration_over_its_timeout_is_reported_and_the_loop_goes_on(make_man
     assert manager.cancel(timeout=PATIENCE_S)
 
 
+def test_a_heartbeat_does_not_give_an_iteration_more_time(make_manager, recorder):
+    manager = make_manager(observer=recorder, grace=1.0)
+    manager.run_task(loop(tasks.beat_for, 3600, timeout=0.3))
+    (failure,) = recorder.wait_for("task_failed")
+    assert isinstance(failure.error, TaskTimeoutError)
+
+
 def test_a_loop_that_cannot_cross_fails_at_its_handle(manager):
     handle = manager.run_task(loop(tasks.echo, Refuses()))
     assert isinstance(handle.exception(timeout=PATIENCE_S), SerializationError)

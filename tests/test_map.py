@@ -114,6 +114,15 @@ def test_an_item_that_times_out_fails_alone(make_manager, chunksize):
 
 
 @pytest.mark.parametrize("chunksize", [1, 5])
+def test_a_heartbeat_does_not_give_an_item_more_time(make_manager, chunksize):
+    manager = make_manager(timeout=0.5, grace=0.5)
+    results = manager.map(tasks.beat_for, [0.0, 0.01, 3600.0, 0.0], chunksize=chunksize)
+    came, error = taken_until_it_raises(results)
+    assert came == [None, None]
+    assert isinstance(error, TaskTimeoutError)
+
+
+@pytest.mark.parametrize("chunksize", [1, 5])
 def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
     came, error = taken_until_it_raises(manager.map(tasks.lock_if_none, [1, 2, None, 4], chunksize=chunksize))
     assert came == [1, 2]

@@ -1126,8 +1126,9 @@ class Scheduler:
         first = self._timers[0][0] if self._timers else NO_LIMIT
         return min(first, self.next_scan_s)
 
-    def clock_advanced(self, now_s: float, sign_of_life_s: Callable[[Worker], float]) -> None:
-        """Do what is due. `sign_of_life_s` tells when a worker last gave a sign, or began its iteration."""
+    def clock_advanced(self, now_s: float, clocks_s: Callable[[Worker], tuple[float, float]]) -> None:
+        """Do what is due. `clocks_s` tells when a worker began its attempt, iteration or row, and when it last gave a
+        sign of life, not before that."""
         while self._timers and self._timers[0][0] <= now_s:
             _, _, what, subject = heapq.heappop(self._timers)
             if what == "retry":
@@ -1156,9 +1157,9 @@ class Scheduler:
             elif what == "close":
                 self._close_now(now_s)
         if now_s >= self.next_scan_s:
-            self._scan(now_s, sign_of_life_s)
+            self._scan(now_s, clocks_s)
 
-    def _scan(self, now_s: float, sign_of_life_s: Callable[[Worker], float]) -> None:
+    def _scan(self, now_s: float, clocks_s: Callable[[Worker], tuple[float, float]]) -> None:
         """Look at every running attempt's limits, and find out when to look next."""
         self.next_scan_s = NO_LIMIT
         for worker in list(self.workers):
@@ -1168,26 +1169,23 @@ class Scheduler:
             if job is None or job.recipe.watch_s == NO_LIMIT or job.state != a.SENT:
                 continue
             recipe = job.recipe
-            sign_s = sign_of_life_s(worker)
-            # Iterations of a loop and rows of a chunk each have the whole time.
-            began_s = sign_s if recipe.is_loop or recipe.is_chunk else worker.head_since_s
+            began_s, sign_s = clocks_s(worker)
             if now_s >= began_s + recipe.timeout_s:
                 self._stop(worker, FOR_TIMEOUT, now_s)
                 continue
             due_s = began_s + recipe.timeout_s
             if recipe.stalled_s != NO_LIMIT:
-                quiet_since_s = max(sign_s, began_s)
                 history = job.with_history()
                 if history.stalled_since_s == began_s:
                     if recipe.is_loop:  # the next iteration may stall, too
                         due_s = min(due_s, now_s + recipe.stalled_s)
-                elif now_s >= quiet_since_s + recipe.stalled_s:
+                elif now_s >= sign_s + recipe.stalled_s:
                     history.stalled_since_s = began_s
-                    self.commands.append(Stalled(job, worker, now_s - quiet_since_s))
+                    self.commands.append(Stalled(job, worker, now_s - sign_s))
                     if recipe.is_loop:
                         due_s = min(due_s, now_s + recipe.stalled_s)
                 else:
-                    due_s = min(due_s, quiet_since_s + recipe.stalled_s)
+                    due_s = min(due_s, sign_s + recipe.stalled_s)
             self.next_scan_s = min(self.next_scan_s, due_s)
 
     def _deadline_passed(self, job: Job, now_s: float) -> None:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from procbackground import _platform, _wire
 from procbackground._page import (
+    BEGAN_NS,
     ITERATIONS,
     LINES,
     PAGE_SIZE,
@@ -558,7 +559,7 @@ class Supervisor:
         now_s = time.monotonic()
         if now_s >= self.scheduler.next_due_s:
             with self.lock:
-                self.scheduler.clock_advanced(now_s, self._sign_of_life_s)
+                self.scheduler.clock_advanced(now_s, self._clocks_s)
         if self._asking or self._dying:
             self._follow_up(now_s)
         if self._zygote is not None and now_s >= self._zygote.look_s:
@@ -605,13 +606,18 @@ class Supervisor:
                 self.scheduler.close(timeout_s, now_s)
             self.scheduler.staff(now_s)
 
-    def _sign_of_life_s(self, worker: Worker) -> float:
-        """When the worker last gave a sign: for a loop, when its iteration began, or now while it pauses."""
+    def _clocks_s(self, worker: Worker) -> tuple[float, float]:
+        """When the worker began what it does, and when it last gave a sign of life; now while a loop pauses."""
         base = worker.line * WORDS_PER_LINE
-        if worker.loop is not None and self._words[base + PAUSED]:
-            return time.monotonic()
-        sign_s = self._words[base + SIGN_NS] / 1e9
-        return sign_s if worker.loop is not None and sign_s else max(sign_s, worker.head_since_s)
+        began_s = worker.head_since_s
+        if worker.loop is not None:
+            if self._words[base + PAUSED]:
+                began_s = time.monotonic()
+            else:
+                began_s = self._words[base + BEGAN_NS] / 1e9 or began_s
+        elif worker.inflight and worker.inflight[0].recipe.is_chunk:
+            began_s = max(began_s, self._words[base + BEGAN_NS] / 1e9)
+        return began_s, max(began_s, self._words[base + SIGN_NS] / 1e9)
 
     # -- reading -------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from procbackground import _wire
-from procbackground._page import ITERATIONS, PAUSED, SIGN_NS, STOP
+from procbackground._page import BEGAN_NS, ITERATIONS, PAUSED, SIGN_NS, STOP
 from procbackground._parcel import Parcel
 from procbackground._pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
 from procbackground._worker.channel import Channel
@@ -180,7 +180,7 @@ class Executor:
         """
         values: list[Any] = []
         failures: dict[int, bytes] = {}
-        words, row_word, sign_word = self.words, self.base + ITERATIONS, self.base + SIGN_NS
+        words, row_word, began_word = self.words, self.base + ITERATIONS, self.base + BEGAN_NS
         first = 0  # row of values[0]
         now_s = time.monotonic  # a tenth of the loop cheaper than nanoseconds
         began_s = now_s()
@@ -194,7 +194,7 @@ class Executor:
                     self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
                     values.clear()
                     failures, first = {}, row
-                words[sign_word] = time.monotonic_ns()  # the row's own time, to a millisecond
+                words[began_word] = time.monotonic_ns()  # the row's own time, to a millisecond
                 due_s = now_s() + PARTIAL_S
                 if may_end_early and due_s - began_s > LONG_S:
                     break
@@ -240,14 +240,14 @@ class Executor:
     ) -> bool:
         """Run iterations until one fails or a stop is asked for; return whether to go on."""
         words = self.words
-        stop, count, sign, paused = (self.base + word for word in (STOP, ITERATIONS, SIGN_NS, PAUSED))
+        stop, count, began, paused = (self.base + word for word in (STOP, ITERATIONS, BEGAN_NS, PAUSED))
         finished = words[count]
         self.is_calling = True
         try:
             # 0.1 µs an iteration over the body: two words and a call.
             while not words[stop]:
                 if notes_starts:
-                    words[sign] = time.monotonic_ns()
+                    words[began] = time.monotonic_ns()
                 fn(*args, **kwargs)
                 finished += 1
                 words[count] = finished

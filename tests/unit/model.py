@@ -74,7 +74,7 @@ class World:
         self.log: list[s.Command] = []
         self.begun: list[tuple[str, int, int]] = []  # name of the job, attempt, number of the worker
         self.failed_iterations: Counter[str] = Counter()
-        self.signs_s: dict[Worker, float] = {}
+        self.begun_s: dict[Worker, float] = {}  # iterations of loops
         self.accidents: set[Worker] = set()  # that died without being told to
 
     # -- the caller ----------------------------------------------------------------------------------------
@@ -126,12 +126,12 @@ class World:
         self.tick()
 
     def tick(self) -> None:
-        self.scheduler.clock_advanced(self.now_s, self._sign_of_life_s)
+        self.scheduler.clock_advanced(self.now_s, self._clocks_s)
         self.settle_down()
 
-    def _sign_of_life_s(self, worker: Worker) -> float:
-        sign_s = self.signs_s.get(worker, 0.0)
-        return sign_s if worker.loop is not None and sign_s else max(sign_s, worker.head_since_s)
+    def _clocks_s(self, worker: Worker) -> tuple[float, float]:
+        began_s = self.begun_s.get(worker, worker.head_since_s)
+        return began_s, began_s
 
     # -- the supervisor ------------------------------------------------------------------------------------
 
@@ -317,7 +317,7 @@ class World:
         return child.job
 
     def _note_iteration(self, child: Child) -> None:
-        self.signs_s[child.worker] = self.now_s
+        self.begun_s[child.worker] = self.now_s
 
     def finish(self, worker: Worker, *, fails: bool = False) -> None:
         """End the call that runs in the child."""

@@ -40,7 +40,6 @@ class World:
         self.delay_s = delay_s  # that the policy asks for
         self.scheduler = Scheduler(**{"max_workers": 2, "wall": lambda at_s: at_s, **options})
         self.children: dict[Worker, Child] = {}  # of the living
-        self.sign_s: dict[Worker, float] = {}
         self.verdicts: deque[s.Judge] = deque()  # that are due
         self.log: list[s.Command] = []
         self.began: list[Job] = []  # in order, once for each attempt
@@ -84,7 +83,7 @@ class World:
         until_s = self.now_s + seconds
         while self.scheduler.next_due_s <= until_s:
             self.now_s = max(self.now_s, self.scheduler.next_due_s)
-            self.scheduler.clock_advanced(self.now_s, lambda worker: self.sign_s.get(worker, worker.head_since_s))
+            self.scheduler.clock_advanced(self.now_s, lambda worker: (worker.head_since_s, worker.head_since_s))
             self.obey()
         self.now_s = until_s
 
