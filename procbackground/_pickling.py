@@ -6,6 +6,7 @@ need only. Both sides use this.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import os
 import pickle
@@ -22,9 +23,10 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 
-# A pickle of this protocol reaches classes and functions by this opcode only, but for the few that have a code of
-# `copyreg.add_extension`: without it nothing of the user's runs while it is loaded.
+# A pickle of this protocol reaches classes and functions by this opcode: without it nothing of the user's runs while it
+# is loaded. Only where somebody has given codes to `copyreg.add_extension` there is another way.
 STACK_GLOBAL = b"\x93"
+EXTENSION_CODES: dict[int, tuple[str, str]] = getattr(copyreg, "_inverted_registry", {})
 MOST_LOOKS = 32  # at bytes that may be it, in one pickle: 10 µs
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 
@@ -59,6 +61,7 @@ def dumps(value: Any) -> bytes:
 def is_plain(data: bytes) -> bool:
     """Whether a pickle reaches no class and no function, as far as can be told without loading it: False if in doubt.
 
+    Not for a process that has `EXTENSION_CODES`.
     The opcode is one byte, which numbers and text have, too: every fourth list of 64 numbers. But it comes after the
     name that it looks up, so behind MEMOIZE, or BINGET, LONG_BINGET or FRAME and their arguments.
     """

@@ -43,7 +43,7 @@ from procbackground._page import (
     map_page,
 )
 from procbackground._parcel import Parcel, receive_parcel
-from procbackground._pickling import STACK_GLOBAL, is_plain
+from procbackground._pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
 from procbackground._state.admission import AdmittingScheduler
@@ -731,6 +731,7 @@ class Supervisor:
         """Settle the handles of plain values and return how many those are; others go to be judged."""
         worker, jobs, values, cost, since_s, now_s = returned
         tells = "on_task_succeeded" in self._wants
+        may_extend = bool(EXTENSION_CODES)
         pid = worker.pid
         # They came together, and as far as we can tell began together.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
@@ -740,7 +741,12 @@ class Supervisor:
                 continue  # it was cancelled
             if job.recipe.needs_judge or (
                 body
-                and (type(body) is Parcel or len(body) > PLAIN_LIMIT or (STACK_GLOBAL in body and not is_plain(body)))
+                and (
+                    may_extend
+                    or type(body) is Parcel
+                    or len(body) > PLAIN_LIMIT
+                    or (STACK_GLOBAL in body and not is_plain(body))
+                )
             ):
                 with self.lock:
                     self.scheduler.value_wants_judging(job, body, worker, cost)

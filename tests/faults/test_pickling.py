@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copyreg
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -96,6 +98,25 @@ def test_09b_result_that_blocks_when_the_parent_unpickles_it(manager, gate):
     assert [handle.result(timeout=PATIENCE_S) for handle in blocking] == ["loaded"] * 3
 
 
+def test_09b_result_that_blocks_and_is_reached_by_an_extension_code(make_manager, gate):
+    """Its pickle names no class; such a code may stand for anything."""
+    tasks.may_load.clear()
+    tasks.is_loading.clear()
+    extension = ("tests.support.tasks", "_load_when_allowed", 200)
+    copyreg.add_extension(*extension)
+    try:
+        manager = make_manager(mp_context=multiprocessing.get_context("fork"))  # whose children have the code, too
+        blocking = manager.run(tasks.return_slow_loader, os.getpid())
+        wait_until(tasks.is_loading.is_set, "a result is being loaded")
+        others = [manager.run(tasks.square, number) for number in range(50)]
+        assert [handle.result(timeout=PATIENCE_S / 2) for handle in others] == [number**2 for number in range(50)]
+        assert not blocking.done()
+    finally:
+        tasks.may_load.set()
+        copyreg.remove_extension(*extension)
+    assert blocking.result(timeout=PATIENCE_S) == "loaded"
+
+
 @pytest.mark.parametrize("what", ["lambda", "closure"])
 def test_24_lambda_or_closure(manager, what):
     base = 40
@@ -113,7 +134,8 @@ def test_24_function_of_main(method, tmp_path):
     script.write_text(
         textwrap.dedent(
             f"""
-            import multiprocessing
+            import copyreg
+import multiprocessing
             from procbackground import Manager
 
             def square(number):
