@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections import Counter
 from concurrent.futures import wait
 from pathlib import Path
@@ -95,3 +96,18 @@ def test_fifty_short_tasks_do_not_wait_for_the_long_one_before_them(two_held, ga
     assert long.result(timeout=PATIENCE_S) == first_pid
     assert set(runs_of(path).values()) == {1}
     assert len(runs_of(path)) == len(short) + 1
+
+
+def test_a_task_behind_a_long_one_does_not_wait_when_the_other_worker_has_died(two_held, gate):
+    """Nothing is queued then, so the lost worker's place is wanted only for what waits in the living one's pipe."""
+    manager, first_pid, second_pid = two_held
+    long = manager.run(note_and_maybe_stop, os.devnull, "long", gate.address)
+    short = manager.run(note_and_maybe_stop, "", "", None)
+    gate.release(first_pid)
+    assert gate.next_arrival().label == "long"
+    assert sent_to(manager, first_pid) == 2
+    os.kill(second_pid, signal.SIGKILL)
+    assert short.result(timeout=PATIENCE_S) not in (first_pid, second_pid)
+    assert not long.done()
+    gate.release(first_pid)
+    assert long.result(timeout=PATIENCE_S) == first_pid

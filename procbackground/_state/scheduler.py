@@ -424,6 +424,8 @@ class Scheduler:
                 break
             self._promote(self.spares.pop(), source, now_s)
         self._launch_missing(now_s)
+        if self.active + self.starting < self.max_workers:
+            self._want_rescue(now_s)  # a place is free, and all that could fill it may be in a busy worker's pipe
 
     def _is_freshness_first(self) -> bool:
         fresh, ordinary = self.fresh_queue.peek(), self.queue.peek()

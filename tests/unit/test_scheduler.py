@@ -271,6 +271,40 @@ def test_jobs_behind_one_that_runs_long_go_to_an_idle_worker_uncharged_and_once(
     assert not world.seen(s.Terminate)
 
 
+def test_job_behind_one_that_runs_long_gets_a_new_worker_where_the_other_died():
+    world = World(max_workers=2)
+    recipe = Recipe("short", b"")
+    recipe.learn(SHORT_TASK_S / 10)
+    blockers = world.add_many(2)
+    long, behind = world.add_many(2, recipe)
+    world.answer(blockers[0])
+    assert sent_ahead(world) == [behind]
+    world.die(world.worker_of(blockers[1]))  # nothing is queued
+    world.advance(2 * s.RESCUE_AFTER_S + s.RESCUE_LOOK_S)
+    assert world.running() == [long, behind]
+    assert world.began.count(behind) == 1
+
+
+def test_job_behind_one_that_runs_long_gets_a_new_worker_though_a_launch_failed():
+    world = World(max_workers=2, is_prompt=False)
+    recipe = Recipe("short", b"")
+    recipe.learn(SHORT_TASK_S / 10)
+    blocker = world.add()
+    (first,) = world.children
+    world.say_hello(first)
+    long, behind = world.add_many(2, recipe)
+    (other,) = set(world.children) - {first}
+    world.answer(blocker)
+    assert sent_ahead(world) == [behind]
+    del world.children[other]
+    world.scheduler.launch_failed(other, world.now_s)  # nothing is queued
+    world.advance(1.0)
+    (third,) = set(world.children) - {first}
+    world.say_hello(third)
+    assert world.running() == [long, behind]
+    assert world.began.count(behind) == 1
+
+
 def test_ended_job_cannot_be_cancelled():
     world = World()
     job, failed = world.add_many(2)
