@@ -60,22 +60,22 @@ class FrontDoor(Protocol):
         ...
 
     def remember_rows(self, fn: Callable[..., Any], rows: int) -> None:
-        """Keep for the next map of `fn` how many rows make a chunk."""
+        """Keep for the next map of `fn` how many rows make a chunk, if that will be the same function."""
         ...
 
 
 class Chunk(TaskHandle[Any]):
     """Some rows of a map on their way, and what became of each."""
 
-    __slots__ = ("_begin", "_bodies", "_columns", "_goes_on", "_mapper", "_parts")
+    __slots__ = ("_bodies", "_columns", "_first_row", "_goes_on", "_mapper", "_parts")
 
-    def __init__(self, owner: Owner, mapper: Mapper, columns: Columns, begin: int) -> None:
+    def __init__(self, owner: Owner, mapper: Mapper, columns: Columns, first_row: int) -> None:
         super().__init__(owner, None, ())
         self._mapper = mapper
         self._columns: Columns = columns
-        self._begin = begin  # number of the first row
+        self._first_row = first_row  # its number in the map
         self._bodies: list[bytes] = []
-        self._goes_on = True  # in `_invoke_callbacks`, when it is done
+        self._goes_on = True  # more may come of it than values; `_settle` knows better
         self._parts: list[Part] | None = None
 
     @property
@@ -131,19 +131,24 @@ class Chunk(TaskHandle[Any]):
         mapper = self._mapper
         parts: list[Part] = []
         answered = 0
-        answers = [pickle.loads(body) for body in self._bodies]
-        if self._exception is None:
+        error = self._exception
+        answers: list[tuple[list[Any], dict[int, bytes], float]] = []
+        try:
+            answers.extend(pickle.loads(body) for body in self._bodies)  # until one refuses
+        except Exception as refusal:
+            if error is None:  # else what was done counts as not yet told
+                error = SerializationError(f"a result could not be loaded in the parent: {refusal!r}")
+        if error is None:
             answers.append(self._result)
         for values, failures, _ in answers:
             begin = 0
-            for row, failure in failures.items():
+            for row, failure in sorted(failures.items()):
                 parts.append(values[begin:row])
                 parts.append(mapper.follow(mapper.adopt, self._row(answered + row), failure))
                 begin = row + 1
             parts.append(values[begin:] if begin else values)
             answered += len(values)
         count = len(self._columns[0])
-        error = self._exception
         if error is None:
             mapper.note_answers(count, answered, self._result[2])
             if answered < count:
@@ -169,7 +174,7 @@ class Chunk(TaskHandle[Any]):
         return tuple(column[row] for column in self._columns)
 
     def _go_on(self, begin: int, end: int) -> Part:
-        return self._mapper.go_on(tuple(column[begin:end] for column in self._columns), self._begin + begin)
+        return self._mapper.go_on(tuple(column[begin:end] for column in self._columns), self._first_row + begin)
 
 
 class Rest:
@@ -195,15 +200,15 @@ class Rest:
         self.left -= taken
         return columns
 
-    def wait_for_more(self, timeout_s: float | None) -> list[Part]:
-        """Return the next part that was given, in front of it the rest, or nothing when there is no more.
+    def wait_for_more(self, timeout_s: float | None) -> Part | None:
+        """Return the next part that was given, or None when there is no more.
 
         Raises: `TimeoutError`.
         """
         with self.changed:
             if not self.changed.wait_for(lambda: self.given or not self.left, timeout_s):
                 raise TimeoutError
-            return [self, self.given.popleft()] if self.given else []
+            return self.given.popleft() if self.given else None
 
 
 class Mapper:
@@ -228,13 +233,14 @@ class Mapper:
         self._fn = fn
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
         self._iterables = tuple(map(iter, iterables))
-        self._given: deque[Part] = deque()  # in order of the rows, and not consumed
+        self._given: deque[Part] = deque()  # in order of the rows, and not taken
+        self._taken: list[Part] = []  # to be yielded next, in reverse
         self._is_over = False
         self._is_exhausted = False
         with self.lock:
-            self._begin(buffersize)
+            self._give_first(buffersize)
 
-    def _begin(self, buffersize: int | None) -> None:
+    def _give_first(self, buffersize: int | None) -> None:
         limit = range(buffersize) if buffersize is not None else itertools.repeat(0)
         for _ in limit:
             if not self._give_next():
@@ -260,7 +266,8 @@ class Mapper:
     def follow(self, give: Callable[..., Part], *what: Any) -> Part:
         """Give what follows from rows that were accepted, though the manager closes meanwhile.
 
-        What it refuses all the same (its close was cut short, or it has failed) is a part that says so.
+        What it refuses all the same (its close was cut short, or it has failed) is a part that says so; as is a row
+        whose arguments do not pickle any more.
         """
         try:
             with self._owner.accepting_more():
@@ -270,7 +277,8 @@ class Mapper:
             refused._parts = [refused]
             is_closed = isinstance(error, ManagerClosedError)
             TaskHandle._settle(refused, CANCELLED_AND_NOTIFIED if is_closed else FINISHED, None, error)
-            self._give_up()
+            if not isinstance(error, SerializationError):
+                self._give_up(refused)
             return refused
 
     def run(self, row: tuple[Any, ...]) -> Part:
@@ -293,8 +301,8 @@ class Mapper:
     def _note_given(self) -> None:
         """A chunk is with the manager, which will say when it is done."""
 
-    def _give_up(self) -> None:
-        """Give nothing more."""
+    def _give_up(self, *parts: Part) -> None:
+        """Give nothing more: the rows that are left come to `parts`."""
 
     def _give_next(self) -> bool:
         columns = self._take(self.size)
@@ -318,10 +326,10 @@ class Mapper:
 
     def results(self) -> Results:
         """Return the values in order; a row's error is raised when it is its turn."""
-        return Results(self._values(), lambda: self._cancel([]))
+        return Results(self._values(), self._cancel)
 
     def _values(self) -> Generator[list[Any], None, None]:
-        parts: list[Part] = []  # to be yielded next, in reverse
+        parts = self._taken
         failed: Chunk | None = None  # of `parts`, as a whole
         try:
             while True:
@@ -342,6 +350,7 @@ class Mapper:
                             self._wait_for(part)
                         values = part.whole()
                         if values is not None:
+                            del part  # it holds the arguments
                             yield values
                             continue
                         inner = part.parts()
@@ -349,7 +358,12 @@ class Mapper:
                             failed = part
                         parts += reversed(inner)
                     elif isinstance(part, Rest):
-                        parts += part.wait_for_more(self._remaining_s())
+                        parts.append(part)
+                        more = part.wait_for_more(self._remaining_s())
+                        if more is None:
+                            parts.pop()
+                        else:
+                            parts.append(more)
                     else:
                         try:
                             value = [part.result(self._remaining_s())]
@@ -359,8 +373,13 @@ class Mapper:
                         yield value
                         continue
                     del part
-        finally:
-            self._cancel(parts)
+        except GeneratorExit:
+            # It may be the collector that ends us, in any thread, at any point, with any lock held.
+            self._owner.do_soon(self._cancel)
+            raise
+        except BaseException:
+            self._cancel()
+            raise
 
     def _wait_for(self, chunk: Chunk) -> None:
         try:
@@ -374,13 +393,21 @@ class Mapper:
     def _remaining_s(self) -> float | None:
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
 
-    def _cancel(self, parts: list[Part]) -> None:
+    def _cancel(self) -> None:
         with self.lock:
             self._is_over = True
-            given, self._given = self._given, deque()
+            parts = [*self._taken, *self._given]
+            self._taken.clear()
+            self._given.clear()
             self._give_up()
-        for part in [*parts, *given]:
-            _cancel_part(part)
+        while parts:
+            part = parts.pop()
+            if isinstance(part, Rest):
+                parts += part.given
+            elif isinstance(part, Chunk) and part._parts is not None:
+                parts += (inner for inner in part._parts if inner is not part)
+            elif not isinstance(part, list):
+                part.cancel()
 
 
 class AdaptingMapper(Mapper):
@@ -404,7 +431,7 @@ class AdaptingMapper(Mapper):
         self._has_learned = False
         super().__init__(door, owner, fn, iterables, timeout_s, door.recall_rows(fn) or FIRST_ROWS)
 
-    def _begin(self, buffersize: int | None) -> None:
+    def _give_first(self, buffersize: int | None) -> None:
         self._changed = threading.Condition(self.lock)
         self._is_exhausted = True
         columns = self._take(None)  # at once, as Executor.map does
@@ -436,8 +463,9 @@ class AdaptingMapper(Mapper):
     def _note_given(self) -> None:
         self._out += 1
 
-    def _give_up(self) -> None:
+    def _give_up(self, *parts: Part) -> None:
         for rest in self._rests:
+            rest.given += parts
             rest.left = 0
         self._rests.clear()
         self._left = 0
@@ -451,9 +479,12 @@ class AdaptingMapper(Mapper):
 
     def note_end(self, chunk: Chunk) -> None:
         with self.lock:
-            chunk.parts()
             self._out -= 1
-            self._give_more(self.follow)
+            try:
+                chunk.parts()
+            finally:
+                self._give_more(self.follow)
+
 
 class Results(Iterator[Any]):
     """What `map` returns: the values in order, to be closed as a generator can be.
@@ -499,15 +530,3 @@ def _taken_from(values: list[Any]) -> Iterator[Any]:
     """Return an iterator that keeps nothing of what it has given."""
     values.reverse()
     return map(list.pop, itertools.repeat(values, len(values)))
-
-
-def _cancel_part(part: Part) -> None:
-    if isinstance(part, Chunk) and part._parts is not None:
-        for inner in part._parts:
-            if inner is not part:
-                _cancel_part(inner)
-    elif isinstance(part, Rest):
-        for inner in part.given:
-            _cancel_part(inner)
-    elif not isinstance(part, list):
-        part.cancel()

@@ -75,8 +75,13 @@ class Stream(Generic[R]):
                 del handle
             if self._input_error is not None:
                 raise self._input_error
-        finally:
+        except GeneratorExit:
+            # It may be the collector that ends us, in any thread, at any point, with any lock held.
+            self._owner.do_soon(self.close)
+            raise
+        except BaseException:
             self.close()
+            raise
 
     async def __aiter__(self) -> AsyncIterator[TaskHandle[R]]:
         import asyncio
@@ -96,8 +101,12 @@ class Stream(Generic[R]):
                 del handle
             if self._input_error is not None:
                 raise self._input_error
-        finally:
+        except GeneratorExit:
+            self._owner.do_soon(self.close)
+            raise
+        except BaseException:
             self.close()
+            raise
 
     def close(self) -> None:
         """Cancel what is out."""

@@ -30,7 +30,7 @@ PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row i
 PARCEL = 8  # the arguments are a parcel: its label stands here, its descriptor came by the side socket
 MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not begun
 # A chunk's value is (values, failures, took): a list with a value for each row, {row: pickled failure}, and seconds.
-# The values of its partial answers come before. What is short of the rows then was left.
+# The values of its partial answers come before. If they all are fewer than the rows, the worker left those that follow.
 
 # What a loop needs on top, between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration

@@ -48,6 +48,10 @@ class Owner(Protocol):
         """End one `hold`."""
         ...
 
+    def do_soon(self, errand: Callable[[], None]) -> None:
+        """Have `errand` run in another thread, unless all is over; for finalizers, which may run at any point."""
+        ...
+
     def accepting_more(self) -> AbstractContextManager[None]:
         """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
         ...

@@ -83,6 +83,7 @@ class _FrontDoor(Executor):
         self._recipes: dict[Any, Recipe] = {}  # by function, of calls with the manager's defaults
         self._chunk_recipes: dict[Any, Recipe] = {}  # by function
         self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
+        self._chunk_rows: dict[Any, int] = {}  # by function: how many rows a chunk had in the end, in the last map
         # With context variables to carry, all recipes are here, where the short ways do not look.
         self._carrier = carrier
         self._carried_recipes: dict[Any, Recipe] = {}
@@ -167,11 +168,12 @@ class _FrontDoor(Executor):
         door: _FrontDoor = self
         if self._carrier is not None:
             # Later rows are given wherever earlier ones end; all have the context of this call.
-            door = Options(self._supervisor, self._defaults, self._fields, self._max_workers, self._carrier.frozen())
+            door = self._options(self._fields, self._carrier.frozen())
             door._origin = self if buffersize is not None else None
         elif buffersize is None:
             # Results may be read when the manager has been dropped and is going away; only a lazy map still needs it.
-            door = self._view()
+            door = self._options(self._fields)
+            door._recipes, door._chunk_recipes = self._recipes, self._chunk_recipes
         mapper: Mapper
         if chunksize is None:
             mapper = AdaptingMapper(door, self._supervisor, fn, iterables, timeout, self._max_workers)
@@ -203,13 +205,13 @@ class _FrontDoor(Executor):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         _make_task(fields, _nothing, (), {})  # finds what is wrong now rather than at the first call
-        view = Options(self._supervisor, self._defaults, fields, self._max_workers, self._carrier)
+        view = self._options(fields, self._carrier)
         view._origin = self
         return view
 
-    def _view(self) -> Options:
-        view = Options(self._supervisor, self._defaults, self._fields, self._max_workers)
-        view._recipes, view._chunk_recipes = self._recipes, self._chunk_recipes
+    def _options(self, fields: dict[str, Any], carrier: Carrier | None = None) -> Options:
+        view = Options(self._supervisor, self._defaults, fields, self._max_workers, carrier)
+        view._chunk_rows = self._chunk_rows
         return view
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -396,13 +398,13 @@ class _FrontDoor(Executor):
         return handle
 
     def recall_rows(self, fn: Callable[..., Any]) -> int:
-        recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
-        return 0 if recipe is None else recipe.chunk_rows
+        return self._chunk_rows.get(fn, 0) if type(fn) in _HASHED_BY_IDENTITY else 0
 
     def remember_rows(self, fn: Callable[..., Any], rows: int) -> None:
-        recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
-        if recipe is not None:
-            recipe.chunk_rows = rows
+        if type(fn) in _HASHED_BY_IDENTITY and is_stateless(fn):
+            if len(self._chunk_rows) >= KEPT_RECIPES:
+                self._chunk_rows.clear()
+            self._chunk_rows[fn] = rows
 
     def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
         recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None

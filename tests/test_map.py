@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextvars
+import gc
+import inspect
 import itertools
 import operator
+import os
+import sys
 import threading
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from procbackground import TaskTimeoutError, WorkerDiedError
+from procbackground import SerializationError, Task, TaskTimeoutError, WorkerDiedError
 from procbackground._map import AdaptingMapper
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import Flaky
+
+language = contextvars.ContextVar("language", default="en")
 
 
 def taken_until_it_raises(iterator):
@@ -129,6 +137,23 @@ def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
     assert "lock" in str(error)
 
 
+@pytest.mark.parametrize("chunksize", [1, 8, None])
+def test_what_raises_and_what_cannot_cross_keep_their_places(manager, chunksize):
+    came, error = taken_until_it_raises(manager.map(tasks.refuse_or_raise, range(8), chunksize=chunksize))
+    assert came == [0, 1]
+    assert isinstance(error, SerializationError)
+
+
+@pytest.mark.parametrize("chunksize", [1, 50, None])
+def test_an_item_whose_result_does_not_load_here_fails_alone(manager, chunksize):
+    """Others of its chunk were told before it, in partial answers; and it may be in one itself."""
+    pids = [None] * 25 + [os.getpid()] + [None] * 24
+    results = manager.map(tasks.return_unloadable_if_told, range(50), pids, chunksize=chunksize)
+    came, error = taken_until_it_raises(results)
+    assert came == list(range(25))
+    assert isinstance(error, SerializationError)
+
+
 @pytest.mark.parametrize("chunksize", [1, 4])
 def test_failed_items_are_retried_alone(make_manager, gate, chunksize):
     manager = make_manager(retry=2)
@@ -230,6 +255,48 @@ def test_a_map_that_is_closed_before_anything_was_taken_cancels_what_is_out(make
     assert list(results) == []
 
 
+def leave_in_a_cycle(iterator):
+    """Let the collector, and nothing else, find `iterator`."""
+    cycle = [iterator]
+    cycle.append(cycle)
+
+
+@pytest.mark.parametrize("way", ["map", "stream"])
+def test_what_the_collector_ends_is_cancelled_though_a_lock_is_held(make_manager, gate, way):
+    """It runs where any object is made, so amid the taking in of a task, too."""
+    manager = make_manager(max_workers=1, grace=0.5)
+    if way == "map":
+        results = manager.map(tasks.stop_if_told, range(20), [None] + [gate.address] * 19, chunksize=1)
+        next(results)
+    else:
+        addresses = enumerate([None] + [gate.address] * 19)
+        results = iter(manager.stream(Task(tasks.stop_if_told, args=args) for args in addresses))
+        next(results)
+    gate.wait_for_arrival()
+    leave_in_a_cycle(results)
+    del results
+    with manager._supervisor.lock:
+        gc.collect()
+    assert manager.wait(timeout=PATIENCE_S)
+    assert manager.stats().cancelled == 19
+
+
+def test_an_abandoned_map_of_which_many_items_died_is_cancelled(make_manager):
+    """Each death leaves a rest, which has a chunk, which leaves a rest."""
+    deaths = 60
+    manager = make_manager(max_workers=1)
+    assert len(list(manager.map(tasks.die_if_told, range(20_000)))) == 20_000
+    results = manager.map(tasks.die_if_told, ["die"] * deaths + list(range(20_000)))
+    wait_until(lambda: manager.stats().failed >= deaths, "all have died that were told to")
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + deaths)
+    try:
+        results.close()
+    finally:
+        sys.setrecursionlimit(limit)
+    assert manager.wait(timeout=PATIENCE_S)
+
+
 # -- taking -----------------------------------------------------------------------------------------------
 
 
@@ -256,6 +323,21 @@ def test_threads_that_share_a_map_share_its_values(manager, chunksize):
         shares = [share.result(timeout=PATIENCE_S) for share in [threads.submit(list, results) for _ in range(4)]]
     assert sorted(itertools.chain.from_iterable(shares)) == [number**2 for number in range(5000)]
     assert all(share == sorted(share) for share in shares)
+
+
+def test_arguments_are_gone_once_their_values_are_taken(manager):
+    known = []
+
+    def labels():
+        for number in range(100, 140):
+            label = tasks.Label(number)
+            known.append(weakref.ref(label))
+            yield label
+            del label
+
+    results = manager.map(tasks.read_label, labels(), chunksize=10)
+    assert [next(results) for _ in range(11)] == list(range(100, 111))
+    assert [label() for label in known[:20]] == [None] * 20
 
 
 def test_maps_side_by_side_do_not_mix(manager):
@@ -298,9 +380,9 @@ def test_slow_rows_amid_quick_ones_are_shared(manager):
 
 def test_a_map_begins_with_what_the_one_before_has_learned(manager):
     assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
-    learned = manager._chunk_recipes[tasks.square].chunk_rows
+    learned = manager._chunk_rows[tasks.square]
     assert learned > 8
-    mapper = AdaptingMapper(manager._view(), manager._supervisor, tasks.square, (range(20_000),), None, 2)
+    mapper = AdaptingMapper(manager.options(), manager._supervisor, tasks.square, (range(20_000),), None, 2)
     assert mapper.size > 8
     assert list(mapper.results()) == [number**2 for number in range(20_000)]
 
@@ -328,6 +410,23 @@ def test_rows_that_a_chunk_left_still_fail_alone(make_manager, gate):
     told = [gate.wait_for_label() for _ in range(12)]
     assert sorted(told) == sorted([*range(slow, slow + 10), *failing])
     assert not gate.has_arrivals()
+
+
+def test_a_row_that_pickles_no_more_fails_alone_behind_rows_that_were_left(make_manager):
+    manager = make_manager(max_workers=1)
+    list(manager.map(tasks.read_label, map(tasks.Label, range(100, 20_000))))
+    labels = [tasks.Label(number) for number in range(120)]
+    results = manager.map(tasks.read_label, labels)
+    labels[60].number = threading.Lock()  # by now it was sent, and is to be again: it raises
+    came, error = taken_until_it_raises(results)
+    assert came == list(range(60))
+    assert isinstance(error, SerializationError)
+
+
+def test_a_map_under_context_variables_learns_for_the_next_one(make_manager):
+    manager = make_manager(context=[language])
+    assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
+    assert manager._chunk_rows[tasks.square] > 8
 
 
 def test_a_map_that_is_closed_amid_rows_that_were_left_runs_no_more_of_them(make_manager):

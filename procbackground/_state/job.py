@@ -35,7 +35,6 @@ class Recipe:
 
     __slots__ = (
         "blob",
-        "chunk_rows",
         "deadline_s",
         "depth",
         "first_call",
@@ -94,7 +93,6 @@ class Recipe:
         self.interval_s: float = interval_s
         self.isolate: bool = isolate
         self.is_chunk: bool = is_chunk
-        self.chunk_rows: int = 0  # how many rows a chunk of the last map had in the end, if that map sized its chunks
         self.make_task: Callable[..., Any] | None = make_task  # from a call's arguments, if asked for
         self.mean_s: float = -1.0  # running mean of the duration of an attempt; below 0 while unknown
         self.depth: int = 1  # how many may be on their way to one worker

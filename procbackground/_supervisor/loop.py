@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import contextmanager
@@ -167,6 +168,7 @@ class Supervisor:
         self._breakage: Breakage | None = None  # once the scheduler is broken
         self._is_foreign = False  # this is a fork of the manager's process
         self._asked_to_close: list[float | None] = []  # timeouts, of callers that may not take the lock
+        self._asked_to_do: deque[Callable[[], None]] = deque()  # by such callers, too
         self._returned: list[_Returned] = []  # values that came, and whose handles are not settled
         self._unfinished: list[Worker] = []  # whose pipe had no room for all that a caller wrote
         self._close_began_s: float | None = None
@@ -378,6 +380,12 @@ class Supervisor:
         return any(job is not None for _, job in samples)
 
     # -- closing -------------------------------------------------------------------------------------------
+
+    def do_soon(self, errand: Callable[[], None]) -> None:
+        """Have `errand` run in a thread of ours; takes no lock, so that finalizers may call it."""
+        if self._is_ready and not self._is_foreign:
+            self._asked_to_do.append(errand)
+            self._wakeup.set()
 
     def ask_to_close(self, timeout_s: float | None) -> None:
         """Begin to close; takes no lock, so that signal handlers and finalizers may call it."""
@@ -598,6 +606,8 @@ class Supervisor:
             worker = self._unfinished.pop()
             if not worker.process.closed:
                 self._finish_writing(worker)
+        while self._asked_to_do:
+            self._errands.put(self._asked_to_do.popleft())
         with self.lock:
             if self._asked_to_close:
                 self._room.tell_all()

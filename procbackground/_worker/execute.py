@@ -31,8 +31,8 @@ WORTH_MEASURING_S = 0.001
 KEPT_FUNCTIONS = 256
 
 PARTIAL_S = 0.001  # between two partial answers of a chunk: a frame a millisecond costs one per cent
-# After which a chunk that may ends early: its rows take far longer than was thought when it was made (in 2 ms), and
-# those behind could run elsewhere. Not much shorter, as on a busy machine a chunk has to wait for the processor.
+# A chunk that has taken so long ends early, if it may: it was made to take a fifth of that, and what it has not begun
+# could run elsewhere. Not much shorter, as on a busy machine a chunk has to wait for the processor.
 LONG_S = 0.010
 
 
@@ -195,8 +195,9 @@ class Executor:
                     values.clear()
                     failures, first = {}, row
                 words[began_word] = time.monotonic_ns()  # the row's own time, to a millisecond
-                due_s = now_s() + PARTIAL_S
-                if may_end_early and due_s - began_s > LONG_S:
+                looked_s = now_s()
+                due_s = looked_s + PARTIAL_S
+                if may_end_early and row and looked_s - began_s > LONG_S:
                     break
             try:
                 append(fn(arguments) if has_one else fn(*arguments))

@@ -196,23 +196,25 @@ def forget_inherited_output() -> None:
     """In a child of a fork: drop what the parent had printed and not yet written. It does that itself.
 
     `multiprocessing` flushes before it forks, but some thread may print in between; without this it shows twice.
+    Only the interpreter's own streams: a thread that wrote to another one at the fork left its lock held for ever.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for stream in (sys.__stdout__, sys.__stderr__):
         try:
+            assert stream is not None
             fd = stream.fileno()
-            is_inheritable = os.get_inheritable(fd)
+            kept = os.dup(fd)
         except Exception:
-            continue  # closed, absent, or no file
-        kept, nowhere = os.dup(fd), os.open(os.devnull, os.O_WRONLY)
+            continue  # closed, absent, or no descriptor is left
         try:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, fd)
+            os.close(nowhere)
             stream.flush()
         except Exception:
             pass
         finally:
-            os.dup2(kept, fd, is_inheritable)
+            os.dup2(kept, fd)
             os.close(kept)
-            os.close(nowhere)
 
 
 def ignore_interrupts() -> None:

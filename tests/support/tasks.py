@@ -535,6 +535,32 @@ def return_unloadable(pid: int) -> Any:
     return LoadsOnlyElsewhere(pid)
 
 
+def return_unloadable_if_told(number: int, pid: int | None) -> Any:
+    time.sleep(0.0003)
+    return number if pid is None else LoadsOnlyElsewhere(pid)
+
+
+def refuse_or_raise(number: int) -> Any:
+    if number == 4:
+        raise Flaky("number 4")
+    return threading.Lock() if number == 2 else number
+
+
+class Label:
+    """An argument that a test can look after, and change when it was sent."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def read_label(label: Label) -> int:
+    if label.number < 4:
+        time.sleep(0.02)
+    if label.number == 60:
+        raise Flaky("number 60")
+    return label.number
+
+
 may_load = threading.Event()
 is_loading = threading.Event()
 
