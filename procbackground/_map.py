@@ -235,6 +235,7 @@ class Mapper:
         self._iterables = tuple(map(iter, iterables))
         self._given: deque[Part] = deque()  # in order of the rows, and not taken
         self._taken: list[Part] = []  # to be yielded next, in reverse
+        self._awaited: list[Part] = []  # the one that a consumer waits for
         self._is_over = False
         self._is_exhausted = False
         with self.lock:
@@ -358,18 +359,15 @@ class Mapper:
                             failed = part
                         parts += reversed(inner)
                     elif isinstance(part, Rest):
-                        parts.append(part)
+                        self._awaited = [part]
                         more = part.wait_for_more(self._remaining_s())
-                        if more is None:
-                            parts.pop()
-                        else:
-                            parts.append(more)
+                        self._awaited = []
+                        if more is not None:
+                            parts += (part, more)
                     else:
-                        try:
-                            value = [part.result(self._remaining_s())]
-                        finally:
-                            part.cancel()
-                            del part  # it holds its result
+                        self._wait_for(part)
+                        value = [part.result()]
+                        del part  # it holds its result
                         yield value
                         continue
                     del part
@@ -381,14 +379,18 @@ class Mapper:
             self._cancel()
             raise
 
-    def _wait_for(self, chunk: Chunk) -> None:
+    def _wait_for(self, part: TaskHandle[Any]) -> None:
+        self._awaited = [part]
+        if self._is_over:
+            part.cancel()  # whoever cancels looks at `_awaited` after that
         try:
-            chunk.exception(self._remaining_s())
+            part.exception(self._remaining_s())
         except CancelledError:
             pass
         finally:
-            if not chunk.done():
-                chunk.cancel()
+            self._awaited = []
+            if not part.done():
+                part.cancel()
 
     def _remaining_s(self) -> float | None:
         return None if self._end_s is None else max(0.0, self._end_s - time.monotonic())
@@ -396,7 +398,7 @@ class Mapper:
     def _cancel(self) -> None:
         with self.lock:
             self._is_over = True
-            parts = [*self._taken, *self._given]
+            parts = [*self._awaited, *self._taken, *self._given]
             self._taken.clear()
             self._given.clear()
             self._give_up()
@@ -509,9 +511,12 @@ class Results(Iterator[Any]):
         raise StopIteration
 
     def close(self) -> None:
-        """Cancel what has not ended; no value comes any more."""
-        self._source.close()
-        self._cancel()  # a generator that was not asked for anything has nothing to tidy up
+        """Cancel what has not ended; no value comes any more. A thread that waits for one gets `CancelledError`."""
+        self._cancel()
+        try:
+            self._source.close()
+        except ValueError:
+            pass  # that thread is in it, and finds all cancelled
         deque(self._taker, maxlen=0)
 
     def _takers(self) -> Iterator[Iterator[Any]]:

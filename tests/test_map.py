@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import weakref
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
@@ -252,6 +252,20 @@ def test_a_map_that_is_closed_before_anything_was_taken_cancels_what_is_out(make
     results = manager.map(tasks.square, range(20), chunksize=1)
     results.close()
     assert manager.stats().cancelled == 20
+    assert list(results) == []
+
+
+@pytest.mark.parametrize("chunksize", [1, 2, None])
+def test_a_map_can_be_closed_while_another_thread_waits_for_a_value(make_manager, gate, chunksize):
+    manager = make_manager(max_workers=1, grace=0.5)
+    results = manager.map(tasks.stop_if_told, range(6), [None, None] + [gate.address] * 4, chunksize=chunksize)
+    assert [next(results), next(results)] == [0, 1]
+    with ThreadPoolExecutor(1) as threads:
+        waiting = threads.submit(next, results)
+        gate.wait_for_arrival()
+        results.close()
+        assert isinstance(waiting.exception(timeout=PATIENCE_S), CancelledError | StopIteration)
+    assert manager.wait(timeout=PATIENCE_S)
     assert list(results) == []
 
 
