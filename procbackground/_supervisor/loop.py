@@ -1310,7 +1310,9 @@ class Supervisor:
             return
         self._words = memoryview(b"")
         self._poller.close()
-        for fd in (self._page_fd, self._life_read_fd, self._life_write_fd):
+        fds = (self._page_fd, self._life_read_fd, self._life_write_fd)
+        self._life_write_fd = -1  # first: a fork in another thread closes what it finds there
+        for fd in fds:
             os.close(fd)
         self._wakeup.close()
 

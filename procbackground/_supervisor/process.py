@@ -160,9 +160,9 @@ class WorkerProcess:
 
     def close_tasks(self) -> None:
         """Let the worker know that nothing more will come."""
-        if self.task_fd >= 0:
-            os.close(self.task_fd)
-            self.task_fd = -1
+        fd, self.task_fd = self.task_fd, -1  # first: a fork in another thread closes what it finds here
+        if fd >= 0:
+            os.close(fd)
 
     def close(self) -> None:
         """Let go of all descriptors, and of the pid."""
