@@ -134,8 +134,7 @@ def test_24_function_of_main(method, tmp_path):
     script.write_text(
         textwrap.dedent(
             f"""
-            import copyreg
-import multiprocessing
+            import multiprocessing
             from procbackground import Manager
 
             def square(number):
