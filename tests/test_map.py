@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._map import AdaptingMapper
+from procbackground._map import AdaptingMapper, Rest
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -267,6 +267,22 @@ def test_a_map_can_be_closed_while_another_thread_waits_for_a_value(make_manager
         assert isinstance(waiting.exception(timeout=PATIENCE_S), CancelledError | StopIteration)
     assert manager.wait(timeout=PATIENCE_S)
     assert list(results) == []
+
+
+def test_what_was_given_when_the_wait_for_it_timed_out_is_cancelled(make_manager, gate, monkeypatch):
+    """The wait is over at once here, as if all had been given just then."""
+    manager = make_manager(max_workers=1, grace=0.5)
+    results = manager.map(tasks.stop_if_told, range(20), itertools.repeat(gate.address), timeout=PATIENCE_S)
+    gate.wait_for_arrival()
+
+    def is_late(rest, timeout_s):
+        raise TimeoutError
+
+    monkeypatch.setattr(Rest, "wait_for_more", is_late)
+    with pytest.raises(TimeoutError):
+        next(results)
+    assert manager.wait(timeout=PATIENCE_S)
+    assert manager.stats().cancelled >= 1
 
 
 def leave_in_a_cycle(iterator):
