@@ -208,3 +208,35 @@ def test_an_orphan_of_a_task_ends_with_a_parent_that_is_killed(gate, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_a_process_that_is_handed_over_amid_the_last_look_is_ended(tmp_path):
+    """Its parent was listed alive, and had ended when it was looked at."""
+    script = """
+        import os, signal
+        from subprocess import DEVNULL, Popen
+        from procbackground import _platform
+        from procbackground._worker import zygote
+
+        def look(pid):
+            if pid == worker:
+                os.kill(worker, signal.SIGKILL)
+                os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)
+            return start_time(pid)
+
+        assert _platform.adopt_orphans()
+        read_fd, write_fd = os.pipe()
+        worker = os.fork()
+        if worker == 0:
+            Popen(["sleep", "60"], start_new_session=True, stdout=DEVNULL, stderr=DEVNULL)
+            os.write(write_fd, b".")
+            signal.pause()
+        os.read(read_fd, 1)
+        (grandchild,) = _platform.children(worker)
+        start_time, _platform.start_time = _platform.start_time, look
+        zygote._end_all_below(os.getpid())
+        print("gone" if start_time(grandchild) is None else "alive")
+        print(_platform.children(os.getpid()))
+    """
+    done = scripts.run(script, folder=tmp_path)
+    assert done.stdout.split() == ["gone", "[]"], done.stderr

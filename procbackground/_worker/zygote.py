@@ -353,23 +353,45 @@ class _Zygote:
 
 
 def _end_all_below(zygote: int) -> None:
-    """End what is below the zygote: the workers, should they live, and whatever they have started."""
+    """End what is below the zygote: the workers, should they live, and whatever they have started.
+
+    Nobody alive in one look does not mean that nobody is: who dies in the midst of it hands the zygote its children,
+    which had been listed before. Only those whose end an earlier look has seen have nothing to hand over any more.
+    """
     until_s = time.monotonic() + END_S
+    seen_dead: set[int] = set()
     while True:
-        alive = [pid for pid, _ in _platform.descendants(zygote) if pid != os.getpid()]
+        alive, dead = _look_below(zygote)
         for pid in alive:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 pass
-        try:
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        except ChildProcessError:
+        if (not alive and dead <= seen_dead) or time.monotonic() > until_s:
+            break
+        seen_dead |= dead
+        time.sleep(0.001)  # what is killed needs it, and hands its own children to the zygote
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
             pass
-        if not alive or time.monotonic() > until_s:
-            return
-        time.sleep(0.001)  # what is killed hands its own children to the zygote
+    except ChildProcessError:
+        pass
+
+
+def _look_below(zygote: int) -> tuple[list[int], set[int]]:
+    """Return who lives below the zygote, this process apart, and whose end the look has met."""
+    alive, dead = [], set()
+    todo = [zygote]
+    while todo:
+        for pid in _platform.children(todo.pop()):
+            if pid == os.getpid():
+                continue
+            if _platform.start_time(pid) is None:
+                dead.add(pid)
+            else:
+                alive.append(pid)
+                todo.append(pid)
+    return alive, dead
 
 
 def _start_afresh(number: int) -> None:
