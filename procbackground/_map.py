@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import operator
 import pickle
 import threading
 import time
@@ -30,6 +31,10 @@ FIRST_ROWS = 1
 GROWTH = 8  # at most so many times the rows of the chunk before
 MAX_ROWS = 16384
 OUT_PER_WORKER = 3  # chunks of a map that sizes its chunks itself; more would keep their first size
+# Values are popped one by one, so that nothing of what was given is kept. Of many a piece at a time is, which costs a
+# third of that.
+LEAST_IN_PIECES = 1024
+PIECE_ROWS = 256
 LEAST_SHARE = 8  # at the end of the input, chunks shrink down to this part of their size to end together
 
 # The consumer's view: values, jobs of their own, chunks, and rows that are yet to be given, in the order of the rows.
@@ -163,6 +168,9 @@ class Chunk(TaskHandle[Any]):
         if not isinstance(error, (WorkerDiedError, TaskTimeoutError, MemoryError)):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)
+        if guilty >= count:  # NO_ROW: it was loading the arguments
+            parts += [mapper.follow(mapper.run, self._row(row)) for row in range(answered, count)]
+            return parts
         if guilty > answered:
             parts.append(self._go_on(answered, guilty))  # done, but not yet told
         parts.append(mapper.follow(mapper.adopt, self._row(guilty), error))
@@ -180,11 +188,11 @@ class Chunk(TaskHandle[Any]):
 class Rest:
     """Rows that are not given yet, of the input or of a chunk, and the parts of those that are."""
 
-    __slots__ = ("begin", "changed", "given", "iterators", "left")
+    __slots__ = ("begin", "changed", "columns", "given", "left")
 
     def __init__(self, columns: Columns, begin: int, changed: threading.Condition) -> None:
         self.changed: threading.Condition = changed  # to be notified when rows are given
-        self.iterators: tuple[Iterator[Any], ...] = tuple(map(iter, columns))
+        self.columns: Columns = columns
         self.begin: int = begin  # number of the first row that is left
         self.left: int = len(columns[0])
         self.given: deque[Part] = deque()  # in order of the rows, and not consumed
@@ -194,11 +202,13 @@ class Rest:
 
     def take(self, count: int) -> Columns:
         """Return the next rows, at least one; there are some."""
-        columns = tuple(list(itertools.islice(iterator, count)) for iterator in self.iterators)
-        taken = len(columns[0])
-        self.begin += taken
-        self.left -= taken
-        return columns
+        first = len(self.columns[0]) - self.left
+        taken = tuple(column[first : first + count] for column in self.columns)
+        self.begin += len(taken[0])
+        self.left -= len(taken[0])
+        if not self.left:
+            self.columns = ()
+        return taken
 
     def wait_for_more(self, timeout_s: float | None) -> Part | None:
         """Return the next part that was given, or None when there is no more.
@@ -430,16 +440,23 @@ class AdaptingMapper(Mapper):
         self._rests: list[Rest] = []  # that have rows left; a heap
         self._left = 0  # their rows
         self._out = 0  # chunks given that are not done
+        self._has_all = False  # of the input
         self._has_learned = False
         super().__init__(door, owner, fn, iterables, timeout_s, door.recall_rows(fn) or FIRST_ROWS)
 
     def _give_first(self, buffersize: int | None) -> None:
         self._changed = threading.Condition(self.lock)
         self._is_exhausted = True
-        columns = self._take(None)  # at once, as Executor.map does
-        if columns[0]:
-            self._given.append(self.go_on(columns, 0))
+        # All is taken at once, as Executor.map does; but the workers need not wait for the last of it.
+        begin, count = 0, self.size * self._workers
+        columns = self._take(count)
+        while columns[0]:
+            self._has_all = len(columns[0]) != count
+            self._given.append(self.go_on(columns, begin))
             self._give_more(lambda give, *what: give(*what))
+            begin += len(columns[0])
+            columns = self._take(None)
+        self._has_all = True
 
     def go_on(self, columns: Columns, begin: int) -> Part:
         rest = Rest(columns, begin, self._changed)
@@ -451,7 +468,7 @@ class AdaptingMapper(Mapper):
         """Keep some chunks out for each worker, the last ones small enough to end together."""
         while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             rest = self._rests[0]
-            fair = -(-self._left // (2 * self._workers))
+            fair = -(-self._left // (2 * self._workers)) if self._has_all else self.size
             # What a map before has learned may be wrong for these rows: at first every worker gets some.
             least = self.size // LEAST_SHARE if self._has_learned else 0
             begin = rest.begin
@@ -499,8 +516,9 @@ class Results(Iterator[Any]):
         self._source = source
         self._cancel = cancel
         self._lock = threading.RLock()
-        self._values: list[Any] = []  # that have come, and were not taken
-        self._taker: Iterator[Any] = iter(())  # of them
+        self._values: list[Any] = []  # that have come and are not in `_taker`; in reverse
+        self._popped: list[Any] = []  # what `_taker` takes from and shortens; in reverse
+        self._taker: Iterator[Any] = iter(())  # over the values that are next
 
     def __iter__(self) -> Iterator[Any]:
         return itertools.chain.from_iterable(self._takers())
@@ -517,21 +535,29 @@ class Results(Iterator[Any]):
             self._source.close()
         except ValueError:
             pass  # that thread is in it, and finds all cancelled
+        self._values.clear()
         deque(self._taker, maxlen=0)
 
     def _takers(self) -> Iterator[Iterator[Any]]:
         while True:
             with self._lock:
-                if not self._values:
-                    values = next(self._source, None)
-                    if values is None:
-                        return
-                    self._values, self._taker = values, _taken_from(values)
+                # Of many values the last are popped, too: while a piece is being taken, there are others.
+                if not self._popped and not (self._values and operator.length_hint(self._taker)):
+                    values = self._values
+                    if not values:
+                        came = next(self._source, None)
+                        if came is None:
+                            return
+                        came.reverse()
+                        values = came
+                    if len(values) < LEAST_IN_PIECES:
+                        self._popped, self._values = values, []
+                        self._taker = map(list.pop, itertools.repeat(values, len(values)))
+                    else:
+                        piece = values[-PIECE_ROWS:]
+                        piece.reverse()
+                        del values[-PIECE_ROWS:]
+                        self._values = values
+                        self._taker = iter(piece)
                 taker = self._taker
             yield taker
-
-
-def _taken_from(values: list[Any]) -> Iterator[Any]:
-    """Return an iterator that keeps nothing of what it has given."""
-    values.reverse()
-    return map(list.pop, itertools.repeat(values, len(values)))

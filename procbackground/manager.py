@@ -150,7 +150,7 @@ class _FrontDoor(Executor):
         `chunksize` items travel together; by default as many as make one to five milliseconds of work, and where
         that was too many, because these take longer than those before, what a worker has not begun is shared
         again. An item that raises, times out or kills its worker fails alone, whatever the chunk: the iterator
-        raises its error when it is that item's turn. Items of one chunk that ran in the millisecond before a death
+        raises its error when it is that item's turn. Items of one chunk that ran in the milliseconds before a death
         run again; with a chunk size of 1 none does.
 
         Args:

@@ -130,6 +130,35 @@ def test_a_heartbeat_does_not_give_an_item_more_time(make_manager, chunksize):
     assert isinstance(error, TaskTimeoutError)
 
 
+@pytest.mark.parametrize("chunksize", [20, 200, None])
+def test_items_that_turn_slow_amid_quick_ones_have_their_whole_time_each(make_manager, chunksize):
+    """The quick ones share a look at the clock; these take longer together than one may."""
+    manager = make_manager(max_workers=1, timeout=0.5)
+    seconds = [0.0] * 100 + [0.0, 0.2] * 5 + [0.0] * 50
+    assert list(manager.map(tasks.pause, seconds, chunksize=chunksize)) == seconds
+
+
+def test_slow_items_before_a_death_ran_once(manager, gate):
+    """They are told before the next one begins, though quick ones came before them in the chunk."""
+    items = [None] * 100 + [0, 1, 2, 3, 4, 5, "die"]
+    gate.open()
+    addresses = itertools.repeat(gate.address)
+    results = manager.map(tasks.tell_slowly_or_die, addresses, items, chunksize=200)
+    came, error = taken_until_it_raises(results)
+    assert came == [None] * 100 + [0, 1, 2, 3, 4, 5]
+    assert isinstance(error, WorkerDiedError)
+    assert [gate.wait_for_label() for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert not gate.has_arrivals()
+
+
+def test_an_item_that_kills_while_it_is_loaded_fails_alone(manager):
+    """Of a chunk like those that were done before: nothing tells which item it was."""
+    items = [*range(50), *range(10), tasks.KillsOnLoad(), *range(10)]
+    came, error = taken_until_it_raises(manager.map(tasks.die_if_told, items, chunksize=25))
+    assert came == [*range(50), *range(10)]
+    assert isinstance(error, WorkerDiedError)
+
+
 @pytest.mark.parametrize("chunksize", [1, 5])
 def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
     came, error = taken_until_it_raises(manager.map(tasks.lock_if_none, [1, 2, None, 4], chunksize=chunksize))
@@ -346,7 +375,7 @@ def test_values_come_once_and_in_order_however_they_are_taken(manager, chunksize
     assert next(results, "over") == "over"
 
 
-@pytest.mark.parametrize("chunksize", [1, 16, None])
+@pytest.mark.parametrize("chunksize", [1, 16, 2500, None])
 def test_threads_that_share_a_map_share_its_values(manager, chunksize):
     results = manager.map(tasks.square, range(5000), chunksize=chunksize)
     with ThreadPoolExecutor(4) as threads:

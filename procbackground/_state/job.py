@@ -29,6 +29,9 @@ PREFETCH_DEPTH = 16
 MAX_PREFETCH_DEPTH = 64
 PREFETCHED_S = 0.001
 
+# A chunk looks at the clock rarely where its rows are quick. Where it has not for so long, it is asked to.
+LOOK_AFTER_S = 0.003
+
 
 class Recipe:
     """What jobs of the same function and limits have in common. Limits are resolved: `inf` is none."""
@@ -87,7 +90,8 @@ class Recipe:
         self.timeout_s: float = timeout_s
         self.deadline_s: float = deadline_s
         self.stalled_s: float = stalled_s
-        self.watch_s: float = min(timeout_s, stalled_s)  # how soon after its start an attempt is worth a look
+        # How soon after its start an attempt is worth a look.
+        self.watch_s: float = min(timeout_s, stalled_s, LOOK_AFTER_S if is_chunk else NO_LIMIT)
         self.memory_limit: int | None = memory_limit
         self.priority: int = priority
         self.interval_s: float = interval_s

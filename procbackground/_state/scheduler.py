@@ -18,9 +18,11 @@ from typing import Any, NamedTuple
 from procbackground._state import attempt as a
 from procbackground._state import fleet
 from procbackground._state.fleet import JobQueue, Worker
-from procbackground._state.job import JUDGED, SETTLED, WAITING, Job
+from procbackground._state.job import JUDGED, LOOK_AFTER_S, SETTLED, WAITING, Job
 from procbackground.report import Outcome
 from procbackground.task import NO_LIMIT
+
+LOOK_AGAIN_S = 0.050  # between two looks at a chunk that has had its first
 
 # Verdicts.
 AGAIN = "again"
@@ -119,6 +121,20 @@ class LookAtMark(NamedTuple):
     up_to: int
 
 
+class Clocks(NamedTuple):
+    """What is known of the times of a worker's attempt, iteration or row."""
+
+    began_s: float
+    sign_s: float  # when it last gave a sign of life, not before it began
+    is_exact: bool = True  # else `began_s` is of an earlier row of the chunk
+
+
+class AskForLook(NamedTuple):
+    """Have the worker's chunk look at the clock before its next row, and then say so by `look_was_asked`."""
+
+    worker: Worker
+
+
 class Judge(NamedTuple):
     """An attempt ended otherwise than by a plain value: find out what it means, and answer by `judged`."""
 
@@ -181,8 +197,8 @@ class AdmissionResumed(NamedTuple):
 
 
 Command = (
-    Launch | Send | GoOn | Terminate | Kill | Dismiss | EndLoop | Revoke | LookAtMark | Judge | Cancelled | Broke
-    | Refuse | Stalled | ProcessReady | ProcessGone | LookAtMemory | AdmissionHeld | AdmissionResumed
+    Launch | Send | GoOn | Terminate | Kill | Dismiss | EndLoop | Revoke | LookAtMark | AskForLook | Judge | Cancelled
+    | Broke | Refuse | Stalled | ProcessReady | ProcessGone | LookAtMemory | AdmissionHeld | AdmissionResumed
 )  # fmt: skip
 
 
@@ -1128,9 +1144,8 @@ class Scheduler:
         first = self._timers[0][0] if self._timers else NO_LIMIT
         return min(first, self.next_scan_s)
 
-    def clock_advanced(self, now_s: float, clocks_s: Callable[[Worker], tuple[float, float]]) -> None:
-        """Do what is due. `clocks_s` tells when a worker began its attempt, iteration or row, and when it last gave a
-        sign of life, not before that."""
+    def clock_advanced(self, now_s: float, clocks_s: Callable[[Worker], Clocks]) -> None:
+        """Do what is due."""
         while self._timers and self._timers[0][0] <= now_s:
             _, _, what, subject = heapq.heappop(self._timers)
             if what == "retry":
@@ -1161,7 +1176,7 @@ class Scheduler:
         if now_s >= self.next_scan_s:
             self._scan(now_s, clocks_s)
 
-    def _scan(self, now_s: float, clocks_s: Callable[[Worker], tuple[float, float]]) -> None:
+    def _scan(self, now_s: float, clocks_s: Callable[[Worker], Clocks]) -> None:
         """Look at every running attempt's limits, and find out when to look next."""
         self.next_scan_s = NO_LIMIT
         for worker in list(self.workers):
@@ -1171,7 +1186,20 @@ class Scheduler:
             if job is None or job.recipe.watch_s == NO_LIMIT or job.state != a.SENT:
                 continue
             recipe = job.recipe
-            began_s, sign_s = clocks_s(worker)
+            began_s, sign_s, is_exact = clocks_s(worker)
+            if not is_exact:
+                if began_s > worker.look_asked_s:
+                    ask_s = began_s + min(LOOK_AFTER_S, recipe.timeout_s)
+                    if now_s >= ask_s:
+                        self.commands.append(AskForLook(worker))
+                    else:
+                        self.next_scan_s = min(self.next_scan_s, ask_s)
+                    continue
+                # It has not looked since: the row that runs is the one that ran then. A little late is better than
+                # to charge it with what those before it took.
+                began_s = worker.look_asked_s
+            if recipe.is_chunk:
+                self.next_scan_s = min(self.next_scan_s, now_s + LOOK_AGAIN_S)
             if now_s >= began_s + recipe.timeout_s:
                 self._stop(worker, FOR_TIMEOUT, now_s)
                 continue
@@ -1189,6 +1217,12 @@ class Scheduler:
                 else:
                     due_s = min(due_s, sign_s + recipe.stalled_s)
             self.next_scan_s = min(self.next_scan_s, due_s)
+
+    def look_was_asked(self, worker: Worker, now_s: float) -> None:
+        """The word is written: what its chunk began since, it begins with a look."""
+        worker.look_asked_s = now_s
+        if worker.inflight:
+            self.next_scan_s = min(self.next_scan_s, now_s + worker.inflight[0].recipe.watch_s)
 
     def _deadline_passed(self, job: Job, now_s: float) -> None:
         if job.has_settled or job.state in (a.RETURNED, JUDGED):

@@ -33,10 +33,13 @@ from procbackground._page import (
     BEGAN_NS,
     ITERATIONS,
     LINES,
+    LOOKED_ROW,
+    LOOKS,
     PAGE_SIZE,
     PAUSED,
     PID,
     REVOKED,
+    ROW,
     SIGN_NS,
     STARTED,
     STOP,
@@ -616,18 +619,22 @@ class Supervisor:
                 self.scheduler.close(timeout_s, now_s)
             self.scheduler.staff(now_s)
 
-    def _clocks_s(self, worker: Worker) -> tuple[float, float]:
+    def _clocks_s(self, worker: Worker) -> s.Clocks:
         """When the worker began what it does, and when it last gave a sign of life; now while a loop pauses."""
         base = worker.line * WORDS_PER_LINE
         began_s = worker.head_since_s
+        is_exact = True
         if worker.loop is not None:
             if self._words[base + PAUSED]:
                 began_s = time.monotonic()
             else:
                 began_s = self._words[base + BEGAN_NS] / 1e9 or began_s
         elif worker.inflight and worker.inflight[0].recipe.is_chunk:
-            began_s = max(began_s, self._words[base + BEGAN_NS] / 1e9)
-        return began_s, max(began_s, self._words[base + SIGN_NS] / 1e9)
+            row, looked_row = self._words[base + ROW], self._words[base + LOOKED_ROW]
+            looked_s = self._words[base + BEGAN_NS] / 1e9  # read last, as it is written first
+            is_exact = row == looked_row and looked_s >= began_s
+            began_s = max(began_s, looked_s)
+        return s.Clocks(began_s, max(began_s, self._words[base + SIGN_NS] / 1e9), is_exact)
 
     # -- reading -------------------------------------------------------------------------------------------
 
@@ -874,6 +881,11 @@ class Supervisor:
                 self._close_tasks(worker)
             case s.Revoke(worker, up_to):
                 self._words[worker.line * WORDS_PER_LINE + REVOKED] = up_to
+            case s.AskForLook(worker):
+                word = worker.line * WORDS_PER_LINE + LOOKS
+                self._words[word] = (self._words[word] + 1) % 256
+                with self.lock:
+                    self.scheduler.look_was_asked(worker, time.monotonic())
             case s.LookAtMark(worker, up_to):
                 started = self._words[worker.line * WORDS_PER_LINE + STARTED]
                 with self.lock:
@@ -1061,7 +1073,7 @@ class Supervisor:
         started = self._words[base + STARTED]
         self._words[base + PID] = 0  # which may be a stranger's soon
         if worker.inflight:
-            worker.inflight[0].handle._ended_at_row = self._words[base + ITERATIONS]
+            worker.inflight[0].handle._ended_at_row = self._words[base + ROW]
         with self.lock:
             if worker.inflight and worker.inflight[0].sequence > started:
                 self._note_unbegun_head(worker, worker.inflight[0].sequence)

@@ -11,7 +11,18 @@ import time
 from collections.abc import Callable
 
 from procbackground import _wire
-from procbackground._page import BEGAN_NS, ITERATIONS, PAUSED, SIGN_NS, STOP
+from procbackground._page import (
+    BEGAN_NS,
+    ITERATIONS,
+    LOOKED_ROW,
+    LOOKS,
+    NO_ROW,
+    PAUSED,
+    ROW,
+    SIGN_NS,
+    STOP,
+    lowest_byte,
+)
 from procbackground._parcel import Parcel
 from procbackground._pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
 from procbackground._worker.channel import Channel
@@ -30,10 +41,12 @@ WORTH_MEASURING_S = 0.001
 
 KEPT_FUNCTIONS = 256
 
-PARTIAL_S = 0.001  # between two partial answers of a chunk: a frame a millisecond costs one per cent
+PARTIAL_NS = 3_000_000  # between two partial answers of a chunk: each costs a frame and the parent's attention
 # A chunk that has taken so long ends early, if it may: it was made to take a fifth of that, and what it has not begun
 # could run elsewhere. Not much shorter, as on a busy machine a chunk has to wait for the processor.
-LONG_S = 0.010
+LONG_NS = 10_000_000
+BLOCK_ROWS = 256  # between two looks at the clock: as many as the lowest byte of a word can count
+SLOW_ROW_NS = 50_000  # a row that takes longer is worth a look of its own
 
 
 class StopTask(SystemExit):
@@ -110,6 +123,8 @@ class Executor:
             self._cpu_s, self._sampled_s = time.process_time(), start_s
         self.is_calling = True
         try:
+            if flags & _wire.PER_ITEM:
+                self.words[self.base + ROW] = NO_ROW  # nor the last chunk's, should the arguments be the end of us
             fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
             what = "arguments"
             arguments: Any = ()
@@ -175,40 +190,57 @@ class Executor:
     ) -> bytes | Parcel:
         """Call `fn` for each row of a chunk and return the answer; a raising row harms no other.
 
-        What is done is sent every millisecond, so that a death costs little: the rows before it stand. A chunk that
-        takes long and `may_end_early` leaves what it has not begun.
+        What is done is sent every few milliseconds, so that a death costs little: the rows before it stand. A chunk
+        that takes long and `may_end_early` leaves what it has not begun.
+
+        The clock is looked at before each slow row, but once for a block of quick ones. Where one of these takes long
+        after all, the parent asks for a look before the next. A look for each row would double what a row costs that
+        does nothing; so would marking it, and seeing what was asked, in words instead of bytes.
         """
         values: list[Any] = []
         failures: dict[int, bytes] = {}
-        words, row_word, began_word = self.words, self.base + ITERATIONS, self.base + BEGAN_NS
-        first = 0  # row of values[0]
-        now_s = time.monotonic  # a tenth of the loop cheaper than nanoseconds
-        began_s = now_s()
-        due_s = began_s + PARTIAL_S
+        words, base = self.words, self.base
+        row_word, began_word, looked_word = base + ROW, base + BEGAN_NS, base + LOOKED_ROW
+        page: Any = words.obj
+        low_byte, asked_byte = lowest_byte(row_word), lowest_byte(base + LOOKS)
+        asked = page[asked_byte]
         has_one = len(columns) == 1
-        append = values.append
-        for row, arguments in enumerate(columns[0] if has_one else zip(*columns, strict=True)):
-            words[row_word] = row  # a death or a timeout from here on is this row's
-            if now_s() > due_s:
-                if values:
-                    self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
-                    values.clear()
-                    failures, first = {}, row
-                words[began_word] = time.monotonic_ns()  # the row's own time, to a millisecond
-                looked_s = now_s()
-                due_s = looked_s + PARTIAL_S
-                if may_end_early and row and looked_s - began_s > LONG_S:
-                    break
+        rows = columns[0] if has_one else list(zip(*columns, strict=True))
+        first = row = looked_row = 0  # row of values[0], next row, and that at the last look
+        clock_ns = time.monotonic_ns
+        began_ns = sent_ns = looked_ns = clock_ns()
+        while row < len(rows):
+            words[row_word] = row
+            now_ns = clock_ns()
+            is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
+            if values and now_ns - sent_ns > PARTIAL_NS:
+                self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
+                values, failures, first = [], {}, row
+                sent_ns = now_ns = clock_ns()
+            looked_row, looked_ns = row, now_ns
+            words[began_word] = now_ns
+            words[looked_word] = row
+            if may_end_early and row and now_ns - began_ns > LONG_NS:
+                break
+            low = row % BLOCK_ROWS
+            end = row - low + BLOCK_ROWS if is_quick else row + 1
+            append = values.append
             try:
-                append(fn(arguments) if has_one else fn(*arguments))
+                # A death or a timeout from here on is charged to the row that is marked.
+                for page[low_byte], arguments in enumerate(rows[row:end], low):
+                    append(fn(arguments) if has_one else fn(*arguments))
+                    if page[asked_byte] != asked:
+                        asked = page[asked_byte]
+                        break
             except StopTask:
                 raise
             except BaseException as error:
                 if self._was_stopped:
                     raise StopTask from error
+                failures[len(values)] = dump_failure(error)
                 append(None)
-                failures[row - first] = dump_failure(error)
-        answer: bytes | Parcel = _dump_rows(values, failures, now_s() - began_s, dump_payload)
+            row = first + len(values)
+        answer: bytes | Parcel = _dump_rows(values, failures, (clock_ns() - began_ns) / 1e9, dump_payload)
         return answer
 
     # -- a loop --------------------------------------------------------------------------------------------

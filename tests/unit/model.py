@@ -129,9 +129,9 @@ class World:
         self.scheduler.clock_advanced(self.now_s, self._clocks_s)
         self.settle_down()
 
-    def _clocks_s(self, worker: Worker) -> tuple[float, float]:
+    def _clocks_s(self, worker: Worker) -> s.Clocks:
         began_s = self.begun_s.get(worker, worker.head_since_s)
-        return began_s, began_s
+        return s.Clocks(began_s, began_s)
 
     # -- the supervisor ------------------------------------------------------------------------------------
 

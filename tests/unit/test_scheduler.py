@@ -5,7 +5,15 @@ from __future__ import annotations
 import pytest
 
 from procbackground._state import scheduler as s
-from procbackground._state.job import MAX_PREFETCH_DEPTH, PREFETCH_DEPTH, PREFETCHED_S, SHORT_TASK_S, Job, Recipe
+from procbackground._state.job import (
+    LOOK_AFTER_S,
+    MAX_PREFETCH_DEPTH,
+    PREFETCH_DEPTH,
+    PREFETCHED_S,
+    SHORT_TASK_S,
+    Job,
+    Recipe,
+)
 from procbackground.retry import Retry
 from tests.unit.world import World
 
@@ -344,6 +352,48 @@ def test_timeout_counts_from_the_start_of_each_attempt():
     world.advance(9)
     world.answer(job)
     assert world.ended == {job: "succeeded"}
+
+
+def test_row_that_looked_at_the_clock_has_its_timeout_from_then():
+    world = World(is_prompt=True)
+    job = world.add(timeout_s=10, is_chunk=True)
+    (worker,) = world.children
+    world.advance(9)
+    world.looked_s[worker] = world.now_s
+    world.advance(9.9)
+    assert not world.seen(s.Terminate)
+    world.advance(0.2)
+    assert world.ended == {job: "failed"}
+    assert not world.seen(s.AskForLook)
+
+
+def test_row_of_unknown_begin_has_its_timeout_from_when_its_chunk_was_asked_for_a_look():
+    world = World(is_prompt=True)
+    job = world.add(timeout_s=10, is_chunk=True)
+    (worker,) = world.children
+    world.past_look.add(worker)
+    world.advance(LOOK_AFTER_S)
+    assert [command.worker for command in world.seen(s.AskForLook)] == [worker]
+    world.advance(9.99)
+    assert not world.seen(s.Terminate)
+    world.advance(0.02)
+    assert world.ended == {job: "failed"}
+    assert len(world.seen(s.AskForLook)) == 1
+
+
+@pytest.mark.parametrize("timeout_s", [LOOK_AFTER_S / 3, 10.0])
+def test_chunk_that_goes_on_is_asked_for_a_look_again(timeout_s):
+    """Rows that take less than their timeout never run over it, however short it is."""
+    world = World(is_prompt=True)
+    world.add(timeout_s=timeout_s, is_chunk=True)
+    (worker,) = world.children
+    world.past_look.add(worker)
+    for asked in range(1, 10):
+        world.looked_s[worker] = world.now_s
+        world.advance(min(LOOK_AFTER_S, timeout_s) * 1.01)
+        assert len(world.seen(s.AskForLook)) == asked
+        world.advance(timeout_s * 0.9)  # the row that ran then ends, and the next begins with a look
+        assert not world.seen(s.Terminate)
 
 
 def test_worker_that_ignores_the_stop_is_killed_after_the_grace():

@@ -45,6 +45,8 @@ class World:
         self.began: list[Job] = []  # in order, once for each attempt
         self.ended: dict[Job, str] = {}
         self.most_active = 0
+        self.looked_s: dict[Worker, float] = {}  # when their chunks last looked at the clock
+        self.past_look: set[Worker] = set()  # whose chunks are at a later row than they were then
 
     # -- what callers do -----------------------------------------------------------------------------------
 
@@ -83,9 +85,13 @@ class World:
         until_s = self.now_s + seconds
         while self.scheduler.next_due_s <= until_s:
             self.now_s = max(self.now_s, self.scheduler.next_due_s)
-            self.scheduler.clock_advanced(self.now_s, lambda worker: (worker.head_since_s, worker.head_since_s))
+            self.scheduler.clock_advanced(self.now_s, self._clocks_s)
             self.obey()
         self.now_s = until_s
+
+    def _clocks_s(self, worker: Worker) -> s.Clocks:
+        looked_s = self.looked_s.get(worker, worker.head_since_s)
+        return s.Clocks(looked_s, looked_s, worker not in self.past_look)
 
     # -- what workers do -----------------------------------------------------------------------------------
 
@@ -178,6 +184,8 @@ class World:
             case s.LookAtMark(worker, up_to):
                 if worker in self.children:
                     self.scheduler.mark_seen(worker, self.children[worker].started, up_to, self.now_s)
+            case s.AskForLook(worker):
+                self.scheduler.look_was_asked(worker, self.now_s)
             case s.GoOn(worker):
                 self.children[worker].waits_for_verdict = False
             case s.Judge():
