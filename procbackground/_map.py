@@ -28,7 +28,7 @@ from procbackground.handle import Owner, TaskHandle
 # What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly.
 CHUNK_S = 0.002
 FIRST_ROWS = 1
-GROWTH = 8  # at most so many times the rows of the chunk before
+GROWTH = 32  # at most so many times the rows of the chunk before
 MAX_ROWS = 16384
 OUT_PER_WORKER = 3  # chunks of a map that sizes its chunks itself; more would keep their first size
 # Values are popped one by one, so that nothing of what was given is kept. Of many a piece at a time is, which costs a

@@ -27,7 +27,9 @@ PROTOCOL = 5
 # is loaded. Only where somebody has given codes to `copyreg.add_extension` there is another way.
 STACK_GLOBAL = b"\x93"
 EXTENSION_CODES: dict[int, tuple[str, str]] = getattr(copyreg, "_inverted_registry", {})
-MOST_LOOKS = 32  # at bytes that may be it, in one pickle: 10 µs
+# Looks at bytes that may be it, in one pickle: 0.3 µs each. In a long one a fifth of what loading it takes.
+MOST_LOOKS = 32
+BYTES_A_LOOK = 256
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
@@ -66,7 +68,7 @@ def is_plain(data: bytes) -> bool:
     name that it looks up, so behind MEMOIZE, or BINGET, LONG_BINGET or FRAME and their arguments.
     """
     position = -1
-    for _ in range(MOST_LOOKS):
+    for _ in range(max(MOST_LOOKS, len(data) // BYTES_A_LOOK)):
         position = data.find(STACK_GLOBAL, position + 1)
         if position < 0:
             return True
