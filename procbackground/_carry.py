@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextvars import ContextVar, copy_context
 from importlib import import_module
 from typing import Any, TypeAlias
@@ -68,7 +68,7 @@ class Carrier:
         except SerializationError:
             return dump_arguments(args, kwargs)  # raises, and counts the arguments as the caller does
 
-    def dump_columns(self, columns: tuple[list[Any], ...]) -> bytes | Parcel:
+    def dump_columns(self, columns: tuple[Sequence[Any], ...]) -> bytes | Parcel:
         """Pickle the rows of a chunk, each with the values. Raises: `SerializationError`."""
         return dump_arguments(([self._take()] * len(columns[0]), *columns), {})
 

@@ -40,7 +40,9 @@ LEAST_SHARE = 8  # at the end of the input, chunks shrink down to this part of t
 # The consumer's view: values, jobs of their own, chunks, and rows that are yet to be given, in the order of the rows.
 Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk | Rest"
 
-Columns: TypeAlias = tuple[list[Any], ...]  # the arguments of some rows, a list for each parameter
+# The arguments of some rows, a list for each parameter. A range is cut into ranges, whose numbers are made where they are
+# used: half of what large chunks of numbers cost here, though nothing is gained for small ones.
+Columns: TypeAlias = "tuple[list[Any] | range, ...]"
 
 
 class FrontDoor(Protocol):
@@ -242,6 +244,9 @@ class Mapper:
         self._owner = owner
         self._fn = fn
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._span: range | None = None  # the input, where it is one, so far as it was not taken
+        if self.adapts and len(iterables) == 1 and type(iterables[0]) is range:
+            self._span = iterables[0]
         self._iterables = tuple(map(iter, iterables))
         self._given: deque[Part] = deque()  # in order of the rows, and not taken
         self._taken: list[Part] = []  # to be yielded next, in reverse
@@ -328,6 +333,10 @@ class Mapper:
 
     def _take(self, count: int | None) -> Columns:
         """Take rows of the input, or all."""
+        if self._span is not None:
+            taken = self._span[:count]
+            self._span = range(0) if count is None else self._span[count:]
+            return (taken,)
         if len(self._iterables) == 1:
             return (list(itertools.islice(self._iterables[0], count)),)
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
 from procbackground import _wire
 from procbackground._compat import ExecutorInternals
-from procbackground._map import AdaptingMapper, Chunk, Mapper
+from procbackground._map import AdaptingMapper, Chunk, Columns, Mapper
 from procbackground._parcel import Parcel
 from procbackground._pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
@@ -406,7 +406,7 @@ class _FrontDoor(Executor):
                 self._chunk_rows.clear()
             self._chunk_rows[fn] = rows
 
-    def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: tuple[list[Any], ...]) -> None:
+    def give_chunk(self, chunk: Chunk, fn: Callable[..., Any], columns: Columns) -> None:
         recipe = self._chunk_recipes.get(fn) if type(fn) in _HASHED_BY_IDENTITY else None
         carrier = self._carrier
         if recipe is None:

@@ -446,6 +446,17 @@ def test_a_map_begins_with_what_the_one_before_has_learned(manager):
     assert list(mapper.results()) == [number**2 for number in range(20_000)]
 
 
+@pytest.mark.parametrize("numbers", [range(0), range(5, 6), range(20_000, -7, -3), range(2**64, 2**64 + 20_000)])
+def test_a_range_can_be_mapped_though_it_is_never_a_list(manager, numbers):
+    assert list(manager.map(tasks.square, numbers)) == [number**2 for number in numbers]
+
+
+def test_a_number_of_a_range_fails_alone(make_manager):
+    came, error = taken_until_it_raises(make_manager(retry=2).map(tasks.fail_at_19_000, range(20_000)))
+    assert came == list(range(19_000))
+    assert isinstance(error, Flaky)
+
+
 def test_what_a_map_has_learned_does_not_keep_slow_rows_together(manager, gate):
     numbers = range(20_000)
     assert list(manager.map(tasks.stop_if_told, numbers, itertools.repeat(None))) == list(numbers)

@@ -8,7 +8,7 @@ import select
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from procbackground import _wire
 from procbackground._page import (
@@ -186,7 +186,7 @@ class Executor:
         return kept[0]
 
     def _call_each(
-        self, fn: Callable[..., Any], columns: tuple[list[Any], ...], may_end_early: bool
+        self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], may_end_early: bool
     ) -> bytes | Parcel:
         """Call `fn` for each row of a chunk and return the answer; a raising row harms no other.
 

@@ -268,6 +268,12 @@ class KillsOnLoad:
         return os._exit, (3,)
 
 
+def fail_at_19_000(number: int) -> int:
+    if number == 19_000:
+        raise Flaky("number 19,000")
+    return number
+
+
 def lock_if_none(item: Any) -> Any:
     return threading.Lock() if item is None else item
 
