@@ -40,8 +40,8 @@ LEAST_SHARE = 8  # at the end of the input, chunks shrink down to this part of t
 # The consumer's view: values, jobs of their own, chunks, and rows that are yet to be given, in the order of the rows.
 Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk | Rest"
 
-# The arguments of some rows, a list for each parameter. A range is cut into ranges, whose numbers are made where they are
-# used: half of what large chunks of numbers cost here, though nothing is gained for small ones.
+# The arguments of some rows, a list for each parameter. A range is cut into ranges, whose numbers are made where they
+# are used: a quarter less for large chunks of numbers, though nothing for small ones.
 Columns: TypeAlias = "tuple[list[Any] | range, ...]"
 
 

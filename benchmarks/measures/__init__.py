@@ -166,8 +166,8 @@ _ALL = (
         name="map_adaptive",
         title="Map of 100,000 tiny ints, best chunks",
         explanation=(
-            "procbackground is given no chunk size (median of three passes); every peer gets the "
-            "best of 64, 512 and 4,096."
+            "procbackground is given no chunk size; every peer gets the best of 64, 512 and 4,096. Each is the "
+            "median of three passes."
         ),
         run=_HERE + "mapping:adaptive",
         metrics=(_ITEMS_PER_S,),

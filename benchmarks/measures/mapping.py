@@ -23,17 +23,19 @@ def chunk_64(contest: Contest) -> Readings:
 def adaptive(contest: Contest) -> Readings:
     """Map without a chunk size where the library adapts it; else take the best of several chunk sizes.
 
-    The best of several passes flatters whoever tries several sizes, and that is never procbackground, which
-    gets the median of as many passes.
+    Each size gets the median of as many passes as procbackground gets for all.
     """
     items = range(contest.count("items"))
     with contest.open() as pool:
         warm(pool, contest.workers)
         if contest.count("adapts"):
-            speeds = [_items_per_s(pool, items, None) for _ in range(PASSES)]
-            return Readings({"items_per_s": median(speeds)}, note="chooses its own chunks")
-        speed, chunk = max((_items_per_s(pool, items, chunk), chunk) for chunk in PEERS_CHUNKS)
+            return Readings({"items_per_s": _median_items_per_s(pool, items, None)}, note="chooses its own chunks")
+        speed, chunk = max((_median_items_per_s(pool, items, chunk), chunk) for chunk in PEERS_CHUNKS)
         return Readings({"items_per_s": speed}, note=f"best chunk {chunk}")
+
+
+def _median_items_per_s(pool: Contender, items: range, chunk_size: int | None) -> float:
+    return median(_items_per_s(pool, items, chunk_size) for _ in range(PASSES))
 
 
 def _items_per_s(pool: Contender, items: range, chunk_size: int | None) -> float:
