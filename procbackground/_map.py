@@ -170,7 +170,7 @@ class Chunk(TaskHandle[Any]):
         if not isinstance(error, (WorkerDiedError, TaskTimeoutError, MemoryError)):
             return [*parts, self]  # the manager broke: every row has this error
         guilty = max(self._ended_at_row, answered)
-        if guilty >= count:  # NO_ROW: it was loading the arguments
+        if guilty >= count:  # NO_ROW: it was loading arguments or pickling values, perhaps of any
             parts += [mapper.follow(mapper.run, self._row(row)) for row in range(answered, count)]
             return parts
         if guilty > answered:
@@ -449,23 +449,20 @@ class AdaptingMapper(Mapper):
         self._rests: list[Rest] = []  # that have rows left; a heap
         self._left = 0  # their rows
         self._out = 0  # chunks given that are not done
-        self._has_all = False  # of the input
         self._has_learned = False
         super().__init__(door, owner, fn, iterables, timeout_s, door.recall_rows(fn) or FIRST_ROWS)
 
     def _give_first(self, buffersize: int | None) -> None:
         self._changed = threading.Condition(self.lock)
         self._is_exhausted = True
-        # All is taken at once, as Executor.map does; but the workers need not wait for the last of it.
-        begin, count = 0, self.size * self._workers
-        columns = self._take(count)
-        while columns[0]:
-            self._has_all = len(columns[0]) != count
-            self._given.append(self.go_on(columns, begin))
-            self._give_more(lambda give, *what: give(*what))
-            begin += len(columns[0])
-            columns = self._take(None)
-        self._has_all = True
+        columns = self._take(None)  # at once, as Executor.map does
+        if columns[0]:
+            self._given.append(self.go_on(columns, 0))
+            try:
+                self._give_more(lambda give, *what: give(*what))
+            except BaseException:
+                self._cancel()  # or what was given would draw the rest after it
+                raise
 
     def go_on(self, columns: Columns, begin: int) -> Part:
         rest = Rest(columns, begin, self._changed)
@@ -477,7 +474,7 @@ class AdaptingMapper(Mapper):
         """Keep some chunks out for each worker, the last ones small enough to end together."""
         while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             rest = self._rests[0]
-            fair = -(-self._left // (2 * self._workers)) if self._has_all else self.size
+            fair = -(-self._left // (2 * self._workers))
             # What a map before has learned may be wrong for these rows: at first every worker gets some.
             least = self.size // LEAST_SHARE if self._has_learned else 0
             begin = rest.begin
@@ -525,6 +522,7 @@ class Results(Iterator[Any]):
         self._source = source
         self._cancel = cancel
         self._lock = threading.RLock()
+        self._is_closed = False
         self._values: list[Any] = []  # that have come and are not in `_taker`; in reverse
         self._popped: list[Any] = []  # what `_taker` takes from and shortens; in reverse
         self._taker: Iterator[Any] = iter(())  # over the values that are next
@@ -539,6 +537,7 @@ class Results(Iterator[Any]):
 
     def close(self) -> None:
         """Cancel what has not ended; no value comes any more. A thread that waits for one gets `CancelledError`."""
+        self._is_closed = True
         self._cancel()
         try:
             self._source.close()
@@ -554,7 +553,7 @@ class Results(Iterator[Any]):
                 if not self._popped and not (self._values and operator.length_hint(self._taker)):
                     values = self._values
                     if not values:
-                        came = next(self._source, None)
+                        came = self._next_values()
                         if came is None:
                             return
                         came.reverse()
@@ -570,3 +569,11 @@ class Results(Iterator[Any]):
                         self._taker = iter(piece)
                 taker = self._taker
             yield taker
+
+    def _next_values(self) -> list[Any] | None:
+        try:
+            return next(self._source, None)
+        except ValueError:
+            if self._is_closed:
+                return None  # the thread that closes is in it
+            raise

@@ -16,7 +16,7 @@ PAGE_SIZE = LINES * WORDS_PER_LINE * 8
 # Written by the child.
 STARTED = 0  # number of the request begun last; written before its arguments are loaded
 ITERATIONS = 1  # a loop's finished iterations
-ROW = 2  # that a chunk is at; NO_ROW while it loads its arguments
+ROW = 2  # that a chunk is at; NO_ROW while it loads its arguments or pickles values
 SIGN_NS = 3  # monotonic time of the last heartbeat or progress
 PAUSED = 4  # 1 while a loop pauses between iterations
 BEGAN_NS = 5  # monotonic time at which a loop's iteration, or a chunk's row `LOOKED_ROW`, began

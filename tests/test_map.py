@@ -159,6 +159,34 @@ def test_an_item_that_kills_while_it_is_loaded_fails_alone(manager):
     assert isinstance(error, WorkerDiedError)
 
 
+@pytest.mark.parametrize("items", [range(4), range(400)], ids=["at_the_end", "amid_the_chunk"])
+def test_a_value_that_kills_while_it_is_pickled_is_charged_to_no_other(make_manager, tmp_path, items):
+    """Nothing tells whose value it was: each item finds out for itself, and its own runs again."""
+    results = make_manager(max_workers=1).map(
+        tasks.kill_once_when_pickled, items, itertools.repeat(str(tmp_path / "killed")), chunksize=len(items)
+    )
+    assert list(results) == list(items)
+    assert (tmp_path / "killed").exists()
+
+
+@pytest.mark.parametrize("chunksize", [1, 7, None])
+def test_an_input_is_not_asked_again_once_it_has_ended(manager, chunksize):
+    asked = []
+
+    class Numbers:
+        def __iter__(self):
+            return self
+
+        def __next__(self):
+            asked.append(len(asked))
+            if len(asked) > 20:
+                raise StopIteration
+            return asked[-1]
+
+    assert list(manager.map(tasks.square, Numbers(), chunksize=chunksize)) == [number**2 for number in range(20)]
+    assert chunksize is not None or len(asked) == 21
+
+
 @pytest.mark.parametrize("chunksize", [1, 5])
 def test_an_item_whose_result_cannot_cross_fails_alone(manager, chunksize):
     came, error = taken_until_it_raises(manager.map(tasks.lock_if_none, [1, 2, None, 4], chunksize=chunksize))

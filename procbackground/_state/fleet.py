@@ -24,8 +24,9 @@ class Worker:
 
     __slots__ = (
         "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
-        "line", "log_tail", "look_asked_s", "loop", "notes", "number", "peak_bytes", "pid", "process", "revoked_up_to",
-        "sent", "silence", "since_s", "state", "stop_reason", "told_up_to", "wall", "was_killed", "was_oom",
+        "line", "log_tail", "look_asked_s", "look_due_s", "loop", "notes", "number", "peak_bytes", "pid", "process",
+        "revoked_up_to", "sent", "silence", "since_s", "state", "stop_reason", "told_up_to", "wall", "was_killed",
+        "was_oom",
     )  # fmt: skip
 
     def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:
@@ -38,7 +39,10 @@ class Worker:
         self.sent: int = 0  # number of the latest request
         self.done: int = 0  # answered requests
         self.head_since_s: float = now_s  # when the first of `inflight` began, as far as we can tell
-        self.look_asked_s: float = 0.0  # when a chunk was last asked to look at the clock before its next row
+        # A chunk was last asked to look at the clock between these: a look before may have missed it, and what begins
+        # after has one.
+        self.look_asked_s: float = 0.0
+        self.look_due_s: float = 0.0
         self.since_s: float = now_s  # when it came into its state
         self.counts: bool = False  # against `max_workers`
         self.loop: Job | None = None

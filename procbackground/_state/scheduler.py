@@ -1197,7 +1197,8 @@ class Scheduler:
                     continue
                 # It has not looked since: the row that runs is the one that ran then. A little late is better than
                 # to charge it with what those before it took.
-                began_s = worker.look_asked_s
+                began_s = worker.look_due_s
+                sign_s = max(sign_s, began_s)
             if recipe.is_chunk:
                 self.next_scan_s = min(self.next_scan_s, now_s + LOOK_AGAIN_S)
             if now_s >= began_s + recipe.timeout_s:
@@ -1218,11 +1219,11 @@ class Scheduler:
                     due_s = min(due_s, sign_s + recipe.stalled_s)
             self.next_scan_s = min(self.next_scan_s, due_s)
 
-    def look_was_asked(self, worker: Worker, now_s: float) -> None:
-        """The word is written: what its chunk began since, it begins with a look."""
-        worker.look_asked_s = now_s
+    def look_was_asked(self, worker: Worker, asked_s: float, due_s: float) -> None:
+        """The word was written, after `asked_s` and before `due_s`."""
+        worker.look_asked_s, worker.look_due_s = asked_s, due_s
         if worker.inflight:
-            self.next_scan_s = min(self.next_scan_s, now_s + worker.inflight[0].recipe.watch_s)
+            self.next_scan_s = min(self.next_scan_s, due_s + worker.inflight[0].recipe.watch_s)
 
     def _deadline_passed(self, job: Job, now_s: float) -> None:
         if job.has_settled or job.state in (a.RETURNED, JUDGED):

@@ -883,9 +883,11 @@ class Supervisor:
                 self._words[worker.line * WORDS_PER_LINE + REVOKED] = up_to
             case s.AskForLook(worker):
                 word = worker.line * WORDS_PER_LINE + LOOKS
+                asked_s = time.monotonic()
                 self._words[word] = (self._words[word] + 1) % 256
+                due_s = time.monotonic()
                 with self.lock:
-                    self.scheduler.look_was_asked(worker, time.monotonic())
+                    self.scheduler.look_was_asked(worker, asked_s, due_s)
             case s.LookAtMark(worker, up_to):
                 started = self._words[worker.line * WORDS_PER_LINE + STARTED]
                 with self.lock:

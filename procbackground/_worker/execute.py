@@ -210,16 +210,17 @@ class Executor:
         clock_ns = time.monotonic_ns
         began_ns = sent_ns = looked_ns = clock_ns()
         while row < len(rows):
-            words[row_word] = row
             now_ns = clock_ns()
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
+                words[row_word] = NO_ROW  # that runs; it may be any whose value is the end of us
                 self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
                 values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
             looked_row, looked_ns = row, now_ns
             words[began_word] = now_ns
             words[looked_word] = row
+            words[row_word] = row
             if may_end_early and row and now_ns - began_ns > LONG_NS:
                 break
             low = row % BLOCK_ROWS
@@ -237,9 +238,12 @@ class Executor:
             except BaseException as error:
                 if self._was_stopped:
                     raise StopTask from error
-                failures[len(values)] = dump_failure(error)
+                at = row - low + page[low_byte] - first
+                del values[at:]  # of this row, where a signal's handler raised behind it
+                failures[at] = dump_failure(error)
                 append(None)
             row = first + len(values)
+        words[row_word] = NO_ROW
         answer: bytes | Parcel = _dump_rows(values, failures, (clock_ns() - began_ns) / 1e9, dump_payload)
         return answer
 

@@ -268,6 +268,26 @@ class KillsOnLoad:
         return os._exit, (3,)
 
 
+class KillsOnceWhenPickled:
+    """Ends the process that pickles it, unless the file is there already; else it is pickled as a number."""
+
+    def __init__(self, number: int, path: str) -> None:
+        self.number = number
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        if not os.path.exists(self.path):
+            with open(self.path, "x"):
+                os._exit(3)
+        return int, (self.number,)
+
+
+def kill_once_when_pickled(number: int, path: str) -> Any:
+    if number > 3:
+        time.sleep(0.0001)  # so that the first are told in a partial answer
+    return KillsOnceWhenPickled(number, path) if number == 2 else number
+
+
 def fail_at_19_000(number: int) -> int:
     if number == 19_000:
         raise Flaky("number 19,000")

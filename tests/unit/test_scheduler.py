@@ -396,6 +396,34 @@ def test_chunk_that_goes_on_is_asked_for_a_look_again(timeout_s):
         assert not world.seen(s.Terminate)
 
 
+def test_look_while_it_was_asked_for_may_have_missed_it():
+    """Else the rows after it would have one timeout together."""
+    world = World(is_prompt=True)
+    world.add(timeout_s=10, is_chunk=True)
+    (worker,) = world.children
+    world.past_look.add(worker)
+    world.advance(1)
+    world.scheduler.look_was_asked(worker, world.now_s, world.now_s + 0.002)
+    world.looked_s[worker] = world.now_s + 0.001
+    before = len(world.seen(s.AskForLook))
+    world.advance(10.003)  # its chunk was asked again 4 ms after the first time
+    assert len(world.seen(s.AskForLook)) == before + 1
+    assert not world.seen(s.Terminate)
+
+
+def test_row_of_unknown_begin_is_not_taken_for_stalled_by_what_came_before_it():
+    world = World(is_prompt=True)
+    world.add(stalled_s=1, is_chunk=True)
+    (worker,) = world.children
+    world.advance(0.9)  # of one that looked
+    world.past_look.add(worker)
+    world.advance(1)
+    assert len(world.seen(s.AskForLook)) == 1
+    assert not world.seen(s.Stalled)
+    world.advance(1)
+    assert len(world.seen(s.Stalled)) == 1
+
+
 def test_worker_that_ignores_the_stop_is_killed_after_the_grace():
     world = World(is_prompt=False, grace_s=5)
     world.add(timeout_s=10)

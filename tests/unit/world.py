@@ -185,7 +185,7 @@ class World:
                 if worker in self.children:
                     self.scheduler.mark_seen(worker, self.children[worker].started, up_to, self.now_s)
             case s.AskForLook(worker):
-                self.scheduler.look_was_asked(worker, self.now_s)
+                self.scheduler.look_was_asked(worker, self.now_s, self.now_s)
             case s.GoOn(worker):
                 self.children[worker].waits_for_verdict = False
             case s.Judge():
