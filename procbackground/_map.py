@@ -244,9 +244,6 @@ class Mapper:
         self._owner = owner
         self._fn = fn
         self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
-        self._span: range | None = None  # the input, where it is one, so far as it was not taken
-        if self.adapts and len(iterables) == 1 and type(iterables[0]) is range:
-            self._span = iterables[0]
         self._iterables = tuple(map(iter, iterables))
         self._given: deque[Part] = deque()  # in order of the rows, and not taken
         self._taken: list[Part] = []  # to be yielded next, in reverse
@@ -333,10 +330,6 @@ class Mapper:
 
     def _take(self, count: int | None) -> Columns:
         """Take rows of the input, or all."""
-        if self._span is not None:
-            taken = self._span[:count]
-            self._span = range(0) if count is None else self._span[count:]
-            return (taken,)
         if len(self._iterables) == 1:
             return (list(itertools.islice(self._iterables[0], count)),)
         rows = list(itertools.islice(zip(*self._iterables, strict=False), count))
@@ -450,12 +443,14 @@ class AdaptingMapper(Mapper):
         self._left = 0  # their rows
         self._out = 0  # chunks given that are not done
         self._has_learned = False
+        self._range = iterables[0] if len(iterables) == 1 and type(iterables[0]) is range else None
         super().__init__(door, owner, fn, iterables, timeout_s, door.recall_rows(fn) or FIRST_ROWS)
 
     def _give_first(self, buffersize: int | None) -> None:
         self._changed = threading.Condition(self.lock)
         self._is_exhausted = True
-        columns = self._take(None)  # at once, as Executor.map does
+        # All is taken at once, as Executor.map does.
+        columns = self._take(None) if self._range is None else (self._range,)
         if columns[0]:
             self._given.append(self.go_on(columns, 0))
             try:

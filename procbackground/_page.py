@@ -28,7 +28,6 @@ REVOKED = 8  # requests up to this number that have not begun are to be skipped
 STOP = 9  # 1: a stop was asked for
 LOOKS = 10  # lowest byte: counts the looks at the clock that a chunk was asked for, each due before its next row
 
-
 NO_ROW = 2**64 - 1
 
 

@@ -15,7 +15,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 
 import pytest
 
-from procbackground import SerializationError, Task, TaskTimeoutError, WorkerDiedError
+from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
 from procbackground._map import AdaptingMapper, Rest
 from tests.support import tasks
 from tests.support.facts import wait_until
@@ -483,6 +483,24 @@ def test_a_number_of_a_range_fails_alone(make_manager):
     came, error = taken_until_it_raises(make_manager(retry=2).map(tasks.fail_at_19_000, range(20_000)))
     assert came == list(range(19_000))
     assert isinstance(error, Flaky)
+
+
+def test_a_map_that_is_refused_amid_its_giving_gives_no_more(manager):
+    door = manager.options()
+    give, given = door.give_chunk, []
+
+    def give_once(*what):
+        given.append(what)
+        if len(given) > 1:
+            raise ManagerClosedError("closed meanwhile")
+        give(*what)
+
+    door.give_chunk = give_once
+    with pytest.raises(ManagerClosedError):
+        AdaptingMapper(door, manager._supervisor, tasks.square, (range(1000),), None, 2)
+    assert manager.wait(timeout=PATIENCE_S)
+    manager.close(timeout=PATIENCE_S)  # what follows from the first has had its time
+    assert len(given) == 2
 
 
 def test_what_a_map_has_learned_does_not_keep_slow_rows_together(manager, gate):
