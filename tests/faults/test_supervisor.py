@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import threading
-import time
 
 import pytest
 
@@ -33,7 +32,8 @@ class Bug(Exception):
 
 @pytest.mark.parametrize("place", PLACES)
 def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, monkeypatch, caplog, place):
-    manager = Manager(max_workers=3, mp_context=multiprocessing.get_context(method))
+    grace = 2 * PATIENCE_S  # nobody waits for it
+    manager = Manager(max_workers=3, mp_context=multiprocessing.get_context(method), grace=grace)
     is_called_back = threading.Event()
     running = [manager.run(tasks.stop_then_do, gate.address) for _ in range(3)]
     pids = [gate.wait_for_arrival() for _ in range(3)]
@@ -46,7 +46,6 @@ def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, monk
         raise Bug(f"in {place}")
 
     monkeypatch.setattr(Supervisor, place, fail)
-    started = time.monotonic()
     if PLACES[place] == "answer":
         gate.release(pids[0], "an answer")
     elif PLACES[place] == "death":
@@ -56,7 +55,6 @@ def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, monk
         running.pop().cancel()
     errors = [handle.exception(timeout=PATIENCE_S) for handle in (*running, *queued)]
     assert is_called_back.wait(PATIENCE_S)
-    assert time.monotonic() - started < 2.0
     for error in errors:
         assert isinstance(error, ProcbackgroundError)
         assert f"supervisor failed (Bug('in {place}'))" in str(error)
