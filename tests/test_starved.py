@@ -21,10 +21,11 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# The limit of processes does not hold for root, and counts all that a user runs: so it has to be a user of its own,
-# who may still read an interpreter that lies in root's home.
+# The limit of processes does not hold for root, and counts all that a user runs: so it has to be a user of its own (of
+# this run of the tests, as others may run beside it), who may still read an interpreter that lies in root's home.
+USER = 20_000 + os.getpid() % 40_000
 UNPRIVILEGED = (
-    "setpriv", "--reuid=54321", "--regid=54321", "--clear-groups",
+    "setpriv", f"--reuid={USER}", f"--regid={USER}", "--clear-groups",
     "--inh-caps=+dac_read_search,+dac_override", "--ambient-caps=+dac_read_search,+dac_override",
 )  # fmt: skip
 

@@ -20,7 +20,8 @@ def main(left: int) -> None:
     recorder = Recorder()
     manager = Manager(max_workers=2, observer=recorder, retry=2)
     _, hard = resource.getrlimit(resource.RLIMIT_NPROC)
-    mine = [process.num_threads() for process in psutil.process_iter() if process.uids().real == os.getuid()]
+    seen = [process.info for process in psutil.process_iter(["uids", "num_threads"])]  # skips those that end meanwhile
+    mine = [info["num_threads"] for info in seen if info["uids"].real == os.getuid()]
     resource.setrlimit(resource.RLIMIT_NPROC, (sum(mine) + left, hard))
     # The helpers that were started before go by the limit, too: it holds for what they fork.
     for process in psutil.Process().children(recursive=True):
