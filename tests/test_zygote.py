@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import errno
 import os
 import random
 import signal
@@ -72,6 +73,20 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
     assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [0, 1, 4, 9]
     gate.open()
     running.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("left", [0, 3, 5])  # of the five that a worker has; the sixth is the zygote's own handle on it
+def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, recorder, left):
+    manager = make_manager(max_workers=2, observer=recorder)
+    zygote = zygote_of(manager.run(tasks.own_pid).result(timeout=PATIENCE_S))
+    limits = zygote.rlimit(psutil.RLIMIT_NOFILE)
+    zygote.rlimit(psutil.RLIMIT_NOFILE, (zygote.num_fds() + left, limits[1]))
+    fresh = [manager.run_task(Task(tasks.square, args=(number,), isolate=True)) for number in range(8)]
+    (held,) = recorder.wait_for("admission_held")
+    assert (held.reason, held.error.errno) == ("processes", errno.EMFILE)
+    zygote.rlimit(psutil.RLIMIT_NOFILE, limits)
+    assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [number**2 for number in range(8)]
+    recorder.wait_for("admission_resumed")
 
 
 def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manager):

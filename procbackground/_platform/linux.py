@@ -109,29 +109,39 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
         pass
 
 
-def arm_life_pipe(fd: int) -> int:
-    """Have the kernel kill this process's group when the last writer of the pipe `fd` is gone; return what to keep
-    open.
+def open_life_pipe(fd: int) -> int:
+    """Open the pipe `fd` once more, for a process that is to be killed by the kernel when its last writer is gone.
 
-    Works while the process sits in C with the GIL held, which no thread could see. The owner of the signal is a
-    property of the open file, so each process needs an opening of its own: with a shared one the last setting
-    wins, and the others survive.
+    The owner of the signal is a property of the open file, so each process needs an opening of its own: with a shared
+    one the last setting wins, and the others survive. It has none until `own_life_pipe`.
     """
     own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpgid(0))
-    rearm_life_pipe(own)
+    fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
     return own
+
+
+def own_life_pipe(own: int) -> None:
+    """Have the kernel kill this process's group at the end of the pipe; it leads the group.
+
+    Works while the process sits in C with the GIL held, which no thread could see.
+    """
+    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
+    _end_if_over(own)
 
 
 def rearm_life_pipe(own: int) -> None:
     """Have the kernel end this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-    fcntl.fcntl(own, fcntl.F_SETFL, os.O_NONBLOCK | os.O_ASYNC)
-    try:
-        if os.read(own, 1) == b"":  # the parent died before the signal was armed
-            os.killpg(os.getpgid(0), signal.SIGKILL)
-    except BlockingIOError:
-        pass  # nothing to read and somebody holds the other end: the parent lives
+    _end_if_over(own)
+
+
+def _end_if_over(own: int) -> None:
+    """End this process's group if the parent died before the signal was armed."""
+    look = select.poll()
+    look.register(own, 0)  # its end is reported all the same
+    if look.poll(0):
+        os.killpg(0, signal.SIGKILL)
 
 
 def disarm_life_pipe(own: int) -> None:
@@ -143,13 +153,17 @@ def disarm_life_pipe(own: int) -> None:
 def count_oom_kills() -> int:
     """Return how many processes the kernel has killed for want of memory since boot."""
     try:
-        with open("/proc/vmstat", "rb") as file:
-            for line in file:
-                if line.startswith(b"oom_kill "):
-                    return int(line.split()[1])
+        fd = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        pass
-    return 0
+        return 0
+    told = b""
+    try:
+        while more := os.read(fd, _PAGE_BYTES):
+            told += more
+    finally:
+        os.close(fd)
+    _, found, rest = told.partition(b"\noom_kill ")
+    return int(rest.split(maxsplit=1)[0]) if found else 0
 
 
 @functools.cache

@@ -93,8 +93,13 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
         pass
 
 
-def arm_life_pipe(fd: int) -> int:
-    """Kill this process's group when the last writer of the pipe `fd` is gone; return what to keep open.
+def open_life_pipe(fd: int) -> int:
+    """Return what `own_life_pipe` takes: here the pipe itself."""
+    return fd
+
+
+def own_life_pipe(own: int) -> None:
+    """Kill this process's group when the last writer of the pipe is gone.
 
     A thread blocks in a read of the pipe. It cannot run while other code holds the GIL; that is the price of
     being portable.
@@ -103,14 +108,13 @@ def arm_life_pipe(fd: int) -> int:
     def wait_for_end() -> None:
         while True:
             try:
-                if os.read(fd, 1) == b"":
+                if os.read(own, 1) == b"":
                     break
             except OSError:
                 return  # the task closed all descriptors; nothing to wait for any more
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=wait_for_end, name="procbackground-life", daemon=True).start()
-    return fd
 
 
 def rearm_life_pipe(own: int) -> None:

@@ -58,7 +58,7 @@ from procbackground._supervisor import machine, monitor
 from procbackground._supervisor.breakage import Breakage, explain
 from procbackground._supervisor.delivery import Errands, Observers
 from procbackground._supervisor.judge import Verdict, pass_verdict
-from procbackground._supervisor.process import Direct, Launcher, WorkerProcess, main_path
+from procbackground._supervisor.process import Direct, Launcher, Stock, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.room import Room
 from procbackground._supervisor.warden import Warden
@@ -1023,8 +1023,18 @@ class Supervisor:
         self._forget(process.death_fd)
         if process.launcher.exit_code_of(process) is None and process.launcher.expects_exit_code(process):
             self._dying[worker] = time.monotonic() + EXIT_CODE_S
+            self._take_stock(worker)  # 0.2 ms, in which the zygote finds out the exit code
         else:
             self._bury(worker)
+
+    def _take_stock(self, worker: Worker) -> Stock:
+        process: WorkerProcess = worker.process
+        if process.stock is None:
+            # Of use if it died at a task; most leave by themselves.
+            is_at_work = worker.loop is not None or bool(worker.inflight)
+            used_s = monitor.cpu_seconds(worker.pid) if is_at_work else None
+            process.stock = Stock(used_s, _platform.count_oom_kills() if is_at_work and not worker.was_killed else 0)
+        return process.stock
 
     def _bury(self, worker: Worker) -> None:
         process: WorkerProcess = worker.process
@@ -1049,10 +1059,11 @@ class Supervisor:
             if not data:
                 break
             self._take(worker, process.reader.feed(data))
+        stock = self._take_stock(worker)  # before the exit code is asked for, which may reap the zombie
         head = worker.loop or (worker.inflight[0] if worker.inflight else None)
         cost: tuple[float | None, int | None] | None = None
-        if head is not None:  # before the exit code is asked for, which may reap the zombie
-            cost = self._monitor.cost_of_the_dead(worker, head.sequence, process.peak_bytes)
+        if head is not None:
+            cost = self._monitor.cost_of_the_dead(worker, head.sequence, stock.used_s, process.peak_bytes)
         worker.exit_code = process.launcher.exit_code_of(process)
         if cost is not None:
             # A loop's process served many iterations, each with attempts of its own.
@@ -1061,9 +1072,8 @@ class Supervisor:
             worker.peak_bytes = max(worker.peak_bytes, process.peak_bytes)
         worker.log_tail = process.log_tail(0 if head is None else head.sequence)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
-            oom_kills = _platform.count_oom_kills()
-            worker.was_oom = oom_kills > self._oom_kills
-            self._oom_kills = oom_kills
+            worker.was_oom = stock.oom_kills > self._oom_kills
+            self._oom_kills = max(self._oom_kills, stock.oom_kills)
         if worker.notes is None:
             process.notes_seen = 0
             worker.notes = process.read_notes()

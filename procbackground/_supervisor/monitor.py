@@ -118,14 +118,14 @@ class Monitor:
         record.cpu_s = max(record.cpu_s, figures.cpu_s)
         record.peak_bytes = max(record.peak_bytes, figures.rss_bytes)
 
-    def cost_of_the_dead(self, worker: Worker, sequence: int, peak_bytes: int) -> tuple[float | None, int | None]:
+    def cost_of_the_dead(
+        self, worker: Worker, sequence: int, used_s: float | None, peak_bytes: int
+    ) -> tuple[float | None, int | None]:
         """Return the CPU seconds and the peak bytes of the request at which the worker died, as far as they are known.
 
-        Its zombie, which is ours until it is let go, still tells what it used in all. `peak_bytes` is what else is
-        known of the peak, 0 for nothing.
+        `used_s` are its `cpu_seconds`; `peak_bytes` is what else is known of the peak, 0 for nothing.
         """
         record = self._records.pop(worker, None)
-        used_s = trees.cpu_seconds(worker.pid)
         cpu_s = None
         if record is not None and record.sequence == sequence:
             cpu_s = max(record.cpu_s, used_s or 0.0) - record.cpu_before_s
@@ -205,6 +205,11 @@ class Monitor:
                 return NO_LIMIT
             self._next_look_at_memory_s = now_s + FREE_MEMORY_S
         return min(self._next_look_at_memory_s, now_s + MAX_PAUSE_S)
+
+
+def cpu_seconds(pid: int) -> float | None:
+    """Return what a process used over its life; also of a zombie, which is ours until it is let go."""
+    return trees.cpu_seconds(pid)
 
 
 def sample(pids: Collection[int]) -> dict[int, Figures]:

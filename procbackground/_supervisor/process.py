@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from multiprocessing import process as mp_process
 from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from procbackground import _platform
 from procbackground._parcel import Parcel, send_parcel
@@ -35,12 +35,20 @@ LOG_TAIL = 10  # records of a worker that are kept to explain its death; what wa
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
 
+class Stock(NamedTuple):
+    """What was to be seen right after a process had ended: its CPU seconds, and the machine's count of OOM kills."""
+
+    used_s: float | None
+    oom_kills: int
+
+
 class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
         "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "logged", "notes_fd", "notes_seen",
-        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "task_fd", "unsent", "worker",
+        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "stock", "task_fd", "unsent",
+        "worker",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +77,7 @@ class WorkerProcess:
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.is_dying = False
         self.closed = False
+        self.stock: Stock | None = None
         self.peak_bytes = 0  # most that it held by itself, as far as it was asked, or the system told at its end
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
         self.reader = FrameReader()

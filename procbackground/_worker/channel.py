@@ -12,12 +12,14 @@ from procbackground._parcel import Parcel, receive_parcel, send_parcel
 class Channel:
     """Writes frames. A frame that was cut short ends the process: nothing after it could be read."""
 
-    def __init__(self, fd: int, side_fd: int) -> None:
-        self._fd = fd
-        self._side_fd = side_fd
+    def __init__(self) -> None:
+        self._fd = self._side_fd = self._pid = -1
         self._lock = threading.Lock()
         self._is_torn = False
-        self._pid = os.getpid()
+
+    def open(self, fd: int, side_fd: int, pid: int) -> None:
+        """Write to `fd`, and send descriptors through the socket `side_fd`, from this process, `pid`."""
+        self._fd, self._side_fd, self._pid = fd, side_fd, pid
 
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
         """Write one frame, behind `prefix`, a frame that belongs to it."""

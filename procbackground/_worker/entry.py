@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 
+from procbackground import _platform
 from procbackground._page import map_page
 from procbackground._worker.main import (
     Boot,
@@ -62,7 +63,9 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)
-    leave(Worker(WorkerFds(tasks, results, life, notes, side), words, line, boot).run())
+    worker = Worker(words, boot)
+    worker.heed_signals(notes)
+    leave(worker.run(WorkerFds(tasks, results, _platform.open_life_pipe(life), side), line))
 
 
 def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:

@@ -89,14 +89,14 @@ class TaskContext(Context):
 class Executor:
     """Runs calls and loops, one at a time, and answers each."""
 
-    def __init__(self, channel: Channel, words: memoryview, base: int, task_fd: int) -> None:
+    def __init__(self, channel: Channel, words: memoryview) -> None:
         self.channel = channel
         self.words = words
-        self.base = base
+        self.base = 0  # of the worker's line among the words
         self.is_calling = False  # the user's code is on the stack
         self.is_cooperative = False  # ... and looks after `stopping` itself
         self._was_stopped = False
-        self._task_fd = task_fd
+        self._task_fd = -1
         self._is_loop = False
         self._wake_pipe: tuple[int, int] | None = None
         self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
@@ -107,6 +107,10 @@ class Executor:
         # CPU time of this process, and when it was taken. Reading it is a system call, which before every call would
         # be a fifth of what a short one costs here; so it is as old as a call that is too short to be measured.
         self._cpu_s = self._sampled_s = 0.0
+
+    def open(self, base: int, task_fd: int) -> None:
+        """Tell by the line at `base`; a loop ends when `task_fd` does."""
+        self.base, self._task_fd = base, task_fd
 
     # -- one call ------------------------------------------------------------------------------------------
 

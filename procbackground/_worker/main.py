@@ -55,32 +55,42 @@ class Boot:
 class WorkerFds:
     """The descriptors of one worker, its own ends; it closes no others."""
 
-    def __init__(self, tasks: int, results: int, life: int, notes: int, side: int) -> None:
+    def __init__(self, tasks: int, results: int, life: int, side: int) -> None:
         self.tasks = tasks
         self.results = results
-        self.life = life
-        self.notes = notes  # takes the stack dumps
+        self.life = life  # an opening of the life pipe that no other process has
         self.side = side  # socket for the descriptors of parcels
 
 
 class Worker:
-    """One worker process, from its start to its exit."""
+    """One worker process, from its start to its exit.
 
-    def __init__(self, fds: WorkerFds, words: memoryview, line: int, boot: Boot) -> None:
-        self.fds = fds
+    A zygote makes one before it forks, and each fork of it goes on from there: what a fork does by itself costs it a
+    page fault for nearly everything that it looks at.
+    """
+
+    def __init__(self, words: memoryview, boot: Boot) -> None:
         self.words = words
-        self.base = line * WORDS_PER_LINE
+        self.base = 0
         self.boot = boot
-        self.channel = Channel(fds.results, fds.side)
-        self.executor = Executor(self.channel, words, self.base, fds.tasks)
-        self.pid = os.getpid()
+        self.channel = Channel()
+        self.executor = Executor(self.channel, words)
+        self.pid = -1
 
-    def run(self) -> int:
+    def heed_signals(self, notes_fd: int) -> None:
+        """Handle signals as a worker does; stack dumps go to `notes_fd`."""
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
+        _signal.signal(_signal.SIGTERM, self._on_sigterm)
+        if _platform.STACK_SIGNAL:
+            faulthandler.register(_platform.STACK_SIGNAL, notes_fd, all_threads=True)
+        faulthandler.enable(notes_fd, all_threads=True)
+
+    def run(self, fds: WorkerFds, line: int) -> int:
         """Serve until the parent closes the task pipe; return the exit code."""
         _lead_own_group()
+        _platform.own_life_pipe(fds.life)
+        self.open(fds, line)
         self.words[self.base + PID] = self.pid  # of use to the warden
-        self._life_fd = _platform.arm_life_pipe(self.fds.life)
-        self._set_signals()
         set_finder(self.executor.current)
         relay.install(self.channel, self.boot.log_level)
         setup, initializer = self.boot.setup, self.boot.initializer
@@ -90,7 +100,7 @@ class Worker:
             return 1
         try:
             self.channel.send(_wire.HELLO, 0)
-            self.serve()
+            self.serve(fds.tasks)
         except StopTask:
             return -signal.SIGTERM
         except OSError:
@@ -99,12 +109,19 @@ class Worker:
             flush_output()
         return 0
 
-    def serve(self) -> None:
+    def open(self, fds: WorkerFds, line: int) -> None:
+        """Be the worker with these descriptors and this line of the page, in this process."""
+        self.pid = os.getpid()
+        self.base = line * WORDS_PER_LINE
+        self.channel.open(fds.results, fds.side, self.pid)
+        self.executor.open(self.base, fds.tasks)
+
+    def serve(self, task_fd: int) -> None:
         """Carry out requests until the task pipe ends, or a stop is asked for."""
         words, base = self.words, self.base
         started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
         reader = _wire.FrameReader()
-        inbox = Inbox(self.fds.tasks)
+        inbox = Inbox(task_fd)
         execute, send = self.executor.call, self.channel.send
         frames: list[tuple[int, int, bytes]] = []
         read_s = 0.0
@@ -125,7 +142,7 @@ class Worker:
                 elif kind == _wire.CALL:
                     execute(sequence, body)
                 elif kind == _wire.LOOP:
-                    os.set_blocking(self.fds.tasks, True)
+                    os.set_blocking(task_fd, True)
                     self.executor.loop(sequence, body)
                     return
                 if words[stop]:
@@ -146,16 +163,9 @@ class Worker:
             return False
         return True
 
-    def _set_signals(self) -> None:
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
-        _signal.signal(_signal.SIGTERM, self._on_sigterm)
-        if _platform.STACK_SIGNAL:
-            faulthandler.register(_platform.STACK_SIGNAL, self.fds.notes, all_threads=True)
-        faulthandler.enable(self.fds.notes, all_threads=True)
-
     def _on_sigterm(self, signal_number: int, frame: Any) -> None:
-        # A SIGTERM that the parent did not announce, or that meets a process that the task forked, does what it
-        # does everywhere.
+        # A SIGTERM that the parent did not announce, or that meets the zygote or a process that the task forked, does
+        # what it does everywhere.
         if os.getpid() != self.pid or not self.words[self.base + STOP]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)

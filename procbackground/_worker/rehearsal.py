@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import threading
 
 from procbackground import _wire
 from procbackground._page import WORDS_PER_LINE
@@ -22,6 +23,7 @@ _NAMELESS = b"\0\0"
 def rehearse(boot: Boot) -> None:
     """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
     for _ in range(ROUNDS):
+        threading._after_fork()  # type: ignore[attr-defined]  # harmless where there is one thread
         fds: list[int] = []
         try:
             fds += os.pipe()
@@ -30,7 +32,9 @@ def rehearse(boot: Boot) -> None:
             _give_requests(to_worker)
             os.close(to_worker)
             fds.remove(to_worker)
-            Worker(WorkerFds(tasks, answers, -1, -1, -1), _words_of_its_own(), 0, boot).serve()
+            worker = Worker(_words_of_its_own(), boot)
+            worker.open(WorkerFds(tasks, answers, -1, -1), 0)
+            worker.serve(tasks)
         except OSError:
             return  # no descriptors to be had
         finally:

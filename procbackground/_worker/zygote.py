@@ -24,6 +24,7 @@ import sys
 import threading
 import time
 import warnings
+from collections.abc import Callable
 from multiprocessing import process, util
 from socket import SCM_RIGHTS, SOL_SOCKET
 
@@ -85,7 +86,8 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     except PermissionError:
         pass  # leads its group already
     # While it imports it could not act on the parent's end: then the kernel does.
-    life_fd = _platform.arm_life_pipe(fds.life)
+    life_fd = _platform.open_life_pipe(fds.life)
+    _platform.own_life_pipe(life_fd)
     ignore_interrupts()
     if sys.version_info >= (3, 12):
         # It warns of a fork in a process with threads. We look ourselves, at those that matter.
@@ -110,8 +112,13 @@ class _Zygote:
         self._fds = fds
         self._life_fd = life_fd
         self._boot = boot
-        self._own_fds = (control.fileno(), fds.page, life_fd)  # no worker is to have them
-        self._words = map_page(fds.page)
+        self._own_fds = (control.fileno(), fds.page, fds.life, life_fd)  # no worker is to have them
+        self._worker = Worker(map_page(fds.page), boot)  # what forks go on as
+        self._notes_fd = _spare_fd()  # where a fork puts the descriptor for its stack dumps
+        self._process: Any = process.current_process()
+        self._name = self._process.name
+        self._is_prepared = False
+        self._inherits: list[Callable[[], object]] = []  # steps by which a fork lays down what imports left here
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
         self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
         self._released: set[int] = set()  # pids that the manager has let go of before their end was seen
@@ -241,7 +248,7 @@ class _Zygote:
             return  # the worker that needs it will say what is wrong with it
         finally:
             self.tidy_output()
-        self._is_frozen = False
+        self._is_frozen = self._is_prepared = False
         self.check_fitness(module)
 
     def tidy_output(self) -> None:
@@ -263,9 +270,17 @@ class _Zygote:
         gc.freeze()
         self._is_frozen = True
 
+    def _prepare(self) -> None:
+        """Do what does not depend on the worker once, not in each."""
+        if "logging" in sys.modules:
+            importlib.import_module("procbackground._worker.log_handler")
+        self._worker.heed_signals(self._notes_fd)
+        self._inherits = _what_to_lay_down()
+        self._is_prepared = True
+
     def _fork(self, number: int, line: int) -> None:
-        if not self._is_frozen and "logging" in sys.modules:
-            importlib.import_module("procbackground._worker.log_handler")  # once, not in each worker
+        if not self._is_prepared:
+            self._prepare()
         ours: list[int] = []
         theirs: list[int] = []
         try:
@@ -278,7 +293,10 @@ class _Zygote:
             sides = _socket.socketpair()
             ours.append(sides[0].detach())
             theirs.append(sides[1].detach())
-            process._process_counter = itertools.count(1)  # type: ignore[attr-defined]  # for the fork: cheaper here
+            ours.append(_platform.open_life_pipe(self._fds.life))
+            # For the fork: cheaper here.
+            process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
+            self._process._name = f"procbackground-worker-{number}"
             pid = os.fork()
         except OSError as error:
             for fd in (*ours, *theirs):
@@ -286,7 +304,8 @@ class _Zygote:
             self._control.send(REFUSED + FORK_RESULT.pack(number, error.errno or 0))
             return
         if pid == 0:
-            self._become_worker(number, line, ours, theirs)
+            self._become_worker(line, ours, theirs)
+        self._process._name = self._name
         try:
             pidfd = os.pidfd_open(pid)
         except OSError as error:
@@ -306,17 +325,18 @@ class _Zygote:
             for fd in (*ours, *theirs):
                 os.close(fd)
 
-    def _become_worker(self, number: int, line: int, ours: list[int], theirs: list[int]) -> None:
+    def _become_worker(self, line: int, ours: list[int], theirs: list[int]) -> None:
         exit_code = 1
         try:
             signal.set_wakeup_fd(-1)
-            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
+            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # `signal` wraps it in enums, whose pages must be copied
+            tasks, results, notes, side, life = ours
+            os.dup2(notes, self._notes_fd, False)
+            for fd in (notes, *theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
                 os.close(fd)
-            _start_afresh(number)
-            tasks, results, notes, side = ours
-            fds = WorkerFds(tasks, results, self._fds.life, notes, side)
-            worker = Worker(fds, self._words, line, self._boot)
-            exit_code = worker.run()
+            for step in self._inherits:
+                step()
+            exit_code = self._worker.run(WorkerFds(tasks, results, life, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:
@@ -394,21 +414,27 @@ def _look_below(zygote: int) -> tuple[list[int], set[int]]:
     return alive, dead
 
 
-def _start_afresh(number: int) -> None:
-    """Give a forked worker what `multiprocessing` gives its children, and nothing of the zygote's state.
+def _spare_fd() -> int:
+    """Return a descriptor whose number is wanted; until it is taken, what is written to it goes to stderr."""
+    try:
+        return os.dup(2)
+    except OSError:  # closed
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
-    It looks before it clears, and leaves `signal` out for what `signal` wraps in enums: what is written to, if only a
-    reference count, must be copied first.
+
+def _what_to_lay_down() -> list[Callable[[], object]]:
+    """Return what gives a fork what `multiprocessing` gives its children, and nothing of this process's state.
+
+    What finds nothing to do is left out: a look at an empty set is a page to be copied in each fork.
     """
-    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
-    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    steps: list[Callable[[], object]] = []
     if process._children:  # type: ignore[attr-defined]
-        process._children = set()  # type: ignore[attr-defined]
+        steps.append(process._children.clear)  # type: ignore[attr-defined]
     if util._finalizer_registry:  # type: ignore[attr-defined]
-        util._finalizer_registry.clear()  # type: ignore[attr-defined]
+        steps.append(util._finalizer_registry.clear)  # type: ignore[attr-defined]
     if util._afterfork_registry:  # type: ignore[attr-defined]
-        util._run_after_forkers()  # type: ignore[attr-defined]
-    process.current_process()._name = f"procbackground-worker-{number}"  # type: ignore[attr-defined]
+        steps.append(util._run_after_forkers)  # type: ignore[attr-defined]
     numpy_random: Any = sys.modules.get("numpy.random")
     if numpy_random is not None:
-        numpy_random.seed()  # the standard library reseeds itself after a fork, numpy does not
+        steps.append(numpy_random.seed)  # the standard library reseeds itself after a fork, numpy does not
+    return steps

@@ -124,7 +124,7 @@ def die_when_ready() -> None:
     """Let the worker say that it is ready, and die before it looks at its first task."""
     from procbackground._worker.main import Worker
 
-    def die(worker: Worker) -> None:
+    def die(worker: Worker, task_fd: int) -> None:
         os.kill(worker.pid, signal.SIGKILL)
 
     Worker.serve = die  # type: ignore[method-assign]  # in this child
