@@ -326,6 +326,27 @@ def test_a_map_can_be_closed_while_another_thread_waits_for_a_value(make_manager
     assert list(results) == []
 
 
+def test_a_consumer_that_comes_while_another_thread_closes_gets_no_more(manager, monkeypatch):
+    results = manager.map(tasks.square, range(100), chunksize=2)
+    assert next(results) == 0
+    is_closing, may_close = threading.Event(), threading.Event()
+
+    def hold(act):
+        is_closing.set()
+        may_close.wait(PATIENCE_S)
+
+    monkeypatch.setattr(manager._supervisor, "do_soon", hold)
+    closer = threading.Thread(target=results.close)
+    closer.start()
+    try:
+        assert is_closing.wait(PATIENCE_S)
+        assert list(results) in ([], [1])  # the rest of the chunk that has come, at most
+    finally:
+        may_close.set()
+        closer.join(PATIENCE_S)
+    assert list(results) == []
+
+
 def test_what_was_given_when_the_wait_for_it_timed_out_is_cancelled(make_manager, gate, monkeypatch):
     """The wait is over at once here, as if all had been given just then."""
     manager = make_manager(max_workers=1, grace=0.5)

@@ -209,11 +209,11 @@ class Executor:
         low_byte, asked_byte = lowest_byte(row_word), lowest_byte(base + LOOKS)
         asked = page[asked_byte]
         has_one = len(columns) == 1
-        rows = columns[0] if has_one else list(zip(*columns, strict=True))
+        count = len(columns[0])
         first = row = looked_row = 0  # row of values[0], next row, and that at the last look
         clock_ns = time.monotonic_ns
         began_ns = sent_ns = looked_ns = clock_ns()
-        while row < len(rows):
+        while row < count:
             now_ns = clock_ns()
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
@@ -229,10 +229,11 @@ class Executor:
                 break
             low = row % BLOCK_ROWS
             end = row - low + BLOCK_ROWS if is_quick else row + 1
+            rows = columns[0][row:end] if has_one else zip(*(column[row:end] for column in columns), strict=True)
             append = values.append
             try:
                 # A death or a timeout from here on is charged to the row that is marked.
-                for page[low_byte], arguments in enumerate(rows[row:end], low):
+                for page[low_byte], arguments in enumerate(rows, low):
                     append(fn(arguments) if has_one else fn(*arguments))
                     if page[asked_byte] != asked:
                         asked = page[asked_byte]
