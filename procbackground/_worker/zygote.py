@@ -196,6 +196,7 @@ class _Zygote:
             if not self._adopts_orphans:
                 self._adopt_orphans()
                 rehearse(self._boot)
+                _platform.peak_of_dead(os.getpid())  # of nobody: the first such call takes longest
             if not self._is_frozen:
                 self._freeze()
         elif kind == REAP:
@@ -344,23 +345,25 @@ class _Zygote:
 
     def _tell_exit(self, pidfd: int) -> None:
         pid = self._pidfds[pidfd]
-        # A look that leaves the zombie: until the manager says REAP the pid cannot be used again, so it may
-        # signal the group without a chance of meeting strangers.
-        self._poll.unregister(pidfd)
-        del self._pidfds[pidfd]
-        os.close(pidfd)
         try:
+            # A look that leaves the zombie: until the manager says REAP the pid cannot be used again, so it may
+            # signal the group without a chance of meeting strangers.
             status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
         except ChildProcessError:
-            return  # reaped already: nobody waits for its exit code
-        if pid in self._released:
-            self._released.discard(pid)
-            os.waitpid(pid, 0)
-            return
-        exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-        # Of interest for a death only, and not worth 4 ms of imports to a worker that leaves as it was told.
-        peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
-        self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
+            pass  # reaped already: nobody waits for its exit code
+        else:
+            if pid in self._released:
+                self._released.discard(pid)
+                os.waitpid(pid, 0)
+            else:
+                exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+                # Of interest for a death only, and not worth 4 ms of imports to a worker that leaves as it was told.
+                peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
+                self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
+        finally:  # a retry waits for the exit code, and for nothing of this
+            self._poll.unregister(pidfd)
+            del self._pidfds[pidfd]
+            os.close(pidfd)
 
     def _reap(self, pid: int) -> None:
         self._unreaped.discard(pid)
