@@ -42,12 +42,14 @@ def monotonic_now() -> float:
     return time.monotonic()
 
 
-def burn(rounds: int) -> int:
-    """Compute for a while; the same `rounds` always give the same answer."""
+def burn_cpu(seconds: float) -> float:
+    """Compute until this thread has used so many seconds of CPU time; return how many it were."""
+    began_s = time.thread_time()
     total = 0
-    for number in range(rounds):
-        total = (total * 31 + number) & 0xFFFF
-    return total
+    while (used_s := time.thread_time() - began_s) < seconds:
+        for number in range(200):  # some 10 µs, so that looking at the clock is a small part
+            total = (total * 31 + number) & 0xFFFF
+    return used_s
 
 
 def sum_of_pages(array: Any) -> int:

@@ -229,7 +229,7 @@ _ALL = (
     Measure(
         name="cpu_batch",
         title="CPU batch, 200 × 20 ms",
-        explanation="Pure computing; 100 % is the serial time divided by the number of workers.",
+        explanation="Pure computing; 100 % is the CPU time that the tasks used, divided by the number of workers.",
         run=_HERE + "computing:cpu_batch",
         metrics=(
             Metric("efficiency_percent", "of the ideal", "%", higher_is_better=True),
