@@ -23,8 +23,9 @@ _NAMELESS = b"\0\0"
 
 def rehearse(boot: Boot) -> None:
     """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
+    after_fork = getattr(threading, "_after_fork", lambda: None)  # harmless where there is one thread
     for _ in range(ROUNDS):
-        threading._after_fork()  # type: ignore[attr-defined]  # harmless where there is one thread
+        after_fork()
         fds: list[int] = []
         try:
             fds += os.pipe()
