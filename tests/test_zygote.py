@@ -179,6 +179,89 @@ def test_signals_are_reset_in_a_fork(manager):
     assert all(manager.run(signal_handlers).result(timeout=PATIENCE_S).values())
 
 
+RUDE = """
+import faulthandler, multiprocessing, os, signal
+from multiprocessing import util
+
+def be_rude(*_):
+    signal.signal(signal.SIGTERM, lambda *_: None)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    faulthandler.enable()
+    faulthandler.register(signal.SIGRTMIN + 11)
+
+class Witness:
+    pass
+
+def answer():
+    return 42
+
+witness = Witness()
+is_child = multiprocessing.parent_process() is not None
+"""
+WAYS_TO_BE_RUDE = {
+    "import": "be_rude()",
+    "import that fails": "if is_child: be_rude(); util.Finalize(None, print, ('finalised',), exitpriority=1); 1 / 0",
+    "hook after forks": "os.register_at_fork(after_in_child=be_rude)",
+    "hook after multiprocessing's forks": "util.register_after_fork(witness, be_rude)",
+}
+
+
+@pytest.mark.parametrize("way", WAYS_TO_BE_RUDE)
+def test_what_a_module_does_to_signals_does_not_reach_workers(tmp_path, way):
+    """The module comes with a task, after the first forks."""
+    (tmp_path / "rude.py").write_text(f"{RUDE}\n{WAYS_TO_BE_RUDE[way]}\n")
+    script = """
+        import signal, time
+        from procbackground import Manager, Task
+
+        def handlers():
+            return signal.getsignal(signal.SIGTERM).__name__, signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+        def hang():
+            try:
+                time.sleep(60)
+            finally:
+                print("unwound", flush=True)
+
+        if __name__ == "__main__":
+            with Manager(max_workers=2, grace=20, retry=None) as manager:
+                isolated = manager.options(isolate=True)
+                print(isolated.run(handlers).result(20))
+                import rude
+                isolated.run(rude.answer).exception(20)
+                print({isolated.run(handlers).result(20) for _ in range(6)})
+                error = manager.run_task(Task(hang, isolate=True, timeout=0.5)).exception(20)
+                print("in hang" in error.stack)
+    """
+    done = scripts.run(script, folder=tmp_path)
+    is_as_it_should_be = "('_on_sigterm', True)"
+    expected = [is_as_it_should_be, f"{{{is_as_it_should_be}}}", "unwound", "True"]
+    assert sorted(line for line in done.stdout.splitlines() if line != "finalised") == sorted(expected), done.stderr
+    assert done.stdout.count("finalised") <= 2  # by the zygote, and by the worker that has imported it itself
+
+
+def test_numpys_chances_differ_though_the_module_that_brought_it_failed(tmp_path):
+    pytest.importorskip("numpy")
+    fails = "import multiprocessing, numpy.random\nassert multiprocessing.parent_process() is None\ndef answer(): ...\n"
+    (tmp_path / "brings_numpy.py").write_text(fails)
+    script = """
+        from procbackground import Manager
+
+        def chance():
+            import numpy
+            return numpy.random.random()
+
+        if __name__ == "__main__":
+            with Manager(max_workers=2, retry=None) as manager:
+                isolated = manager.options(isolate=True)
+                isolated.run(pow, 2, 2).result(20)
+                import brings_numpy
+                isolated.run(brings_numpy.answer).exception(20)
+                print(len({isolated.run(chance).result(20) for _ in range(6)}))
+    """
+    assert scripts.run(script, folder=tmp_path).stdout.split() == ["6"]
+
+
 def leave_an_orphan(address: Address) -> None:
     """Fork twice, as daemons do: the second one stops at the gate, and has no parent any more."""
     pid = os.fork()

@@ -185,11 +185,13 @@ def peak_of_dead(pid: int) -> int | None:
 
     It stays so: only the raw system call tells the usage and leaves the zombie. None where it cannot be had.
     """
-    found = _system_call()
+    try:
+        found = _system_call()
+        import ctypes
+    except (OSError, ImportError):
+        return None  # no descriptor is left to load it
     if found is None:
         return None
-    import ctypes
-
     system_call, number = found
     info, usage = (ctypes.c_byte * 128)(), (ctypes.c_long * 36)()  # larger than siginfo_t and struct rusage
     if system_call(number, os.P_PID, pid, info, os.WEXITED | os.WNOHANG | os.WNOWAIT, usage):

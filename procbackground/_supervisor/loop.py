@@ -1033,7 +1033,7 @@ class Supervisor:
             # Of use if it died at a task; most leave by themselves.
             is_at_work = worker.loop is not None or bool(worker.inflight)
             used_s = monitor.cpu_seconds(worker.pid) if is_at_work else None
-            process.stock = Stock(used_s, _platform.count_oom_kills() if is_at_work and not worker.was_killed else 0)
+            process.stock = Stock(used_s, _platform.count_oom_kills() if is_at_work and not worker.was_killed else None)
         return process.stock
 
     def _bury(self, worker: Worker) -> None:
@@ -1072,8 +1072,10 @@ class Supervisor:
             worker.peak_bytes = max(worker.peak_bytes, process.peak_bytes)
         worker.log_tail = process.log_tail(0 if head is None else head.sequence)
         if worker.exit_code == -signal.SIGKILL and not worker.was_killed:
-            worker.was_oom = stock.oom_kills > self._oom_kills
-            self._oom_kills = max(self._oom_kills, stock.oom_kills)
+            # Of an idle worker's, too: else the next one that is killed at a task would be charged with it.
+            oom_kills = _platform.count_oom_kills() if stock.oom_kills is None else stock.oom_kills
+            worker.was_oom = oom_kills > self._oom_kills
+            self._oom_kills = max(self._oom_kills, oom_kills)
         if worker.notes is None:
             process.notes_seen = 0
             worker.notes = process.read_notes()

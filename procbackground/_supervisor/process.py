@@ -36,10 +36,11 @@ NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that rep
 
 
 class Stock(NamedTuple):
-    """What was to be seen right after a process had ended: its CPU seconds, and the machine's count of OOM kills."""
+    """What was to be seen right after a process had ended at a task: its CPU seconds, and the machine's count of OOM
+    kills; None for what was not looked at."""
 
     used_s: float | None
-    oom_kills: int
+    oom_kills: int | None
 
 
 class WorkerProcess:

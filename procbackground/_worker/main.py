@@ -111,8 +111,8 @@ class Worker:
 
     def open(self, fds: WorkerFds, line: int) -> None:
         """Be the worker with these descriptors and this line of the page, in this process."""
-        self.pid = os.getpid()
         self.base = line * WORDS_PER_LINE
+        self.pid = os.getpid()  # now SIGTERM looks at the line
         self.channel.open(fds.results, fds.side, self.pid)
         self.executor.open(self.base, fds.tasks)
 
@@ -164,8 +164,8 @@ class Worker:
         return True
 
     def _on_sigterm(self, signal_number: int, frame: Any) -> None:
-        # A SIGTERM that the parent did not announce, or that meets the zygote or a process that the task forked, does
-        # what it does everywhere.
+        # A SIGTERM that the parent did not announce, or that meets a process that the task forked, does what it
+        # does everywhere.
         if os.getpid() != self.pid or not self.words[self.base + STOP]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)

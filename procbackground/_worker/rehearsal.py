@@ -2,7 +2,7 @@
 
 CPython specialises the bytecode of what has run a few times, and a fork inherits that. A worker that lives for a single
 task would run everything for the first time: look up attributes in types and dictionaries, whose pages it must copy to
-count the references. After the rehearsal it has 350 page faults where it would have 400, at 2.5 to 3.7 µs each; what
+count the references. After the rehearsal it has 380 page faults where it would have 430, at 2.5 to 3.7 µs each; what
 `threading` does after each fork is rehearsed, too.
 """
 

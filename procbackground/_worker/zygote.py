@@ -114,7 +114,6 @@ class _Zygote:
         self._boot = boot
         self._own_fds = (control.fileno(), fds.page, fds.life, life_fd)  # no worker is to have them
         self._worker = Worker(map_page(fds.page), boot)  # what forks go on as
-        self._notes_fd = _spare_fd()  # where a fork puts the descriptor for its stack dumps
         self._process: Any = process.current_process()
         self._name = self._process.name
         self._is_prepared = False
@@ -248,8 +247,8 @@ class _Zygote:
         except BaseException:
             return  # the worker that needs it will say what is wrong with it
         finally:
+            self._is_frozen = self._is_prepared = False  # what failed in its midst has left something, too
             self.tidy_output()
-        self._is_frozen = self._is_prepared = False
         self.check_fitness(module)
 
     def tidy_output(self) -> None:
@@ -275,7 +274,6 @@ class _Zygote:
         """Do what does not depend on the worker once, not in each."""
         if "logging" in sys.modules:
             importlib.import_module("procbackground._worker.log_handler")
-        self._worker.heed_signals(self._notes_fd)
         self._inherits = _what_to_lay_down()
         self._is_prepared = True
 
@@ -300,6 +298,7 @@ class _Zygote:
             self._process._name = f"procbackground-worker-{number}"
             pid = os.fork()
         except OSError as error:
+            self._process._name = self._name
             for fd in (*ours, *theirs):
                 os.close(fd)
             self._control.send(REFUSED + FORK_RESULT.pack(number, error.errno or 0))
@@ -332,11 +331,11 @@ class _Zygote:
             signal.set_wakeup_fd(-1)
             _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # `signal` wraps it in enums, whose pages must be copied
             tasks, results, notes, side, life = ours
-            os.dup2(notes, self._notes_fd, False)
-            for fd in (notes, *theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
+            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
                 os.close(fd)
             for step in self._inherits:
                 step()
+            self._worker.heed_signals(notes)  # here, not beforehand: what modules do after a fork may have set some
             exit_code = self._worker.run(WorkerFds(tasks, results, life, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
@@ -415,14 +414,6 @@ def _look_below(zygote: int) -> tuple[list[int], set[int]]:
                 alive.append(pid)
                 todo.append(pid)
     return alive, dead
-
-
-def _spare_fd() -> int:
-    """Return a descriptor whose number is wanted; until it is taken, what is written to it goes to stderr."""
-    try:
-        return os.dup(2)
-    except OSError:  # closed
-        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
 
 
 def _what_to_lay_down() -> list[Callable[[], object]]:

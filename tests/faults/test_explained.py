@@ -12,6 +12,7 @@ import signal
 from procbackground import Outcome, TaskTimeoutError, WorkerDiedError, _platform
 from tests.faults.test_stopping import LIMIT_S
 from tests.support import tasks
+from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
 
 
@@ -70,6 +71,19 @@ def test_death_by_the_oom_killer_is_told_as_likely(manager, monkeypatch):
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
     error = manager.run(tasks.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
     assert "the kernel's OOM killer is the likely cause" in str(error)
+
+
+def test_an_idle_workers_death_by_the_oom_killer_is_not_charged_to_the_next_that_is_killed(make_manager, monkeypatch):
+    kills = 100
+    monkeypatch.setattr(_platform, "count_oom_kills", lambda: kills)
+    manager = make_manager(max_workers=1)
+    pid = manager.run(os.getpid).result(timeout=PATIENCE_S)
+    kills += 1
+    os.kill(pid, signal.SIGKILL)
+    wait_until(lambda: pid not in {process.pid for process in manager.processes()}, "the death is noticed")
+    error = manager.run(tasks.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert "OOM" not in str(error)
 
 
 def test_each_handle_has_an_error_of_its_own(manager):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -91,3 +92,14 @@ def test_a_name_full_of_parentheses_is_read():
     assert (row.pid, row.parent, row.group, row.threads) == (17, 5, 17, 3)
     assert row.cpu_s == 200 / os.sysconf("SC_CLK_TCK")
     assert row.rss_bytes == 25 * os.sysconf("SC_PAGESIZE")
+
+
+@linux
+def test_a_peak_that_cannot_be_asked_for_is_none(monkeypatch):
+    from procbackground._platform.linux import peak_of_dead
+
+    def fail():
+        raise OSError(errno.EMFILE, "no descriptor is left to load the library with")
+
+    monkeypatch.setattr("procbackground._platform.linux._system_call", fail)
+    assert peak_of_dead(os.getpid()) is None
