@@ -203,8 +203,8 @@ def adopt_orphans() -> bool:
     """Make this process the parent of what its descendants leave behind, in place of init; return whether it is."""
     try:
         return int(_libc().prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)) == 0
-    except (OSError, AttributeError):
-        return False  # no C library to be asked
+    except (OSError, ImportError, AttributeError):
+        return False  # no C library to be asked, or no descriptor to load it with
 
 
 def standstill(pid: int) -> str | None:

@@ -159,11 +159,17 @@ class _Zygote:
 
     def _adopt_orphans(self) -> None:
         """Become the parent of what workers leave behind. It takes 4 ms."""
+        try:
+            ends = os.pipe()
+        except OSError:
+            return  # no descriptor is left; the next fork tries again
         self._adopts_orphans = True
         if not _platform.adopt_orphans():
+            for fd in ends:
+                os.close(fd)
             return
-        self._child_ended = os.pipe()
-        for fd in self._child_ended:
+        self._child_ended = ends
+        for fd in ends:
             os.set_blocking(fd, False)
         signal.signal(signal.SIGCHLD, lambda number, frame: None)  # only what has a handler wakes us
         signal.set_wakeup_fd(self._child_ended[1], warn_on_full_buffer=False)

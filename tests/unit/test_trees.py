@@ -95,11 +95,14 @@ def test_a_name_full_of_parentheses_is_read():
 
 
 @linux
-def test_a_peak_that_cannot_be_asked_for_is_none(monkeypatch):
-    from procbackground._platform.linux import peak_of_dead
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "no descriptor is left"), ImportError("nor to load ctypes with")])
+def test_what_a_library_that_cannot_be_loaded_would_tell_is_done_without(monkeypatch, error):
+    from procbackground._platform import linux as platform
 
     def fail():
-        raise OSError(errno.EMFILE, "no descriptor is left to load the library with")
+        raise error
 
-    monkeypatch.setattr("procbackground._platform.linux._system_call", fail)
-    assert peak_of_dead(os.getpid()) is None
+    monkeypatch.setattr(platform, "_libc", fail)
+    platform._system_call.cache_clear()
+    assert platform.peak_of_dead(os.getpid()) is None
+    assert not platform.adopt_orphans()
