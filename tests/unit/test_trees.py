@@ -95,7 +95,7 @@ def test_a_name_full_of_parentheses_is_read():
 
 
 @linux
-@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "no descriptor is left"), ImportError("nor to load ctypes with")])
+@pytest.mark.parametrize("error", [OSError(errno.EMFILE, "no descriptor is left"), ImportError("nor for ctypes")])
 def test_what_a_library_that_cannot_be_loaded_would_tell_is_done_without(monkeypatch, error):
     from procbackground._platform import linux as platform
 
