@@ -140,6 +140,14 @@ def test_an_attempt_tells_by_which_signal_it_ended(manager):
     assert last.signal is None
 
 
+@pytest.mark.parametrize(("how", "timeout"), [("is killed", None), ("exits", None), ("hangs", 0.5)])
+def test_an_end_without_an_answer_takes_no_other_thread_where_the_policy_only_counts(make_manager, how, timeout):
+    manager = make_manager(max_workers=1, grace=1.0)
+    handle = manager.run_task(failing_until(2, how, retry=2, timeout=timeout))
+    assert handle.result(timeout=PATIENCE_S)[0] == 2
+    assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("-errand")]
+
+
 def test_an_attempt_tells_its_exit_code(manager):
     handle = manager.run_task(failing_until(2, "exits", retry=2))
     handle.result(timeout=PATIENCE_S)

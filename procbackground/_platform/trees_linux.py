@@ -80,8 +80,11 @@ def read_table() -> dict[int, Row]:
 
 def _read_once(pid: int) -> Row | None:
     try:
-        with open(f"/proc/{pid}/stat", "rb", buffering=0) as file:
-            return _row(file.read(_STAT_BYTES))
+        fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _row(os.read(fd, _STAT_BYTES))
+        finally:
+            os.close(fd)
     except (OSError, ValueError, IndexError):
         return None
 

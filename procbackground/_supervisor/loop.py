@@ -57,7 +57,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import machine, monitor
 from procbackground._supervisor.breakage import Breakage, explain
 from procbackground._supervisor.delivery import Errands, Observers
-from procbackground._supervisor.judge import Verdict, pass_verdict
+from procbackground._supervisor.judge import Verdict, is_plain_end, pass_verdict
 from procbackground._supervisor.process import Direct, Launcher, Stock, WorkerProcess, main_path
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.room import Room
@@ -852,7 +852,10 @@ class Supervisor:
                 if not worker.process.closed:
                     self._send(worker, jobs)
             case s.Judge():
-                self._errands.put(self._judge, command)
+                if is_plain_end(command):
+                    self._judge(command)
+                else:
+                    self._errands.put(self._judge, command)
             case s.Cancelled(job, worker):
                 self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
             case s.Broke(job):
@@ -1097,7 +1100,7 @@ class Supervisor:
     # -- outcomes ------------------------------------------------------------------------------------------
 
     def _judge(self, command: s.Judge) -> None:
-        """Find out what an outcome means. Runs in an errand: all of the user's code that is involved may block."""
+        """Find out what an outcome means. Runs in an errand if any of the user's code is involved: that may block."""
         job = command.job
         try:
             verdict = pass_verdict(command, self._wall, time.monotonic())
@@ -1120,7 +1123,7 @@ class Supervisor:
                     error=verdict.error, delay=verdict.delay_s,
                 )  # fmt: skip
             has_commands = bool(self.scheduler.commands)
-        if has_commands or ruling == s.AGAIN:
+        if (has_commands or ruling == s.AGAIN) and threading.current_thread() is not self._thread:
             self._wakeup.set()
         if ruling != s.OVER:
             return

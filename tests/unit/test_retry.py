@@ -32,6 +32,40 @@ def test_policy_without_arguments_tries_again_for_ever_at_once_after_any_excepti
     assert policy.max_attempts is None
 
 
+@pytest.mark.parametrize(
+    "stop", [None, tenacity.stop_never, tenacity.stop_after_attempt(1), tenacity.stop_after_attempt(3)]
+)
+@pytest.mark.parametrize("wait", [None, tenacity.wait_none()])
+def test_a_policy_that_only_counts_answers_as_tenacity_does(stop: Any, wait: Any):
+    policy, asked = Retry(stop, wait), Retry(stop, wait)
+    assert policy.counts_only
+    asked.counts_only = False
+    for attempt in range(1, 6):
+        for error in (ValueError(), KeyboardInterrupt(), None):
+            assert delay_s(policy, attempt, error) == delay_s(asked, attempt, error)
+
+
+class _StopEarly(tenacity.stop_after_attempt):
+    def __call__(self, retry_state: tenacity.RetryCallState) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        Retry(stop=tenacity.stop_after_delay(1)),
+        Retry(stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(1)),
+        Retry(stop=_StopEarly(3)),
+        Retry(stop=lambda state: False),
+        Retry(wait=tenacity.wait_fixed(1)),
+        Retry(wait=lambda state: 0),
+        Retry(retry=tenacity.retry_if_exception_type(OSError)),
+    ],
+)
+def test_a_policy_that_asks_for_more_than_attempts_is_asked(policy: Retry):
+    assert not policy.counts_only
+
+
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), BaseException()])
 def test_interrupts_and_exits_never_reach_the_policy(ending: BaseException):
     def asked(state: tenacity.RetryCallState) -> bool:
