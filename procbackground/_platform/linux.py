@@ -121,23 +121,22 @@ def open_life_pipe(fd: int) -> int:
     return own
 
 
-def own_life_pipe(own: int) -> None:
-    """Have the kernel kill this process's group at the end of the pipe; it leads the group.
+def own_life_pipe(own: int, leader: int = 0) -> None:
+    """Have the kernel kill the group of `leader`, by default this process, at the end of the pipe, from now on.
 
     Works while the process sits in C with the GIL held, which no thread could see.
     """
-    fcntl.fcntl(own, fcntl.F_SETOWN, -os.getpid())
-    _end_if_over(own)
+    fcntl.fcntl(own, fcntl.F_SETOWN, -(leader or os.getpid()))
 
 
 def rearm_life_pipe(own: int) -> None:
     """Have the kernel end this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
-    _end_if_over(own)
+    end_if_over(own)
 
 
-def _end_if_over(own: int) -> None:
-    """End this process's group if the parent died before the signal was armed."""
+def end_if_over(own: int) -> None:
+    """End this process's group if the parent died before `own_life_pipe`, or before the process led the group."""
     look = select.poll()
     look.register(own, 0)  # its end is reported all the same
     if look.poll(0):

@@ -98,7 +98,7 @@ def open_life_pipe(fd: int) -> int:
     return fd
 
 
-def own_life_pipe(own: int) -> None:
+def own_life_pipe(own: int, leader: int = 0) -> None:
     """Kill this process's group when the last writer of the pipe is gone.
 
     A thread blocks in a read of the pipe. It cannot run while other code holds the GIL; that is the price of
@@ -115,6 +115,10 @@ def own_life_pipe(own: int) -> None:
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=wait_for_end, name="procbackground-life", daemon=True).start()
+
+
+def end_if_over(own: int) -> None:
+    """Nothing to be done: the thread of `own_life_pipe` sees an end that came before it, too."""
 
 
 def rearm_life_pipe(own: int) -> None:

@@ -65,7 +65,10 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     os.close(page)
     worker = Worker(words, boot)
     worker.heed_signals(notes)
-    leave(worker.run(WorkerFds(tasks, results, _platform.open_life_pipe(life), side), line))
+    worker.relay_logs()
+    own_life = _platform.open_life_pipe(life)
+    _platform.own_life_pipe(own_life)
+    leave(worker.run(WorkerFds(tasks, results, own_life, side), line))
 
 
 def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:

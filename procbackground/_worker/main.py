@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from multiprocessing import process, util
 
 from procbackground import _platform, _wire
@@ -51,6 +51,11 @@ class Boot:
         self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
         self.setup = setup
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether a worker runs code of the user's before its first task."""
+        return self.setup is not None or self.initializer is not None
+
 
 class WorkerFds:
     """The descriptors of one worker, its own ends; it closes no others."""
@@ -58,7 +63,7 @@ class WorkerFds:
     def __init__(self, tasks: int, results: int, life: int, side: int) -> None:
         self.tasks = tasks
         self.results = results
-        self.life = life  # an opening of the life pipe that no other process has
+        self.life = life  # an opening of the life pipe that no other process has, owned
         self.side = side  # socket for the descriptors of parcels
 
 
@@ -77,6 +82,10 @@ class Worker:
         self.executor = Executor(self.channel, words)
         self.pid = -1
 
+    def relay_logs(self) -> None:
+        """Have what is logged here from now on go to the parent."""
+        relay.install(self.channel, self.boot.log_level)
+
     def heed_signals(self, notes_fd: int) -> None:
         """Handle signals as a worker does; stack dumps go to `notes_fd`."""
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
@@ -87,16 +96,14 @@ class Worker:
 
     def run(self, fds: WorkerFds, line: int) -> int:
         """Serve until the parent closes the task pipe; return the exit code."""
-        _lead_own_group()
-        _platform.own_life_pipe(fds.life)
-        self.open(fds, line)
-        self.words[self.base + PID] = self.pid  # of use to the warden
-        set_finder(self.executor.current)
-        relay.install(self.channel, self.boot.log_level)
+        self._begin(fds, line)
         setup, initializer = self.boot.setup, self.boot.initializer
-        if setup is not None and not self._begin("setup", setup.apply):
+        if self.boot.has_steps:
+            # They may take for ever. Requests are read from a pipe, which tells the parent's end by its own.
+            _platform.end_if_over(fds.life)
+        if setup is not None and not self._take_step("setup", setup.apply):
             return 1
-        if initializer is not None and not self._begin("initializer", initializer.run):
+        if initializer is not None and not self._take_step("initializer", initializer.run):
             return 1
         try:
             self.channel.send(_wire.HELLO, 0)
@@ -109,12 +116,15 @@ class Worker:
             flush_output()
         return 0
 
-    def open(self, fds: WorkerFds, line: int) -> None:
+    def _begin(self, fds: WorkerFds, line: int) -> None:
         """Be the worker with these descriptors and this line of the page, in this process."""
+        _lead_own_group()
         self.base = line * WORDS_PER_LINE
         self.pid = os.getpid()  # now SIGTERM looks at the line
         self.channel.open(fds.results, fds.side, self.pid)
         self.executor.open(self.base, fds.tasks)
+        self.words[self.base + PID] = self.pid  # of use to the warden
+        set_finder(self.executor.current)
 
     def serve(self, task_fd: int) -> None:
         """Carry out requests until the task pipe ends, or a stop is asked for."""
@@ -148,7 +158,7 @@ class Worker:
                 if words[stop]:
                     return
 
-    def _begin(self, what: str, step: Callable[[], object]) -> bool:
+    def _take_step(self, what: str, step: Callable[[], object]) -> bool:
         """Take a step without which no task may run; tell the parent if it fails."""
         try:
             step()
@@ -173,6 +183,15 @@ class Worker:
         # nothing to do: an answer may be half written, and the request loop looks at the word after it.
         elif self.executor.is_calling:
             self.executor.stop()
+
+
+def let_go_of_zygote(fds: Iterable[int]) -> None:
+    """In a fork of a zygote: close what is the zygote's, and hear no more of its children."""
+    # Not by `signal`, which wraps it in enums, whose pages must be copied.
+    _signal.set_wakeup_fd(-1)
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
+    for fd in fds:
+        os.close(fd)
 
 
 def prepare_main(boot: Boot) -> None:
@@ -260,13 +279,20 @@ def _finish_queues() -> None:
     thread.join(QUEUES_S)
 
 
+def what_is_left() -> tuple[bool, bool]:
+    """Return whether there may be threads or their exits, and finalizers of `multiprocessing`, to be seen to."""
+    # Threads to be joined are not to be seen from here in Python 3.13 and later.
+    threads = getattr(threading, "_shutdown_locks", True) or threading._threading_atexits  # type: ignore[attr-defined]
+    return bool(threads), bool(util._finalizer_registry or process._children)  # type: ignore[attr-defined]
+
+
 def leave(exit_code: int) -> None:
     """End this process as `multiprocessing` ends its own, then for certain."""
     try:
-        # Threads to be joined are not to be seen from here in Python 3.13 and later.
-        if getattr(threading, "_shutdown_locks", True) or threading._threading_atexits:  # type: ignore[attr-defined]
+        leaves_threads, leaves_finalizers = what_is_left()
+        if leaves_threads:
             threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
-        if util._finalizer_registry or process._children:  # type: ignore[attr-defined]
+        if leaves_finalizers:
             util._exit_function()  # type: ignore[attr-defined]
         flush_output()
     finally:

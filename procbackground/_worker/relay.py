@@ -29,22 +29,35 @@ def install(channel: Channel, level: int) -> None:
     """
     global _channel, _level
     _channel, _level = channel, level
-    for library, join in (("logging", _install_logging), ("loguru", _install_loguru)):
-        if library in sys.modules:
-            join()
+    for library in _libraries:
+        if library.name in sys.modules:
+            library.join()
         else:
-            sys.meta_path.insert(0, _FirstImport(library, join))
+            sys.meta_path.insert(0, library)
 
 
-class _FirstImport:
-    """Waits for the child's first import of a module, and acts once it is loaded."""
+def only_waits() -> bool:
+    """Whether all that `install` has to do is wait for imports."""
+    return not any(library.name in sys.modules for library in _libraries)
 
-    def __init__(self, name: str, act: Callable[[], None]) -> None:
-        self._name = name
-        self._act = act
+
+def uninstall() -> None:
+    """Take back an `install` that only waited for imports."""
+    global _channel
+    _channel = None
+    for library in _libraries:
+        sys.meta_path.remove(library)
+
+
+class _Library:
+    """A library that logs. On `sys.meta_path` it waits for the child's first import, and joins once it is loaded."""
+
+    def __init__(self, name: str, join: Callable[[], None]) -> None:
+        self.name = name
+        self.join = join
 
     def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != self._name:
+        if name != self.name:
             return None
         from importlib.util import find_spec
 
@@ -53,11 +66,11 @@ class _FirstImport:
         if spec is not None and spec.loader is not None:
             load = spec.loader.exec_module
 
-            def load_and_act(module: Any) -> None:
+            def load_and_join(module: Any) -> None:
                 load(module)
-                self._act()
+                self.join()
 
-            spec.loader.exec_module = load_and_act  # type: ignore[method-assign]
+            spec.loader.exec_module = load_and_join  # type: ignore[method-assign]
         return spec
 
 
@@ -107,3 +120,6 @@ def _plain(value: Any) -> Any:
     except Exception:
         return repr(value)
     return value
+
+
+_libraries = (_Library("logging", _install_logging), _Library("loguru", _install_loguru))

@@ -10,7 +10,6 @@ close and when the manager's process dies: then the kernel ends the workers at o
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # of the standard library, and unknown to type checkers
 import _socket
 import gc
 import importlib
@@ -38,6 +37,7 @@ from procbackground._worker.main import (
     ignore_interrupts,
     keep_lines_whole,
     leave,
+    let_go_of_zygote,
     prepare_main,
 )
 from procbackground._worker.rehearsal import rehearse
@@ -88,6 +88,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     # While it imports it could not act on the parent's end: then the kernel does.
     life_fd = _platform.open_life_pipe(fds.life)
     _platform.own_life_pipe(life_fd)
+    _platform.end_if_over(life_fd)
     ignore_interrupts()
     if sys.version_info >= (3, 12):
         # It warns of a fork in a process with threads. We look ourselves, at those that matter.
@@ -124,6 +125,7 @@ class _Zygote:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
+        self._is_rehearsed = False
         self._adopts_orphans = False
         self._was_closed = False  # by the manager, which waits for us now
         self._child_ended: tuple[int, int] | None = None  # pipe: some child has
@@ -196,11 +198,14 @@ class _Zygote:
             return False
         kind, body = request[:1], request[1:]
         if kind == FORK:
+            if not self._adopts_orphans:
+                self._adopt_orphans()  # first: a worker's first task may leave some
             self._fork(*FORK_ARGS.unpack(body))
             # After the fork: the first worker need not wait for it, and takes little harm.
-            if not self._adopts_orphans:
-                self._adopt_orphans()
-                rehearse(self._boot)
+            if not self._is_rehearsed:
+                self._is_rehearsed = True
+                rehearse()
+                self._wants_reaping = True  # no child's end was heard meanwhile
                 _platform.peak_of_dead(os.getpid())  # of nobody: the first such call takes longest
             if not self._is_frozen:
                 self._freeze()
@@ -298,7 +303,8 @@ class _Zygote:
             sides = _socket.socketpair()
             ours.append(sides[0].detach())
             theirs.append(sides[1].detach())
-            ours.append(_platform.open_life_pipe(self._fds.life))
+            life_fd = _platform.open_life_pipe(self._fds.life)
+            ours.append(life_fd)
             # For the fork: cheaper here.
             process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
             self._process._name = f"procbackground-worker-{number}"
@@ -313,6 +319,7 @@ class _Zygote:
             self._become_worker(line, ours, theirs)
         self._process._name = self._name
         try:
+            _platform.own_life_pipe(life_fd, pid)
             pidfd = os.pidfd_open(pid)
         except OSError as error:
             os.kill(pid, signal.SIGKILL)
@@ -334,14 +341,14 @@ class _Zygote:
     def _become_worker(self, line: int, ours: list[int], theirs: list[int]) -> None:
         exit_code = 1
         try:
-            signal.set_wakeup_fd(-1)
-            _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)  # `signal` wraps it in enums, whose pages must be copied
             tasks, results, notes, side, life = ours
-            for fd in (*theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds):
-                os.close(fd)
+            let_go_of_zygote((*theirs, *self._pidfds, *(self._child_ended or ()), *self._own_fds))
             for step in self._inherits:
                 step()
             self._worker.heed_signals(notes)  # here, not beforehand: what modules do after a fork may have set some
+            self._worker.relay_logs()
+            if self._boot.has_steps:
+                _platform.own_life_pipe(life)  # at once, not when the zygote comes to it: steps may take for ever
             exit_code = self._worker.run(WorkerFds(tasks, results, life, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)

@@ -73,6 +73,23 @@ def test_15b_17_parent_is_killed_with_idle_workers(gate, method, tmp_path, numbe
         wait_until_gone(everybody, ORPHANS_GONE_S)
 
 
+def test_15_parent_is_killed_while_initializers_hang(gate, method, tmp_path):
+    """Before their first task, too, workers need not come to anything to be ended."""
+    start = f"""
+    import multiprocessing
+    context = multiprocessing.get_context({method!r})
+    hang = tasks.tell_and_hold_the_interpreter
+    manager = Manager(max_workers=2, mp_context=context, initializer=hang, initargs=(address,))
+    handles = [manager.run(tasks.square, number) for number in range(2)]
+    tasks.stop_at_gate(address, "parent")
+    """
+    with running(parent(gate, start), tmp_path) as process:
+        everybody = everybody_below(gate, process, 3)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
 def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
     works = [BUSY["is in C with the GIL"], BUSY["has a grandchild in a session of its own"]]
     with running(script(gate, "fork", works, ""), tmp_path) as process:
