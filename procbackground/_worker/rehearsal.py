@@ -70,8 +70,9 @@ def _play(may_set_signals: bool) -> None:
 def _what_python_does_after_a_fork() -> list[Callable[[], object]]:
     """Return steps of the interpreter's own that harm nothing where there is one thread and no fork."""
     steps: list[Callable[[], object]] = []
-    if hasattr(threading, "_after_fork"):
-        steps.append(threading._after_fork)
+    after_fork = getattr(threading, "_after_fork", None)
+    if after_fork is not None:
+        steps.append(after_fork)
     generator = getattr(sys.modules.get("random"), "_inst", None)  # what `random.seed` seeds
     if generator is not None:
         steps.append(generator.seed)  # as a fork does again
