@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Mapping
 
 import pytest
 import tenacity
@@ -142,10 +143,62 @@ def test_an_attempt_tells_by_which_signal_it_ended(manager):
 
 @pytest.mark.parametrize(("how", "timeout"), [("is killed", None), ("exits", None), ("hangs", 0.5)])
 def test_an_end_without_an_answer_takes_no_other_thread_where_the_policy_only_counts(make_manager, how, timeout):
+    others = set(threading.enumerate())
     manager = make_manager(max_workers=1, grace=1.0)
     handle = manager.run_task(failing_until(2, how, retry=2, timeout=timeout))
     assert handle.result(timeout=PATIENCE_S)[0] == 2
-    assert not [thread.name for thread in threading.enumerate() if thread.name.endswith("-errand")]
+    assert not [thread for thread in set(threading.enumerate()) - others if thread.name.endswith("-errand")]
+
+
+class Asked(Retry):
+    """A policy with a method of its own, which notes where it is asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked_in: list[str] = []
+
+    def next_delay_s(self, *args, **kwargs):
+        self.asked_in.append(threading.current_thread().name)
+        return super().next_delay_s(*args, **kwargs)
+
+
+class Arguments(Mapping):
+    """No keyword arguments: notes where they are looked at."""
+
+    def __init__(self, asked_in) -> None:
+        self.asked_in = asked_in
+
+    def __getitem__(self, key):
+        raise KeyError(key)
+
+    def __iter__(self):
+        self.asked_in.append(threading.current_thread().name)
+        return iter(())
+
+    def __len__(self) -> int:
+        return 0
+
+    def __reduce__(self):
+        return dict, ()
+
+
+def test_a_policy_of_ones_own_is_asked_where_it_may_block(manager):
+    policy = Asked()
+    manager.run_task(failing_until(2, "is killed", retry=policy)).result(timeout=PATIENCE_S)
+    assert len(policy.asked_in) == 1
+    assert policy.asked_in[0].endswith("-errand")
+
+
+def test_a_policy_that_only_counts_looks_at_no_arguments(manager, gate):
+    asked_in: list[str] = []
+    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), kwargs=Arguments(asked_in), retry=2))
+    pid = gate.wait_for_arrival()
+    asked_in.clear()
+    os.kill(pid, signal.SIGKILL)
+    gate.wait_for_arrival()
+    gate.open()
+    handle.result(timeout=PATIENCE_S)
+    assert asked_in == []
 
 
 def test_an_attempt_tells_its_exit_code(manager):

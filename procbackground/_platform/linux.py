@@ -173,34 +173,31 @@ def _libc() -> Any:
 
 
 @functools.cache
-def _look_at_dead() -> tuple[Callable[[int], int], Any] | None:
-    """Return what fills the usage of a dead child by its pid, and that usage; None on a machine where we cannot."""
+def _usage_call() -> tuple[Callable[..., int], int, Callable[[], Any], Callable[[], Any]] | None:
+    """Return `syscall`, the number of `waitid`, and what makes its buffers; None where we do not know the number."""
     number = _WAITID.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
     if number is None:
         return None
     system_call = _libc().syscall
     import ctypes
 
-    # Made once: a retry waits for the exit code, and this goes before it.
-    info, usage = (ctypes.c_byte * 128)(), (ctypes.c_long * 36)()  # larger than siginfo_t and struct rusage
-    flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
-    return (lambda pid: system_call(number, os.P_PID, pid, info, flags, usage)), usage
+    return system_call, number, ctypes.c_byte * 128, ctypes.c_long * 36  # larger than siginfo_t and struct rusage
 
 
 def peak_of_dead(pid: int) -> int | None:
     """Return the highest resident size in bytes (`ru_maxrss`) of a child that has ended and was not waited for.
 
-    It stays so: only the raw system call tells the usage and leaves the zombie. None where it cannot be had. From one
-    thread at a time.
+    It stays so: only the raw system call tells the usage and leaves the zombie. None where it cannot be had.
     """
     try:
-        found = _look_at_dead()
+        found = _usage_call()
     except (OSError, ImportError):
         return None  # no descriptor is left to load it
     if found is None:
         return None
-    look, usage = found
-    if look(pid):
+    system_call, number, make_info, make_usage = found
+    info, usage = make_info(), make_usage()
+    if system_call(number, os.P_PID, pid, info, os.WEXITED | os.WNOHANG | os.WNOWAIT, usage):
         return None
     return int(usage[4]) * 1024 or None
 

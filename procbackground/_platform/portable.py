@@ -98,8 +98,8 @@ def open_life_pipe(fd: int) -> int:
     return fd
 
 
-def own_life_pipe(own: int, leader: int = 0) -> None:
-    """Kill this process's group when the last writer of the pipe is gone.
+def own_life_pipe(own: int) -> None:
+    """Kill this process's group, which it leads already, when the last writer of the pipe is gone.
 
     A thread blocks in a read of the pipe. It cannot run while other code holds the GIL; that is the price of
     being portable.

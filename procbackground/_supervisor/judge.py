@@ -26,6 +26,7 @@ from procbackground.errors import (
     death_phrase,
 )
 from procbackground.report import Outcome
+from procbackground.retry import counts_only, delay_by_count_s
 
 
 class Verdict(NamedTuple):
@@ -57,7 +58,7 @@ def is_plain_end(command: s.Judge) -> bool:
     return (
         command.kind not in (s.VALUE, s.FAILURE, s.GIVEN)  # there is nothing to load
         and not command.job.recipe.is_loop
-        and (retry is None or retry.counts_only)
+        and (retry is None or counts_only(retry))
         and (worker is None or not worker.log_tail)
     )
 
@@ -134,6 +135,8 @@ def _load_value(body: bytes | Parcel) -> Any:
 def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:
     retry, history = job.recipe.retry, job.with_history()
     assert retry is not None
+    if counts_only(retry):
+        return delay_by_count_s(retry, job.attempt, error)
     task = job.handle.task
     first_started_s = history.first_started_s
     return retry.next_delay_s(

@@ -18,6 +18,7 @@ from procbackground._worker.main import (
     forget_inherited_output,
     ignore_interrupts,
     keep_lines_whole,
+    lead_own_group,
     leave,
     prepare_main,
 )
@@ -65,9 +66,11 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     os.close(page)
     worker = Worker(words, boot)
     worker.heed_signals(notes)
-    worker.relay_logs()
+    lead_own_group()
     own_life = _platform.open_life_pipe(life)
     _platform.own_life_pipe(own_life)
+    _platform.end_if_over(own_life)
+    worker.relay_logs()
     leave(worker.run(WorkerFds(tasks, results, own_life, side), line))
 
 

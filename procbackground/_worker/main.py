@@ -52,9 +52,9 @@ class Boot:
         self.setup = setup
 
     @property
-    def has_steps(self) -> bool:
+    def may_hang(self) -> bool:
         """Whether a worker runs code of the user's before its first task."""
-        return self.setup is not None or self.initializer is not None
+        return self.setup is not None or self.initializer is not None or not relay.only_waits()
 
 
 class WorkerFds:
@@ -63,7 +63,7 @@ class WorkerFds:
     def __init__(self, tasks: int, results: int, life: int, side: int) -> None:
         self.tasks = tasks
         self.results = results
-        self.life = life  # an opening of the life pipe that no other process has, owned
+        self.life = life  # an opening of the life pipe that no other process has
         self.side = side  # socket for the descriptors of parcels
 
 
@@ -98,9 +98,6 @@ class Worker:
         """Serve until the parent closes the task pipe; return the exit code."""
         self._begin(fds, line)
         setup, initializer = self.boot.setup, self.boot.initializer
-        if self.boot.has_steps:
-            # They may take for ever. Requests are read from a pipe, which tells the parent's end by its own.
-            _platform.end_if_over(fds.life)
         if setup is not None and not self._take_step("setup", setup.apply):
             return 1
         if initializer is not None and not self._take_step("initializer", initializer.run):
@@ -118,7 +115,6 @@ class Worker:
 
     def _begin(self, fds: WorkerFds, line: int) -> None:
         """Be the worker with these descriptors and this line of the page, in this process."""
-        _lead_own_group()
         self.base = line * WORDS_PER_LINE
         self.pid = os.getpid()  # now SIGTERM looks at the line
         self.channel.open(fds.results, fds.side, self.pid)
@@ -262,7 +258,8 @@ def keep_lines_whole() -> None:
             stream.reconfigure(line_buffering=True, write_through=False)
 
 
-def _lead_own_group() -> None:
+def lead_own_group() -> None:
+    """Lead a process group, and a session; without a terminal, whose Ctrl-C is the parent's."""
     try:
         os.setsid()
     except PermissionError:

@@ -1,8 +1,8 @@
-"""A rehearsal: workers that start and serve requests in the zygote, so that those forked later are quicker.
+"""A rehearsal: workers that start, serve requests and end in the zygote, so that those forked later are quicker.
 
 CPython specialises the bytecode of what has run a few times, and a fork inherits that. A worker that lives for a single
 task would run everything for the first time: look up attributes in types and dictionaries, whose pages it must copy to
-count the references, at 2.5 to 3.7 µs a page.
+count the references, at 2.5 µs a page. What such workers change in the zygote is put back.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from procbackground import _platform, _wire
 from procbackground._page import WORDS_PER_LINE
 from procbackground._pickling import PROTOCOL
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, let_go_of_zygote, what_is_left
+from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, let_go_of_zygote, what_is_left
 from procbackground.context import set_finder
 
 ROUNDS = 20  # 8 are what CPython 3.11 waits for; later ones wait for less
@@ -29,17 +29,18 @@ _HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 def rehearse() -> None:
-    """Have workers that nobody waits for start, serve a few requests and end in this process. Takes 2 ms, in which no
-    signal is heard that a worker does not heed."""
-    with _signals_as_they_are() as may_set_signals:
-        try:
-            after_fork = _what_python_does_after_a_fork()
+    """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
+    try:
+        with _signals_as_they_are() as may_set_signals, _chances_as_they_are() as reseed:
             for _ in range(ROUNDS):
-                for step in after_fork:
-                    step()
+                # What the interpreter does after a fork, and what harms nothing where there is one thread.
+                after_fork = getattr(threading, "_after_fork", None)
+                if after_fork is not None:
+                    after_fork()
+                reseed()
                 _play(may_set_signals)
-        except Exception:
-            pass  # no descriptors are to be had, say: workers are slower without it, and no worse
+    except Exception:
+        pass  # no descriptors are to be had, say: workers are slower without it, and no worse
 
 
 def _play(may_set_signals: bool) -> None:
@@ -53,6 +54,7 @@ def _play(may_set_signals: bool) -> None:
         if may_set_signals:
             let_go_of_zygote(())
             worker.heed_signals(answer)
+        lead_own_group()  # as the zygote does already
         if relay.only_waits():
             worker.relay_logs()
             relay.uninstall()
@@ -67,23 +69,11 @@ def _play(may_set_signals: bool) -> None:
             os.close(fd)
 
 
-def _what_python_does_after_a_fork() -> list[Callable[[], object]]:
-    """Return steps of the interpreter's own that harm nothing where there is one thread and no fork."""
-    steps: list[Callable[[], object]] = []
-    after_fork = getattr(threading, "_after_fork", None)
-    if after_fork is not None:
-        steps.append(after_fork)
-    generator = getattr(sys.modules.get("random"), "_inst", None)  # what `random.seed` seeds
-    if generator is not None:
-        steps.append(generator.seed)  # as a fork does again
-    return steps
-
-
 @contextmanager
 def _signals_as_they_are() -> Iterator[bool]:
     """Put back what a worker sets in the course of its start; yields whether that is possible."""
     handlers = {number: signal.getsignal(number) for number in _HEEDED}
-    # What C code has set cannot be seen from here.
+    # What is None was there before the interpreter.
     can_be_put_back = None not in handlers.values() and not faulthandler.is_enabled()
     wakeup_fd = signal.set_wakeup_fd(-1)
     try:
@@ -97,6 +87,20 @@ def _signals_as_they_are() -> Iterator[bool]:
                 signal.signal(number, handler)
         with suppress(OSError, ValueError):  # closed long ago by whoever set it
             signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
+
+
+@contextmanager
+def _chances_as_they_are() -> Iterator[Callable[[], object]]:
+    """Yield what seeds the generator of `random`, as a fork does, and put back its state."""
+    generator = getattr(sys.modules.get("random"), "_inst", None)
+    if generator is None:
+        yield lambda: None
+        return
+    state = generator.getstate()
+    try:
+        yield generator.seed
+    finally:
+        generator.setstate(state)
 
 
 def _give_requests(fd: int) -> None:

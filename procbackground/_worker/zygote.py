@@ -36,6 +36,7 @@ from procbackground._worker.main import (
     flush_output,
     ignore_interrupts,
     keep_lines_whole,
+    lead_own_group,
     leave,
     let_go_of_zygote,
     prepare_main,
@@ -44,7 +45,7 @@ from procbackground._worker.rehearsal import rehearse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
 # Requests of the manager, one a packet.
 FORK = b"F"  # + FORK_ARGS: start a worker
@@ -118,6 +119,7 @@ class _Zygote:
         self._process: Any = process.current_process()
         self._name = self._process.name
         self._is_prepared = False
+        self._may_hang = True  # a fork runs code of the user's before it reads requests
         self._inherits: list[Callable[[], object]] = []  # steps by which a fork lays down what imports left here
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers that live
         self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
@@ -141,8 +143,7 @@ class _Zygote:
                 if fd in self._pidfds:
                     self._tell_exit(fd)
                 elif fd == self._life_fd:
-                    _end_all_below(os.getpid())
-                    return
+                    _end_with_parent()
                 elif self._child_ended is not None and fd == self._child_ended[0]:
                     os.read(fd, 4096)
                     self._wants_reaping = True
@@ -157,7 +158,7 @@ class _Zygote:
         life = select.poll()
         life.register(self._life_fd, 0)
         if life.poll(LIFE_END_S * 1000):
-            _end_all_below(os.getpid())
+            _end_with_parent()
 
     def _adopt_orphans(self) -> None:
         """Become the parent of what workers leave behind. It takes 4 ms."""
@@ -205,7 +206,7 @@ class _Zygote:
             if not self._is_rehearsed:
                 self._is_rehearsed = True
                 rehearse()
-                self._wants_reaping = True  # no child's end was heard meanwhile
+                self._wants_reaping = self._child_ended is not None  # the end of some may not have been heard
                 _platform.peak_of_dead(os.getpid())  # of nobody: the first such call takes longest
             if not self._is_frozen:
                 self._freeze()
@@ -286,6 +287,7 @@ class _Zygote:
         if "logging" in sys.modules:
             importlib.import_module("procbackground._worker.log_handler")
         self._inherits = _what_to_lay_down()
+        self._may_hang = self._boot.may_hang
         self._is_prepared = True
 
     def _fork(self, number: int, line: int) -> None:
@@ -346,9 +348,13 @@ class _Zygote:
             for step in self._inherits:
                 step()
             self._worker.heed_signals(notes)  # here, not beforehand: what modules do after a fork may have set some
+            lead_own_group()
+            if self._may_hang:
+                # At once, not when the zygote comes to it. Who cannot hang comes to read requests, from a pipe that
+                # ends with the parent or, before the parent knows of us, with the zygote.
+                _platform.own_life_pipe(life)
+                _platform.end_if_over(life)
             self._worker.relay_logs()
-            if self._boot.has_steps:
-                _platform.own_life_pipe(life)  # at once, not when the zygote comes to it: steps may take for ever
             exit_code = self._worker.run(WorkerFds(tasks, results, life, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
@@ -385,6 +391,12 @@ class _Zygote:
             return
         if not reaped:  # killed a moment ago
             self._released.add(pid)
+
+
+def _end_with_parent() -> NoReturn:
+    """End what is below this process, and this process at once: what its imports want at its exit may take for ever."""
+    _end_all_below(os.getpid())
+    os._exit(0)
 
 
 def _end_all_below(zygote: int) -> None:

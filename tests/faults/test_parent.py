@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from procbackground import _platform
-from tests.support.facts import wait_until_gone
+from tests.support.facts import is_gone, wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 
@@ -88,6 +88,87 @@ def test_15_parent_is_killed_while_initializers_hang(gate, method, tmp_path):
         os.kill(process.pid, signal.SIGKILL)
         process.wait(PATIENCE_S)
         wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+STARTING = """
+import multiprocessing, os, subprocess, sys, threading, time
+from procbackground import Manager
+from tests.support.gate import Address, stop_at_gate, tell_gate
+
+address = Address(*{address!r})
+
+class Sink:
+    def write(self, text):
+        pass
+
+    def stop(self):
+        if __name__ != "__main__":
+            stop_at_gate(address, "stops its sink")
+            time.sleep(60)
+
+{at_import}
+if __name__ == "__main__":
+    bystander = subprocess.Popen(["sleep", "60"])
+    manager = Manager(max_workers=1, mp_context=multiprocessing.get_context({method!r}))
+    handle = manager.run(abs, -1)
+    tell_gate(address, bystander.pid)
+    time.sleep(60)
+"""
+
+AT_IMPORT = {
+    "imports the main module": """
+if __name__ != "__main__":
+    threading.Thread(target=time.sleep, args=(60,)).start()  # which a process waits for before it ends
+    stop_at_gate(address, "imports")
+""",
+    "lets go of handlers": """
+from loguru import logger
+logger.add(Sink())
+""",
+}
+
+
+@pytest.mark.parametrize("step", AT_IMPORT)
+def test_15_parent_is_killed_while_a_worker_starts(gate, method, tmp_path, step):
+    """The worker ends, or what is to become one; what else there is in the parent's group does not."""
+    source = STARTING.format(address=tuple(gate.address), at_import=AT_IMPORT[step], method=method)
+    with running(source, tmp_path) as process:
+        arrivals = [gate.next_arrival() for _ in range(2)]
+        (bystander,) = [arrival.label for arrival in arrivals if arrival.pid == process.pid]
+        (starting,) = [arrival.pid for arrival in arrivals if arrival.pid != process.pid]
+        everybody = family(process.pid)
+        assert {bystander, starting} <= everybody
+        # These two of multiprocessing wait for the worker themselves.
+        waiting = {pid for pid in everybody if "resource_tracker" in " ".join(psutil.Process(pid).cmdline())}
+        waiting.add(psutil.Process(starting).ppid())
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        if step == "imports the main module":  # and comes to itself when all that could have ended it has ended
+            wait_until_gone(everybody - {bystander, starting} - waiting)
+            gate.release(starting)
+        wait_until_gone(everybody - {bystander}, ORPHANS_GONE_S)
+        assert not is_gone(bystander)
+        os.kill(bystander, signal.SIGKILL)
+
+
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="there is no zygote")
+@pytest.mark.parametrize("when", ["at work", "in the initializer"])
+def test_15_zygote_is_killed_and_then_the_parent(gate, tmp_path, when):
+    """Then nobody is left to end the workers but the kernel."""
+    start = {
+        "at work": "manager.run(tasks.tell_and_hold_the_interpreter, address)",
+        "in the initializer": """
+            other = Manager(max_workers=1, initializer=tasks.tell_and_hold_the_interpreter, initargs=(address,))
+            handle = other.run(tasks.square, 1)
+        """,
+    }[when]
+    source = parent(gate, textwrap.dedent(start) + "\ntime.sleep(60)")
+    with running(source, tmp_path) as process:
+        worker = gate.wait_for_arrival()
+        os.kill(psutil.Process(worker).ppid(), signal.SIGKILL)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone([worker], ORPHANS_GONE_S)
 
 
 def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):

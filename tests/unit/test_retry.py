@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import tenacity
 
-from procbackground.retry import Retry
+from procbackground.retry import Retry, counts_only, delay_by_count_s
 
 CALL: tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]] = (divmod, (7, 2), {})
 
@@ -37,12 +37,24 @@ def test_policy_without_arguments_tries_again_for_ever_at_once_after_any_excepti
 )
 @pytest.mark.parametrize("wait", [None, tenacity.wait_none()])
 def test_a_policy_that_only_counts_answers_as_tenacity_does(stop: Any, wait: Any):
-    policy, asked = Retry(stop, wait), Retry(stop, wait)
-    assert policy.counts_only
-    asked.counts_only = False
+    policy = Retry(stop, wait)
+    assert counts_only(policy)
     for attempt in range(1, 6):
         for error in (ValueError(), KeyboardInterrupt(), None):
-            assert delay_s(policy, attempt, error) == delay_s(asked, attempt, error)
+            assert delay_by_count_s(policy, attempt, error) == delay_s(policy, attempt, error)
+
+
+def test_a_policy_is_looked_at_when_it_is_asked():
+    policy = Retry()
+    policy.stop = tenacity.stop_after_attempt(2)
+    assert counts_only(policy)
+    assert delay_by_count_s(policy, 2, ValueError()) is None
+    policy.wait = tenacity.wait_fixed(1)
+    assert not counts_only(policy)
+
+
+class _OwnRetry(Retry):
+    """What a subclass does is its own."""
 
 
 class _StopEarly(tenacity.stop_after_attempt):
@@ -56,6 +68,7 @@ class _StopEarly(tenacity.stop_after_attempt):
         Retry(stop=tenacity.stop_after_delay(1)),
         Retry(stop=tenacity.stop_after_attempt(3) | tenacity.stop_after_delay(1)),
         Retry(stop=_StopEarly(3)),
+        _OwnRetry(),
         Retry(stop=lambda state: False),
         Retry(wait=tenacity.wait_fixed(1)),
         Retry(wait=lambda state: 0),
@@ -63,7 +76,7 @@ class _StopEarly(tenacity.stop_after_attempt):
     ],
 )
 def test_a_policy_that_asks_for_more_than_attempts_is_asked(policy: Retry):
-    assert not policy.counts_only
+    assert not counts_only(policy)
 
 
 @pytest.mark.parametrize("ending", [KeyboardInterrupt(), SystemExit(1), GeneratorExit(), BaseException()])

@@ -103,6 +103,6 @@ def test_what_a_library_that_cannot_be_loaded_would_tell_is_done_without(monkeyp
         raise error
 
     monkeypatch.setattr(platform, "_libc", fail)
-    platform._look_at_dead.cache_clear()
+    platform._usage_call.cache_clear()
     assert platform.peak_of_dead(os.getpid()) is None
     assert not platform.adopt_orphans()
