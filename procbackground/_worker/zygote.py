@@ -161,7 +161,7 @@ class _Zygote:
             _end_with_parent()
 
     def _adopt_orphans(self) -> None:
-        """Become the parent of what workers leave behind. It takes 4 ms."""
+        """Become the parent of what workers leave behind."""
         try:
             ends = os.pipe()
         except OSError:

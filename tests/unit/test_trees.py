@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _ctypes
+import ctypes
 import errno
 import os
 import subprocess
@@ -99,10 +101,11 @@ def test_a_name_full_of_parentheses_is_read():
 def test_what_a_library_that_cannot_be_loaded_would_tell_is_done_without(monkeypatch, error):
     from procbackground._platform import linux as platform
 
-    def fail():
+    def fail(*args):
         raise error
 
-    monkeypatch.setattr(platform, "_libc", fail)
+    monkeypatch.setattr(ctypes, "CDLL", fail)
+    monkeypatch.setattr(_ctypes, "dlopen", fail)
     platform._usage_call.cache_clear()
     assert platform.peak_of_dead(os.getpid()) is None
     assert not platform.adopt_orphans()
