@@ -71,7 +71,7 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     _platform.own_life_pipe(own_life)
     _platform.end_if_over(own_life)
     worker.relay_logs()
-    leave(worker.run(WorkerFds(tasks, results, own_life, side), line))
+    leave(worker.run(WorkerFds(tasks, results, side), line))
 
 
 def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:

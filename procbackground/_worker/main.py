@@ -51,19 +51,13 @@ class Boot:
         self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
         self.setup = setup
 
-    @property
-    def may_hang(self) -> bool:
-        """Whether a worker runs code of the user's before its first task."""
-        return self.setup is not None or self.initializer is not None or not relay.only_waits()
-
 
 class WorkerFds:
     """The descriptors of one worker, its own ends; it closes no others."""
 
-    def __init__(self, tasks: int, results: int, life: int, side: int) -> None:
+    def __init__(self, tasks: int, results: int, side: int) -> None:
         self.tasks = tasks
         self.results = results
-        self.life = life  # an opening of the life pipe that no other process has
         self.side = side  # socket for the descriptors of parcels
 
 
@@ -81,6 +75,11 @@ class Worker:
         self.channel = Channel()
         self.executor = Executor(self.channel, words)
         self.pid = -1
+
+    @property
+    def may_hang(self) -> bool:
+        """Whether code of the user's runs before the first request is read."""
+        return self.boot.setup is not None or self.boot.initializer is not None or not relay.only_waits()
 
     def relay_logs(self) -> None:
         """Have what is logged here from now on go to the parent."""

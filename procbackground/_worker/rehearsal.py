@@ -61,7 +61,7 @@ def _play(may_set_signals: bool) -> None:
         _give_requests(to_worker)
         os.close(to_worker)
         fds.remove(to_worker)
-        worker.run(WorkerFds(tasks, answer, -1, -1), 0)
+        worker.run(WorkerFds(tasks, answer, -1), 0)
         what_is_left()
     finally:
         set_finder(None)

@@ -113,7 +113,6 @@ class _Zygote:
         self._control = control
         self._fds = fds
         self._life_fd = life_fd
-        self._boot = boot
         self._own_fds = (control.fileno(), fds.page, fds.life, life_fd)  # no worker is to have them
         self._worker = Worker(map_page(fds.page), boot)  # what forks go on as
         self._process: Any = process.current_process()
@@ -287,7 +286,7 @@ class _Zygote:
         if "logging" in sys.modules:
             importlib.import_module("procbackground._worker.log_handler")
         self._inherits = _what_to_lay_down()
-        self._may_hang = self._boot.may_hang
+        self._may_hang = self._worker.may_hang
         self._is_prepared = True
 
     def _fork(self, number: int, line: int) -> None:
@@ -355,7 +354,7 @@ class _Zygote:
                 _platform.own_life_pipe(life)
                 _platform.end_if_over(life)
             self._worker.relay_logs()
-            exit_code = self._worker.run(WorkerFds(tasks, results, life, side), line)
+            exit_code = self._worker.run(WorkerFds(tasks, results, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
         finally:

@@ -11,6 +11,8 @@ from procbackground._worker.rehearsal import ROUNDS
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import ENVIRONMENT
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="there is no zygote")
+
 SCRIPT = """
 import faulthandler, os, signal, sys, threading
 from procbackground._worker import rehearsal, relay
