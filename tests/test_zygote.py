@@ -35,6 +35,24 @@ def zygote_of(pid: int) -> psutil.Process:
     return parent
 
 
+def num_fds_at_rest(process: psutil.Process) -> int:
+    """Return how many descriptors the process has while it waits, none of them open for a moment only."""
+    count = 0
+
+    def state() -> tuple[str, int]:
+        return process.status(), process.num_ctx_switches().voluntary
+
+    def is_at_rest() -> bool:
+        nonlocal count
+        before = state()
+        count = process.num_fds()
+        # Who sleeps before and after, and has not gone to sleep in between, was not awake in between.
+        return before == state() and before[0] == psutil.STATUS_SLEEPING
+
+    wait_until(is_at_rest, "the process is at rest")
+    return count
+
+
 def own_pid_and_chance() -> tuple[int, float]:
     return os.getpid(), random.random()
 
@@ -86,7 +104,7 @@ def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, reco
     manager = make_manager(max_workers=2, observer=recorder)
     zygote = zygote_of(manager.run(tasks.own_pid).result(timeout=PATIENCE_S))
     limits = zygote.rlimit(psutil.RLIMIT_NOFILE)
-    zygote.rlimit(psutil.RLIMIT_NOFILE, (zygote.num_fds() + left, limits[1]))
+    zygote.rlimit(psutil.RLIMIT_NOFILE, (num_fds_at_rest(zygote) + left, limits[1]))
     fresh = [manager.run_task(Task(tasks.square, args=(number,), isolate=True)) for number in range(8)]
     (held,) = recorder.wait_for("admission_held")
     assert (held.reason, held.error.errno) == ("processes", errno.EMFILE)
