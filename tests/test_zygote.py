@@ -17,9 +17,9 @@ import psutil
 import pytest
 
 from benchmarks.chaos import zygotes
-from procbackground import Manager, Task
+from procbackground import Manager, Task, WorkerDiedError
 from tests.support import scripts, tasks
-from tests.support.facts import wait_until, wait_until_gone
+from tests.support.facts import is_gone, wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 
@@ -111,6 +111,46 @@ def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, reco
     zygote.rlimit(psutil.RLIMIT_NOFILE, limits)
     assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [number**2 for number in range(8)]
     recorder.wait_for("admission_resumed")
+
+
+def test_what_is_ready_is_not_mixed_up_when_descriptors_change_hands(make_manager, gate, monkeypatch):
+    """The zygote tells of a death and of a new worker, which gets the descriptors of the dead one, in one moment."""
+    manager = make_manager(max_workers=3)
+    victim = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    zygote = zygote_of(pid)
+    supervisor = manager._supervisor
+    poll = supervisor._poller.poll
+    buried_alive: list[int] | None = None
+    has_come = False
+
+    def ready(timeout_s: float | None) -> list[tuple[int, int]]:
+        nonlocal buried_alive, has_come
+        if has_come and buried_alive is None:
+            buried_alive = [worker.pid for worker in supervisor._dying if not is_gone(worker.pid)]
+        if has_come or len(supervisor._zygote._pending) < 2:
+            return poll(timeout_s)
+        # Two forks are asked for. The zygote comes to one, the death, and the other, in this order.
+        os.kill(pid, signal.SIGKILL)
+        wait_until_gone([pid])
+        zygote.resume()
+        num_fds_at_rest(zygote)
+        has_come = True
+        said = supervisor._zygote._control.fileno()
+        return sorted(poll(0), key=lambda event: event[0] != said)  # the kernel may report them in any order
+
+    zygote.suspend()
+    wait_until(lambda: zygote.status() == psutil.STATUS_STOPPED, "the zygote is stopped")
+    monkeypatch.setattr(supervisor._poller, "poll", ready)
+    handles = [manager.run(stop_at_gate, gate.address) for _ in range(2)]
+    pids = {gate.wait_for_arrival() for _ in handles}
+    wait_until(lambda: buried_alive is not None, "the supervisor has gone on")
+    assert buried_alive == []
+    gate.open()
+    assert isinstance(victim.exception(timeout=PATIENCE_S), WorkerDiedError)
+    for handle in handles:
+        handle.result(timeout=PATIENCE_S)
+    assert {handle.attempts[0].pid for handle in handles} == pids
 
 
 def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manager):
@@ -240,7 +280,7 @@ def test_what_a_module_does_to_signals_does_not_reach_workers(tmp_path, way):
     (tmp_path / "rude.py").write_text(f"{RUDE}\n{WAYS_TO_BE_RUDE[way]}\n")
     script = """
         import signal, time
-        from procbackground import Manager, Task
+        from procbackground import Manager, Task, WorkerDiedError
 
         def handlers():
             return signal.getsignal(signal.SIGTERM).__name__, signal.getsignal(signal.SIGINT) == signal.SIG_IGN

@@ -520,6 +520,7 @@ class Supervisor:
             undo.callback(os.close, self._life_write_fd)
             self._readers: dict[int, Worker] = {}  # result pipe -> worker
             self._others: dict[int, Callable[[], None]] = {}
+            self._last: list[Callable[[], None]] = []  # see `_watch_last`
             self._dying: dict[Worker, float] = {}  # ended, exit code not known yet -> not waited for beyond
             self._killed_descendants: dict[int, float] = {}  # pid -> start time
             self._oom_kills = _platform.count_oom_kills()
@@ -534,7 +535,7 @@ class Supervisor:
             if _platform.IS_LINUX and self._context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
                 self._launcher = self._zygote = Zygote(
                     self._context, boot, page_fd, self._life_read_fd, self._preload,
-                    self._watch, self._forget, self._launched, self._launch_failed, self._exited, direct,
+                    self._watch_last, self._forget, self._launched, self._launch_failed, self._exited, direct,
                     self._start_timeout_s,
                 )  # fmt: skip
             self._poller.watch(self._wakeup.fileno())
@@ -567,6 +568,8 @@ class Supervisor:
             elif fd == self._wakeup.fileno():
                 self._wakeup.drain()
                 self._hear_callers()
+        while self._last:
+            self._last.pop()()
         now_s = time.monotonic()
         if now_s >= self.scheduler.next_due_s:
             with self.lock:
@@ -974,6 +977,13 @@ class Supervisor:
     def _watch(self, fd: int, act: Callable[[], None]) -> None:
         self._others[fd] = act
         self._poller.watch(fd)
+
+    def _watch_last(self, fd: int, act: Callable[[], None]) -> None:
+        """As `_watch`, for what closes and opens descriptors: it is done when all else that was ready is seen to.
+
+        Else what is left of that would be taken for something of whoever got the number of a closed descriptor.
+        """
+        self._watch(fd, lambda: self._last.append(act))
 
     def _forget(self, fd: int) -> None:
         if self._others.pop(fd, None) is not None:
