@@ -129,11 +129,16 @@ class Executor:
         try:
             if flags & _wire.PER_ITEM:
                 self.words[self.base + ROW] = NO_ROW  # nor the last chunk's, should the arguments be the end of us
+            # First: one that nobody took, as the function did not load, would be the next task's.
+            parcel = self.channel.receive_parcel(body[_HEAD_SIZE + length :]) if flags & _wire.PARCEL else None
             fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
             what = "arguments"
             arguments: Any = ()
-            if len(body) > _HEAD_SIZE + length:
-                arguments = self._load_arguments(body[_HEAD_SIZE + length :], flags)
+            if parcel is not None:
+                arguments = parcel.load()
+                parcel = None
+            elif len(body) > _HEAD_SIZE + length:
+                arguments = pickle.loads(body[_HEAD_SIZE + length :])
             what = "raised"
             if flags & _wire.PER_ITEM:
                 value = None
@@ -170,11 +175,6 @@ class Executor:
             self.channel.send_parcel(sequence, answer, prefix)
         else:
             self.channel.send(kind, sequence, answer, prefix)  # type: ignore[arg-type]
-
-    def _load_arguments(self, data: bytes, flags: int) -> Any:
-        if flags & _wire.PARCEL:
-            return self.channel.receive_parcel(data).load()
-        return pickle.loads(data)
 
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
@@ -268,7 +268,11 @@ class Executor:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
-            arguments: Any = self._load_arguments(body[position:], flags) if len(body) > position else ()
+            arguments: Any = ()
+            if flags & _wire.PARCEL:
+                arguments = self.channel.receive_parcel(body[position:]).load()
+            elif len(body) > position:
+                arguments = pickle.loads(body[position:])
         except Exception as error:
             self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
