@@ -18,6 +18,7 @@ import pytest
 
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task, WorkerDiedError
+from procbackground._supervisor import loop
 from tests.support import scripts, tasks
 from tests.support.facts import is_gone, wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
@@ -163,6 +164,67 @@ def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manag
     assert handle.result(timeout=PATIENCE_S) == 9  # it would have had a minute, to import what the main module does
 
 
+def test_an_import_that_takes_long_costs_no_death_its_explanation(make_manager, gate, monkeypatch, tmp_path):
+    monkeypatch.setattr(loop, "EXIT_CODE_S", 0.01)
+    monkeypatch.setattr(loop, "ANSWER_S", PATIENCE_S)
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    (folder / "slow_to_import.py").write_text(
+        f"from tests.support.gate import Address, stop_at_gate\n"
+        f"import multiprocessing\n"
+        f"if multiprocessing.parent_process() is not None:\n"
+        f"    stop_at_gate({gate.address!r}, 'import')\n"
+        f"def answer(): return 42\n"
+    )
+    monkeypatch.syspath_prepend(folder)
+    manager = make_manager(max_workers=1)
+    doomed = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    zygote = zygote_of(pid)
+    handle = manager.run(import_module("slow_to_import").answer)
+    importing = gate.next_arrival()
+    assert importing == (zygote.pid, "import")
+    os.kill(pid, signal.SIGABRT)
+    supervisor = manager._supervisor
+    looks: set[float] = set()
+
+    def has_looked_twice() -> bool:
+        looks.update(dict(supervisor._dying).values())
+        return len(looks) > 2
+
+    wait_until(has_looked_twice, "the supervisor waits for the exit code")
+    gate.open()
+    error = doomed.exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert error.exit_code == -signal.SIGABRT
+    assert handle.result(timeout=PATIENCE_S) == 42
+    assert zygote.is_running()
+
+
+def test_the_loss_of_the_fork_server_and_the_zygote_at_once_costs_no_task(tmp_path):
+    source = f"""
+    import os, signal
+    from multiprocessing import forkserver
+    from benchmarks.chaos import zygotes
+    from procbackground import Manager
+    from tests.support import tasks
+    from tests.support.facts import wait_until
+
+    if __name__ == "__main__":
+        with Manager(max_workers=1) as manager:
+            handle = manager.run(tasks.square, 3)
+            wait_until(lambda: bool(zygotes()), "a zygote was started")
+            (zygote,) = zygotes()
+            os.kill(zygote, signal.SIGSTOP)
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+            os.kill(zygote, signal.SIGKILL)
+            assert handle.result(timeout={PATIENCE_S}) == 9
+            assert manager.run(tasks.square, 4).result(timeout={PATIENCE_S}) == 16
+    """
+    done = scripts.run(source, "file", tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_worker_that_dies_after_its_zygote_is_still_noticed(make_manager, gate):
     manager = make_manager(max_workers=1)
     doomed = manager.run_task(Task(stop_at_gate, args=(gate.address,), retry=2))
@@ -281,6 +343,7 @@ def test_what_a_module_does_to_signals_does_not_reach_workers(tmp_path, way):
     script = """
         import signal, time
         from procbackground import Manager, Task, WorkerDiedError
+from procbackground._supervisor import loop
 
         def handlers():
             return signal.getsignal(signal.SIGTERM).__name__, signal.getsignal(signal.SIGINT) == signal.SIG_IGN

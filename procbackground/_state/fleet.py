@@ -23,7 +23,7 @@ class Worker:
     """One worker process. `process` is the supervisor's and means nothing here."""
 
     __slots__ = (
-        "cost", "counts", "done", "exit_code", "head_since_s", "inflight", "is_last", "is_signalled", "is_writing",
+        "cost", "counts", "done", "exit_code", "head_since_s", "in_writing", "inflight", "is_last", "is_signalled",
         "line", "log_tail", "look_asked_s", "look_due_s", "loop", "notes", "number", "peak_bytes", "pid", "process",
         "revoked_up_to", "sent", "silence", "since_s", "state", "stop_reason", "told_up_to", "wall", "was_killed",
         "was_oom",
@@ -60,7 +60,7 @@ class Worker:
         self.revoked_up_to: int = 0  # number of the last request that was to be skipped
         self.is_signalled: bool = False  # it was told to stop, and will end
         self.told_up_to: int = 0  # number of the last request whose beginning observers were told
-        self.is_writing: bool = False  # a caller's thread is writing to it: its descriptors must stay open
+        self.in_writing: Job | None = None  # a caller's thread is writing it: the descriptors must stay open
         self.process: Any = None
 
     @property

@@ -282,6 +282,8 @@ class Scheduler:
         `needs_look` tells whether the supervisor must be woken for it.
         """
         self.needs_look = False
+        if job.has_settled:
+            return None  # cancelled by somebody who was told of it
         self._numbers += 1
         job.number = self._numbers
         self.added += 1
@@ -302,7 +304,7 @@ class Scheduler:
             worker.state = fleet.BUSY
             worker.sent += 1
             worker.head_since_s = now_s
-            worker.is_writing = True
+            worker.in_writing = job
             worker.inflight.append(job)
             job.sequence = worker.sent
             job.worker = worker
@@ -650,7 +652,7 @@ class Scheduler:
         self.commands.append(ProcessGone(worker))
         inflight, worker.inflight = worker.inflight, deque()
         if worker.loop is not None:
-            self._loop_process_gone(worker, worker.loop, now_s)
+            self._loop_process_gone(worker, worker.loop, started, now_s)
         for job in reversed(inflight):
             if job.worker is not worker:
                 if worker.stop_reason == FOR_CANCEL:
@@ -726,10 +728,14 @@ class Scheduler:
         """Have nobody find the worker any more who looks for one that is free, or will be."""
         if worker.state == fleet.STARTING:
             self.starting -= 1
-        elif worker.state == fleet.SPARE:
-            self.spares.remove(worker)
-        elif worker.state == fleet.IDLE:
-            self.idle.remove(worker)
+        else:
+            self.process_ended(worker)
+
+    def process_ended(self, worker: Worker) -> None:
+        """The worker's process has ended, as `worker_gone` will tell when its pipe is read dry: it gets no work."""
+        for free in (self.spares, self.idle):
+            if worker in free:
+                free.remove(worker)
 
     def _forget(self, worker: Worker) -> None:
         self._take_out(worker)
@@ -871,7 +877,7 @@ class Scheduler:
 
     def _end(self, job: Job) -> None:
         """The job is settled from here on, whatever comes in for it."""
-        if job.state == a.QUEUED and not job.recipe.is_loop:
+        if job.state == a.QUEUED and job.number and not job.recipe.is_loop:
             (self.fresh_queue if job.needs_fresh_worker else self.queue).discount()
         if job in self.loops:
             self.loops.discard(job)
@@ -879,7 +885,8 @@ class Scheduler:
                 self.loops_queue.remove(job)
         self._waiting.discard(job)
         job.state = SETTLED
-        job.payload = b""
+        if job.worker is None:
+            job.payload = b""  # else its request may be yet to be written; the job is let go with its answer
 
     def _cancel(self, job: Job, worker: Worker | None = None) -> None:
         """End a job and have its handle cancelled; `worker` is the one whose death that is."""
@@ -899,10 +906,24 @@ class Scheduler:
         self._waiting.add(job)
         self.commands.append(Judge(job, kind, body, None, None))
 
+    def take_in_failed(self, job: Job) -> None:
+        """Count a job that failed before it could be sent anywhere. The handle is the caller's to settle."""
+        self._count_in(job)
+        job.state = SETTLED
+
+    def _count_in(self, job: Job) -> None:
+        self.added += 1
+        if job.recipe.is_loop:
+            self.unsettled_loops += 1
+        else:
+            self.unsettled += 1
+
     # -- loops ---------------------------------------------------------------------------------------------
 
     def accept_loop(self, loop: Job, now_s: float) -> bool:
         """Take in a loop; return False when loops are not run any more: it is cancelled at once."""
+        if loop.has_settled:
+            return True  # cancelled by somebody who was told of it
         self._numbers += 1
         loop.number = self._numbers
         self.added += 1
@@ -989,7 +1010,7 @@ class Scheduler:
         if worker.state == fleet.BUSY:
             self._retire(worker, now_s)
 
-    def _loop_process_gone(self, worker: Worker, loop: Job, now_s: float) -> None:
+    def _loop_process_gone(self, worker: Worker, loop: Job, started: int, now_s: float) -> None:
         worker.loop = None
         if loop.has_settled:
             return
@@ -997,6 +1018,12 @@ class Scheduler:
             if worker.stop_reason == FOR_CLOSE or self.refuses_loops:
                 self._count_stop(worker)
                 self._cancel(loop)
+                return
+            if not started and loop.state == a.SENT:
+                # It had not begun: it goes elsewhere, and is not charged.
+                loop.move(a.TAKEN_BACK)
+                loop.worker = None
+                self.loops_queue.appendleft(loop)
                 return
             loop.move(a.WORKER_DIED)
             self._judge(loop, worker.stop_reason or DIED, b"", worker)
@@ -1019,6 +1046,8 @@ class Scheduler:
         """End a job wherever it is; return False when it has ended already. The handle is the caller's to settle."""
         if job.has_settled or job.state == a.RETURNED:
             return False
+        if not job.number:  # it was told of, and `accept` is yet to see it
+            self._count_in(job)
         worker = job.worker
         is_head = worker is not None and (
             worker.loop is job or (bool(worker.inflight) and worker.inflight[0] is job)

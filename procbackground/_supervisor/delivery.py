@@ -41,10 +41,13 @@ class Errands:
         """Have `fn(*args)` run soon. What it raises is logged."""
         with self._changed:
             self._work.append((fn, args))
+            if not self._threads:
+                self._add_thread()
+                return
             if self._idle:
                 self._changed.notify()
-            elif not self._threads:
-                self._add_thread()
+            if len(self._work) > self._idle:
+                self._wake()  # all may be held up
 
     def relieve(self) -> bool:
         """Give waiting work another thread if all are held up; return whether work is still waiting.

@@ -62,7 +62,7 @@ from procbackground._supervisor.process import Direct, Launcher, Stock, WorkerPr
 from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.room import Room
 from procbackground._supervisor.warden import Warden
-from procbackground._supervisor.zygote import Zygote
+from procbackground._supervisor.zygote import ANSWER_S, Zygote
 from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
@@ -193,29 +193,45 @@ class Supervisor:
         if "on_task_added" in self._wants:
             self._tell_added(job)
         scheduler = self.scheduler
-        with self.lock:
-            if self._is_refusing or not self._is_ready:
-                self._check_open()
-                if not self._is_ready:
-                    self._start()
-            if self._max_pending is not None:
-                self._room.wait(self._staff_now)
-            worker = scheduler.accept(job, time.monotonic())
-            needs_waking = scheduler.needs_look
+        worker: Worker | None = None
+        try:
+            with self.lock:
+                if self._is_refusing or not self._is_ready:
+                    self._check_open()
+                    if not self._is_ready:
+                        self._start()
+                if self._max_pending is not None:
+                    self._room.wait(self._staff_now)
+                worker = scheduler.accept(job, time.monotonic())
+                needs_waking = scheduler.needs_look
+            if worker is not None:
+                if self._tells_starts:
+                    self._tell_started(job, worker)
+                if job.flags & _wire.PARCEL:
+                    worker.process.send_parcel(job.payload)
+                unsent = worker.process.write(_call_frame(job))
+                if unsent is not None:
+                    worker.process.unsent = unsent
+                    self._unfinished.append(worker)
+                    needs_waking = True
+        except BaseException:
+            # Ctrl-C, say. What was written may be cut short: that worker is of no use any more.
+            worker = worker or job.worker
+            if worker is not None and worker.in_writing is job:
+                worker.process.signal_group(signal.SIGKILL)
+                self._stop_writing(worker)
+            raise
         if worker is not None:
-            if self._tells_starts:
-                self._tell_started(job, worker)
-            if job.flags & _wire.PARCEL:
-                worker.process.send_parcel(job.payload)
-            unsent = worker.process.write(_call_frame(job))
-            if unsent is not None:
-                worker.process.unsent = unsent
-                self._unfinished.append(worker)
-                needs_waking = True
-            worker.is_writing = False
+            self._stop_writing(worker)
             if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.want()
         if needs_waking:
+            self._wakeup.set()
+
+    def _stop_writing(self, worker: Worker) -> None:
+        worker.in_writing = None
+        if worker.process.ends_tasks:
+            self._unfinished.append(worker)
             self._wakeup.set()
 
     def accept_loop(self, job: Job) -> None:
@@ -238,11 +254,10 @@ class Supervisor:
             self._check_open()
             if not self._is_ready:
                 self._start()
-            self.scheduler.added += 1
-            self.scheduler.unsettled += 1
+            self.scheduler.take_in_failed(job)
         if "on_task_added" in self._wants:
             self._tell_added(job)
-        self._settle_failed(job, error, is_loop=False)
+        self._settle_failed(job, error, is_loop=job.recipe.is_loop)
 
     def adopt(self, job: Job, failure: bytes | BaseException) -> None:
         """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
@@ -546,7 +561,8 @@ class Supervisor:
             undo.pop_all()
 
     def _wake_up(self) -> None:
-        if self._is_ready:
+        """Have the supervisor look after the errands, as it does by itself before it sleeps."""
+        if self._is_ready and threading.current_thread() is not self._thread:
             self._wakeup.set()
 
     def _run(self) -> None:
@@ -817,7 +833,7 @@ class Supervisor:
     def _send(self, worker: Worker, jobs: list[Job]) -> None:
         if self._tells_starts:
             if worker.loop is not None:
-                self._tell("on_task_started", worker.loop, pid=worker.pid)
+                self._tell_loop_started(worker.loop, worker)
             else:
                 self._tell_head_started(worker)
         if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
@@ -838,6 +854,8 @@ class Supervisor:
     def _finish_writing(self, worker: Worker) -> None:
         """Write what the pipe had no room for, when it has."""
         process: WorkerProcess = worker.process
+        if process.ends_tasks:
+            self._close_tasks(worker)
         if process.unsent is None or process.task_fd < 0:
             return
         process.unsent = process.write(process.unsent)
@@ -931,6 +949,10 @@ class Supervisor:
     def _close_tasks(self, worker: Worker) -> None:
         process: WorkerProcess | None = worker.process
         if process is not None and not process.closed and process.task_fd >= 0:
+            # Its number may be another file's by the time that a caller, who is at it now, comes to write.
+            process.ends_tasks = True
+            if worker.in_writing is not None:
+                return  # that caller has it closed
             self._forget(process.task_fd)
             process.unsent = None
             process.close_tasks()
@@ -967,10 +989,16 @@ class Supervisor:
             else:
                 self._asking.append((now_s + STACK_POLL_S, until_s, worker))
         for worker, until_s in list(self._dying.items()):
-            if now_s >= until_s:
-                if self._zygote is not None and worker.process.launcher.exit_code_of(worker.process) is None:
-                    self._zygote.replace()  # it did not tell the exit code: it is stopped, or hangs
-                self._bury(worker)
+            if now_s < until_s:
+                continue
+            process = worker.process
+            if self._zygote is not None and self._zygote.expects_exit_code(process) and process.exit_code is None:
+                if self._zygote.is_stopped:
+                    self._zygote.replace()
+                elif now_s < process.ended_s + ANSWER_S:
+                    self._dying[worker] = now_s + EXIT_CODE_S  # it is at an import that takes long
+                    continue
+            self._bury(worker)
 
     # -- processes come and go -----------------------------------------------------------------------------
 
@@ -1033,9 +1061,12 @@ class Supervisor:
         if process.is_dying:
             return
         process.is_dying = True
+        process.ended_s = time.monotonic()
         self._forget(process.death_fd)
+        with self.lock:
+            self.scheduler.process_ended(worker)
         if process.launcher.exit_code_of(process) is None and process.launcher.expects_exit_code(process):
-            self._dying[worker] = time.monotonic() + EXIT_CODE_S
+            self._dying[worker] = process.ended_s + EXIT_CODE_S
             self._take_stock(worker)  # 0.2 ms, in which the zygote finds out the exit code
         else:
             self._bury(worker)
@@ -1054,7 +1085,8 @@ class Supervisor:
         if process.closed:
             return
         process.is_dying = True
-        if worker.is_writing:
+        self._forget(process.death_fd)
+        if worker.in_writing is not None:
             # A caller is in the middle of a write to it; a closed descriptor's number may be in use again.
             self._dying[worker] = time.monotonic() + 0.001
             return
@@ -1072,6 +1104,11 @@ class Supervisor:
             if not data:
                 break
             self._take(worker, process.reader.feed(data))
+        with self.lock:
+            if worker.in_writing is not None:  # its answer made it idle, and a caller took it
+                self._dying[worker] = time.monotonic() + 0.001
+                return
+            self.scheduler.process_ended(worker)
         stock = self._take_stock(worker)  # before the exit code is asked for, which may reap the zombie
         head = worker.loop or (worker.inflight[0] if worker.inflight else None)
         cost: tuple[float | None, int | None] | None = None
@@ -1093,7 +1130,6 @@ class Supervisor:
             process.notes_seen = 0
             worker.notes = process.read_notes()
         self._stop_reading(process)
-        self._forget(process.death_fd)
         self._forget(process.task_fd)
         process.unsent = None
         base = worker.line * WORDS_PER_LINE
@@ -1104,6 +1140,8 @@ class Supervisor:
         with self.lock:
             if worker.inflight and worker.inflight[0].sequence > started:
                 self._note_unbegun_head(worker, worker.inflight[0].sequence)
+            elif worker.loop is not None and not started:
+                worker.loop.with_history().told_attempt = worker.loop.attempt
             self.scheduler.worker_gone(worker, started, time.monotonic())
         process.close()
 
@@ -1222,6 +1260,13 @@ class Supervisor:
         worker.told_up_to = job.sequence
         if job.history is None or job.history.told_attempt != job.attempt:
             self._tell("on_task_started", job, pid=worker.pid)
+
+    def _tell_loop_started(self, loop: Job, worker: Worker) -> None:
+        """Tell observers that the loop has a process, unless they were told of one that died before it began."""
+        history = loop.with_history()
+        if history.told_attempt != loop.attempt:
+            self._tell("on_task_started", loop, pid=worker.pid)
+        history.told_attempt = 0  # a later process of the same attempt is to be told of
 
     def _tell_head_started(self, worker: Worker) -> None:
         """What was sent ahead begins when it is its turn."""
@@ -1416,7 +1461,7 @@ class Supervisor:
         self._try(self._observers.stop, MOMENT_S)
         for worker in workers:
             # One that a caller writes to stays open: a closed descriptor's number may be in use again.
-            if worker.process is not None and not worker.is_writing:
+            if worker.process is not None and worker.in_writing is None:
                 self._try(worker.process.close)
         self._try(self._launcher.close)
         self._try(self._warden.close)

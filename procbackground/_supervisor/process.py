@@ -47,9 +47,9 @@ class WorkerProcess:
     """The process of a worker, from the parent's side."""
 
     __slots__ = (
-        "closed", "death_fd", "descendants", "exit_code", "is_dying", "launcher", "logged", "notes_fd", "notes_seen",
-        "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "stock", "task_fd", "unsent",
-        "worker",
+        "closed", "death_fd", "descendants", "ended_s", "ends_tasks", "exit_code", "is_dying", "launcher", "logged",
+        "notes_fd", "notes_seen", "peak_bytes", "pid", "pidfd", "process", "reader", "result_fd", "side_fd", "stock",
+        "task_fd", "unsent", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -77,6 +77,8 @@ class WorkerProcess:
         self.exit_code: int | None = None
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.is_dying = False
+        self.ended_s = 0.0  # when that was seen; monotonic
+        self.ends_tasks = False  # the task pipe is to be closed, as soon as nobody writes to it
         self.closed = False
         self.stock: Stock | None = None
         self.peak_bytes = 0  # most that it held by itself, as far as it was asked, or the system told at its end

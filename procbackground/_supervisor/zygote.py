@@ -131,9 +131,14 @@ class Zygote:
             pending, self._pending = self._pending, {}
             for worker, _ in pending.values():
                 self._launch_failed(worker, TimeoutError(_never_answered(self._start_timeout_s)), False)
-        pid = None if self._process is None else self._process.pid
-        if is_overdue or (pid is not None and _platform.is_stopped(pid)):
+        if is_overdue or self.is_stopped:
             self.replace()
+
+    @property
+    def is_stopped(self) -> bool:
+        """Whether the zygote is stopped (SIGSTOP), and so will answer nothing."""
+        pid = None if self._process is None else self._process.pid
+        return pid is not None and _platform.is_stopped(pid)
 
     def replace(self) -> None:
         """End a zygote that hangs; the next launch starts another. The workers live on."""
@@ -175,7 +180,8 @@ class Zygote:
         if process is not None:
             exit_code = wait_for_exit(process, patience_s)
         # One that ends by itself before its first answer could not import `__main__`, and never will.
-        never_worked = not self._has_answered and exit_code is not None and exit_code > 0
+        # 255 is what `multiprocessing` says where the fork server, which would know, is gone, too.
+        never_worked = not self._has_answered and exit_code is not None and 0 < exit_code != 255
         pending, self._pending = self._pending, {}
         for worker, _ in pending.values():
             if never_worked:

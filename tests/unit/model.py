@@ -79,11 +79,15 @@ class World:
 
     # -- the caller ----------------------------------------------------------------------------------------
 
-    def submit(self, name: str = "", recipe: Recipe | None = None, **limits: Any) -> Job:
-        """Give the scheduler a job."""
+    def submit(
+        self, name: str = "", recipe: Recipe | None = None, *, is_cancelled_first: bool = False, **limits: Any
+    ) -> Job:
+        """Give the scheduler a job, which an observer may have cancelled that was told of it before."""
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
         job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, b"payload")  # type: ignore[arg-type]
         self.jobs.append(job)
+        if is_cancelled_first:
+            assert self.cancel(job)
         if recipe.is_loop:
             if not self.scheduler.accept_loop(job, self.now_s):
                 self._end(job, CANCELLED)
@@ -91,7 +95,7 @@ class World:
             worker = self.scheduler.accept(job, self.now_s)
             if worker is not None:
                 self._write(worker, [job])
-                worker.is_writing = False
+                worker.in_writing = None
         if self.is_obedient:
             self.staff()
         return job

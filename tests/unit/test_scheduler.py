@@ -209,6 +209,18 @@ def test_cancel_of_a_queued_job_touches_no_worker():
     assert second not in world.began
 
 
+def test_cancel_keeps_the_arguments_of_a_request_that_may_be_yet_to_be_written():
+    world = World(max_workers=1)
+    running, queued = (Job(None, Recipe("task", b""), b"arguments") for _ in range(2))  # type: ignore[arg-type]
+    world.answer(world.add())
+    assert world.scheduler.accept(running, world.now_s) is not None
+    assert world.scheduler.accept(queued, world.now_s) is None
+    for job in (running, queued):
+        assert world.scheduler.cancel(job, world.now_s)
+    assert running.payload == b"arguments"
+    assert queued.payload == b""
+
+
 def test_cancel_of_a_running_job_stops_its_worker_and_the_next_job_gets_another():
     world = World(max_workers=1)
     job, other = world.add_many(2)
@@ -622,6 +634,17 @@ def test_loop_goes_on_after_a_failed_iteration_in_the_same_process():
     world.fail_iteration(worker, iterations=3)
     assert [command.worker for command in world.seen(s.GoOn)] == [worker]
     assert world.running() == [loop]
+
+
+def test_loop_that_its_process_had_not_begun_goes_to_another_at_once_uncharged():
+    world = World()
+    loop = world.add(is_loop=True)
+    worker = world.worker_of(loop)
+    world.children[worker].started = 0
+    world.die(worker)
+    assert loop.worker is not worker
+    assert world.running() == [loop]
+    assert not world.seen(s.Judge)
 
 
 def test_loop_whose_process_died_gets_another_after_a_growing_pause():

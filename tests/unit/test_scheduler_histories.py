@@ -66,6 +66,11 @@ class SchedulerMachine(RuleBasedStateMachine):
             self.world.submit(recipe=self.recipes[name])
         self.world.staff()
 
+    @precondition(lambda self: not self.is_closing)
+    @rule(name=st.sampled_from(sorted(RECIPES)))
+    def submit_what_an_observer_cancels(self, name: str) -> None:
+        self.world.submit(recipe=self.recipes[name], is_cancelled_first=True)
+
     @precondition(lambda self: self.world.jobs)
     @rule(index=st.integers(0, 30))
     def cancel(self, index: int) -> None:
