@@ -80,8 +80,10 @@ def test_ctrl_c_while_a_task_is_given_leaves_a_manager_that_works_and_closes(mak
             manager.run(size_and_pid, bytes(LARGE))
     assert manager.run(size_and_pid, bytes(LARGE + 1)).result(timeout=PATIENCE_S)[0] == LARGE + 1
     assert manager.wait(PATIENCE_S)
+    supervisor = manager._supervisor.thread
     manager.close(timeout=PATIENCE_S)
-    assert not manager._supervisor.thread.is_alive()
+    supervisor.join(PATIENCE_S)
+    assert not supervisor.is_alive()
 
 
 def test_a_task_that_an_observer_cancels_before_it_is_accepted_is_cancelled_and_takes_no_other_along(

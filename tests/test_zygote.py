@@ -343,7 +343,6 @@ def test_what_a_module_does_to_signals_does_not_reach_workers(tmp_path, way):
     script = """
         import signal, time
         from procbackground import Manager, Task, WorkerDiedError
-from procbackground._supervisor import loop
 
         def handlers():
             return signal.getsignal(signal.SIGTERM).__name__, signal.getsignal(signal.SIGINT) == signal.SIG_IGN
