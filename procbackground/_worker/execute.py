@@ -42,7 +42,7 @@ WORTH_MEASURING_S = 0.001
 KEPT_FUNCTIONS = 256
 
 PARTIAL_NS = 3_000_000  # between two partial answers of a chunk: each costs a frame and the parent's attention
-# A chunk that has taken so long ends early, if it may: it was made to take a fifth of that, and what it has not begun
+# A chunk that has taken so long ends early, if it may: it was made to take a third of that, and what it has not begun
 # could run elsewhere. Not much shorter, as on a busy machine a chunk has to wait for the processor.
 LONG_NS = 10_000_000
 BLOCK_ROWS = 256  # between two looks at the clock: as many as the lowest byte of a word can count
