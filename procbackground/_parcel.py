@@ -20,9 +20,11 @@ from procbackground import _platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, ClassVar
 
 PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost more than the copies
+FEW = 16
+SHARE = 4  # of the descriptors that this process may have, one in so many is for what waits
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and what vector instructions like
 _COUNT = struct.Struct("<I")
 
@@ -32,11 +34,15 @@ class Parcel:
 
     __slots__ = ("fd", "label")
 
+    living: ClassVar[int] = 0
+
     def __init__(self, fd: int, label: bytes) -> None:
         self.fd: int = fd
         self.label: bytes = label  # the sizes of the parts, as bytes for the frame
+        Parcel.living += 1
 
     def __del__(self) -> None:
+        Parcel.living -= 1
         try:
             os.close(self.fd)
         except OSError:
@@ -54,6 +60,16 @@ class Parcel:
             parts.append(view[position : position + size])
             position += _padded(size)
         return pickle.loads(parts[0], buffers=parts[1:])
+
+
+def may_pack() -> bool:
+    """Whether one more is to hold a descriptor: those that wait are not to leave workers, and the user, without any."""
+    if Parcel.living < FEW:
+        return True
+    import resource  # here, as most processes never come to it
+
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limit == resource.RLIM_INFINITY or limit // SHARE > Parcel.living
 
 
 def pack(pickled: bytes, buffers: Sequence[memoryview]) -> Parcel:

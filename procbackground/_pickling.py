@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 
-from procbackground._parcel import PARCEL_BYTES, Parcel, pack, raw_buffers
+from procbackground._parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
 
 TYPE_CHECKING = False
@@ -90,7 +90,7 @@ def dump_payload(value: Any) -> bytes | Parcel:
     if b"__main__" in data[:PARCEL_BYTES] and not main_is_importable():
         return dumps(value)
     raw = raw_buffers(buffers)
-    if raw is None or len(data) + sum(view.nbytes for view in raw) < PARCEL_BYTES:
+    if raw is None or len(data) + sum(view.nbytes for view in raw) < PARCEL_BYTES or not may_pack():
         return dumps(value) if buffers else data
     try:
         return pack(data, raw)

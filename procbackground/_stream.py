@@ -58,6 +58,7 @@ class Stream(Generic[R]):
         self._done: SimpleQueue[TaskHandle[R]] = SimpleQueue()
         self._input_error: BaseException | None = None
         self._is_exhausted = False
+        self._is_closed = False
 
     def __iter__(self) -> Iterator[TaskHandle[R]]:
         try:
@@ -109,13 +110,14 @@ class Stream(Generic[R]):
             raise
 
     def close(self) -> None:
-        """Cancel what is out."""
+        """Cancel what is out, and give nothing more: a thread may be about to."""
+        self._is_closed = True
         for handle in list(self._out):
             handle.cancel()
         self._out.clear()
 
     def _fill(self) -> None:
-        while not self._is_exhausted and len(self._out) < self._buffersize:
+        while not self._is_exhausted and not self._is_closed and len(self._out) < self._buffersize:
             try:
                 task = next(self._tasks)
             except StopIteration:
@@ -131,3 +133,5 @@ class Stream(Generic[R]):
                     handle = Streamed(self._owner, task, self._done)
                 self._give_task(handle, task)
                 self._out[handle] = None
+                if self._is_closed:
+                    handle.cancel()

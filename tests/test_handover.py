@@ -8,11 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 
 import pytest
 
-from procbackground import Manager, Task, TaskTimeoutError, TaskType
+from procbackground import Manager, ManagerClosedError, Task, TaskHandle, TaskTimeoutError, TaskType
+from procbackground._state.fleet import JobQueue
+from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import loop, process
 from procbackground.observers import CallbackObserver
 from tests.support import tasks
@@ -57,33 +61,107 @@ def test_the_large_arguments_of_a_function_that_does_not_load_are_nobody_elses(m
         assert size == LARGE + more
 
 
-def interrupt_once(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
-    """Have Ctrl-C come at the next call of a function."""
-    original = getattr(module, name)
+def interrupt_once(monkeypatch: pytest.MonkeyPatch, owner: object, name: str) -> None:
+    """Have Ctrl-C come as this thread next calls a function."""
+    original = getattr(owner, name)
+    me = threading.current_thread()
 
-    def interrupted(*args):
-        monkeypatch.setattr(module, name, original)
+    def interrupted(*args, **kwargs):
+        if threading.current_thread() is me:
+            monkeypatch.setattr(owner, name, original)
+            signal.raise_signal(signal.SIGINT)
+        return original(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, interrupted)
+
+
+class Interrupting(deque):
+    """Has Ctrl-C come right after something was appended."""
+
+    def append(self, value: object) -> None:
+        super().append(value)
         signal.raise_signal(signal.SIGINT)
-        return original(*args)
-
-    monkeypatch.setattr(module, name, interrupted)
 
 
-@pytest.mark.parametrize(("module", "name"), [(loop, "_call_frame"), (process.WorkerProcess, "send_parcel")])
-def test_ctrl_c_while_a_task_is_given_leaves_a_manager_that_works_and_closes(make_manager, monkeypatch, module, name):
-    manager = make_manager(max_workers=1)
-    manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
-    the_worker(manager)
-    with monkeypatch.context() as patch:
-        interrupt_once(patch, module, name)
-        with pytest.raises(KeyboardInterrupt):
-            manager.run(size_and_pid, bytes(LARGE))
+def check_that_it_works_and_closes(manager: Manager) -> None:
     assert manager.run(size_and_pid, bytes(LARGE + 1)).result(timeout=PATIENCE_S)[0] == LARGE + 1
     assert manager.wait(PATIENCE_S)
+    assert manager._supervisor.scheduler.queue.length == 0
     supervisor = manager._supervisor.thread
     manager.close(timeout=PATIENCE_S)
     supervisor.join(PATIENCE_S)
     assert not supervisor.is_alive()
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Scheduler, "accept"),
+        (JobQueue, "push"),
+        (loop, "_call_frame"),
+        (process.WorkerProcess, "send_parcel"),
+        (process.WorkerProcess, "write"),
+    ],
+)
+@pytest.mark.parametrize("is_busy", [False, True], ids=["idle", "busy"])
+def test_ctrl_c_while_a_task_is_given_leaves_a_manager_that_works_and_closes(
+    make_manager, gate, monkeypatch, owner, name, is_busy
+):
+    manager = make_manager(max_workers=1)
+    manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
+    the_worker(manager)
+    if is_busy:
+        manager.run(stop_at_gate, gate.address)
+        gate.wait_for_arrival()
+    with monkeypatch.context() as patch:
+        interrupt_once(patch, owner, name)
+        try:
+            manager.run(size_and_pid, bytes(LARGE))
+        except KeyboardInterrupt:
+            pass
+        else:
+            assert (owner is JobQueue) is not is_busy or owner not in (Scheduler, JobQueue)  # it was not called
+    gate.open()
+    check_that_it_works_and_closes(manager)
+
+
+def test_ctrl_c_right_after_a_worker_got_a_task_leaves_a_manager_that_works_and_closes(make_manager):
+    manager = make_manager(max_workers=1)
+    manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
+    worker = the_worker(manager)
+    worker.inflight = Interrupting()
+    with pytest.raises(KeyboardInterrupt):
+        manager.run(size_and_pid, bytes(LARGE))
+    check_that_it_works_and_closes(manager)
+
+
+@pytest.mark.parametrize(
+    ("owner", "name"),
+    [
+        (Scheduler, "cancel"),
+        (JobQueue, "tidy"),
+        (loop.Supervisor, "_settle_cancelled"),
+        (TaskHandle, "_settle"),
+        (loop.Supervisor, "_account"),
+        (Scheduler, "settled"),
+    ],
+)
+def test_ctrl_c_while_a_task_is_cancelled_leaves_a_manager_that_works_and_closes(
+    make_manager, gate, monkeypatch, owner, name
+):
+    manager = make_manager(max_workers=1)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    handle = manager.run(tasks.square, 3)
+    with monkeypatch.context() as patch:
+        interrupt_once(patch, owner, name)
+        with pytest.raises(KeyboardInterrupt):
+            handle.cancel()
+    gate.open()
+    check_that_it_works_and_closes(manager)
+    assert handle.cancelled() or (owner is Scheduler and name == "cancel")  # which had not begun
+    stats = manager.stats()
+    assert (stats.added, stats.succeeded + stats.cancelled) == (3, 3)
 
 
 def test_a_task_that_an_observer_cancels_before_it_is_accepted_is_cancelled_and_takes_no_other_along(
@@ -110,6 +188,30 @@ def test_a_task_that_an_observer_cancels_before_it_is_accepted_is_cancelled_and_
     assert manager.wait(PATIENCE_S)
     stats = manager.stats()
     assert (stats.added, stats.succeeded, stats.cancelled, stats.queued) == (3, 2, 1, 0)
+
+
+def test_what_a_closed_manager_refuses_has_ended_for_those_who_were_told_of_it(make_manager, gate, recorder):
+    manager = make_manager(max_workers=1, max_pending=1, observer=recorder)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    refused: list[BaseException] = []
+
+    def give() -> None:
+        try:
+            manager.run(tasks.square, 3)
+        except ManagerClosedError as error:
+            refused.append(error)
+
+    givers = [threading.Thread(target=give) for _ in range(3)]
+    for giver in givers:
+        giver.start()
+    recorder.wait_for("task_added", 4)
+    manager.close(timeout=0)
+    for giver in givers:
+        giver.join(PATIENCE_S)
+    assert len(refused) == 2  # one had found room
+    assert all(event.handle.cancelled() for event in recorder.wait_for("task_added", 4))
+    assert len(recorder.wait_for("task_cancelled", 4)) == 4
 
 
 def hold_write(monkeypatch: pytest.MonkeyPatch, name: str, until: Callable[[process.WorkerProcess], bool]) -> list[int]:
@@ -163,6 +265,73 @@ def test_a_worker_that_ends_while_it_is_given_a_task_keeps_its_descriptors_until
     assert size == LARGE + 1
     assert pid != worker.pid
     assert len(handle.attempts) == 1  # it had not begun there
+
+
+def test_a_worker_that_a_caller_writes_to_gets_nothing_from_the_supervisor(make_manager, gate, monkeypatch):
+    manager = make_manager(max_workers=1)
+    manager.run(tasks.square, 3).result(timeout=PATIENCE_S)
+    worker = the_worker(manager)
+    supervisor = manager._supervisor
+    write = process.WorkerProcess.write
+    is_held, may_go_on = threading.Event(), threading.Event()
+
+    def held(self, data):
+        if threading.current_thread() is giver:
+            is_held.set()
+            may_go_on.wait(PATIENCE_S)
+        return write(self, data)
+
+    monkeypatch.setattr(process.WorkerProcess, "write", held)
+    given: list[TaskHandle[int]] = []
+    giver = threading.Thread(target=lambda: given.append(manager.run(tasks.square, 4)))
+    giver.start()
+    assert is_held.wait(PATIENCE_S)
+    queued = manager.run(tasks.square, 5)
+    # Word of a request that it had skipped, long taken back, comes late.
+    with supervisor.lock:
+        assert supervisor.scheduler.refill(worker, time.monotonic()) == []
+    may_go_on.set()
+    giver.join(PATIENCE_S)
+    assert [handle.result(timeout=PATIENCE_S) for handle in (given[0], queued)] == [16, 25]
+
+
+def test_a_caller_that_goes_on_late_leaves_the_next_ones_mark(make_manager, monkeypatch):
+    manager = make_manager(max_workers=1)
+    manager.run(size_and_pid, b"").result(timeout=PATIENCE_S)
+    worker = the_worker(manager)
+    write, send = process.WorkerProcess.write, process.WorkerProcess.send_parcel
+    has_written, may_go_on, is_sending, may_send = (threading.Event() for _ in range(4))
+
+    def slow_write(self, data):
+        unsent = write(self, data)
+        if threading.current_thread() is first:
+            has_written.set()
+            may_go_on.wait(PATIENCE_S)
+        return unsent
+
+    def slow_send(self, parcel):
+        if threading.current_thread() is second:
+            is_sending.set()
+            may_send.wait(PATIENCE_S)
+        send(self, parcel)
+
+    monkeypatch.setattr(process.WorkerProcess, "write", slow_write)
+    monkeypatch.setattr(process.WorkerProcess, "send_parcel", slow_send)
+    given: list[TaskHandle[tuple[int, int]]] = []
+    first = threading.Thread(target=lambda: given.append(manager.run(size_and_pid, b"x")))
+    second = threading.Thread(target=lambda: given.append(manager.run(size_and_pid, bytes(LARGE))))
+    first.start()
+    assert has_written.wait(PATIENCE_S)
+    wait_until(lambda: manager._supervisor.scheduler.has_room, "the worker has answered")
+    second.start()
+    assert is_sending.wait(PATIENCE_S)
+    may_go_on.set()
+    first.join(PATIENCE_S)
+    assert worker.in_writing is not None
+    may_send.set()
+    second.join(PATIENCE_S)
+    assert [handle.result(timeout=PATIENCE_S)[0] for handle in given] == [1, LARGE]
+    assert worker.in_writing is None
 
 
 def test_a_worker_whose_end_is_known_gets_no_task(make_manager, monkeypatch):

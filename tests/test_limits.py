@@ -12,6 +12,7 @@ import pytest
 from tenacity import stop_after_attempt, stop_never, wait_fixed
 
 from procbackground import MemoryLimitError, Outcome, Retry, Task, TaskTimeoutError, _platform
+from procbackground._supervisor.monitor import Monitor
 from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
@@ -227,6 +228,19 @@ def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
 
 def _records(manager):
     return list(manager._supervisor._monitor._records.values())
+
+
+def test_a_look_that_fails_is_not_the_last(manager, monkeypatch, caplog):
+    watch = Monitor._watch
+
+    def failing(self, followed):
+        monkeypatch.setattr(Monitor, "_watch", watch)
+        raise RuntimeError("a look that fails")
+
+    monkeypatch.setattr(Monitor, "_watch", failing)
+    handle = manager.run_task(Task(tasks.hoard, args=(2048 * MIB,), memory_limit="200MiB"))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+    assert "a look that fails" in caplog.text
 
 
 def test_nobody_looks_at_memory_without_a_reason(make_manager):

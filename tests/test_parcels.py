@@ -8,6 +8,7 @@ import signal
 import pytest
 
 from procbackground import Manager, Task, current
+from tests.support import scripts
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
 
@@ -116,3 +117,22 @@ def test_no_descriptor_is_kept_for_a_finished_task():
         # The thread that judged it lets go of it a moment after it has told us.
         wait_until(lambda: len(os.listdir("/proc/self/fd")) <= during + 1, "no descriptor is kept")
     assert set(os.listdir("/proc/self/fd")) <= fds | {str(max(map(int, fds)) + 1)}
+
+
+def test_what_waits_does_not_take_the_descriptors_that_workers_need(tmp_path):
+    source = f"""
+    import resource
+    from procbackground import Manager
+
+    def size(data):
+        return len(data)
+
+    if __name__ == "__main__":
+        resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))
+        with Manager(max_workers=2) as manager:
+            sizes = [(1 << 20) + number for number in range(150)]
+            handles = [manager.run(size, bytes(each)) for each in sizes]  # all before the first worker is there
+            assert [handle.result(timeout={PATIENCE_S}) for handle in handles] == sizes
+    """
+    done = scripts.run(source, "file", tmp_path)
+    assert done.returncode == 0, done.stderr

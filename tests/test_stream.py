@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import threading
 import weakref
 from concurrent.futures import Executor
 
@@ -150,6 +151,35 @@ def test_a_stream_can_be_iterated_in_asyncio(manager):
 
 
 # -- options ----------------------------------------------------------------------------------------------
+
+
+def test_a_stream_that_is_left_in_asyncio_while_it_waits_for_its_input_gives_no_more(make_manager):
+    manager = make_manager(max_workers=1)
+    is_asked, may_go_on, has_gone_on = (threading.Event() for _ in range(3))
+
+    def slow_input():
+        is_asked.set()
+        may_go_on.wait(PATIENCE_S)
+        yield Task(tasks.square, (3,), name="late")
+        has_gone_on.set()  # is not reached: nothing more is asked for
+        yield Task(tasks.square, (4,))
+
+    async def leave() -> None:
+        async def use() -> None:
+            async for _ in manager.stream(slow_input(), buffersize=10):
+                raise AssertionError("nothing was given")
+
+        using = asyncio.ensure_future(use())
+        await asyncio.to_thread(is_asked.wait, PATIENCE_S)
+        using.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await using
+        may_go_on.set()
+
+    asyncio.run(leave())  # ends with the threads that it has started
+    assert manager.wait(PATIENCE_S)
+    assert not has_gone_on.is_set()
+    assert manager.stats().succeeded == 0
 
 
 def test_a_view_is_an_executor_on_the_same_manager(manager):

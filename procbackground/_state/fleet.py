@@ -23,10 +23,10 @@ class Worker:
     """One worker process. `process` is the supervisor's and means nothing here."""
 
     __slots__ = (
-        "cost", "counts", "done", "exit_code", "head_since_s", "in_writing", "inflight", "is_last", "is_signalled",
-        "line", "log_tail", "look_asked_s", "look_due_s", "loop", "notes", "number", "peak_bytes", "pid", "process",
-        "revoked_up_to", "sent", "silence", "since_s", "state", "stop_reason", "told_up_to", "wall", "was_killed",
-        "was_oom",
+        "cost", "counts", "done", "exit_code", "has_ended", "head_since_s", "in_writing", "inflight", "is_last",
+        "is_signalled", "line", "log_tail", "look_asked_s", "look_due_s", "loop", "notes", "number", "peak_bytes",
+        "pid", "process", "revoked_up_to", "sent", "silence", "since_s", "state", "stop_reason", "told_up_to", "wall",
+        "was_killed", "was_oom",
     )  # fmt: skip
 
     def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:
@@ -60,6 +60,7 @@ class Worker:
         self.revoked_up_to: int = 0  # number of the last request that was to be skipped
         self.is_signalled: bool = False  # it was told to stop, and will end
         self.told_up_to: int = 0  # number of the last request whose beginning observers were told
+        self.has_ended: bool = False  # its process has, and it is yet to be buried
         self.in_writing: Job | None = None  # a caller's thread is writing it: the descriptors must stay open
         self.process: Any = None
 
@@ -96,18 +97,21 @@ class JobQueue:
     def __init__(self) -> None:
         self._by_priority: dict[int, deque[Job]] = {}
         self._order: list[int] = []  # of the priorities, negated, lowest first
-        self.length: int = 0  # jobs that still wait; `discount` keeps it true
+        self.length: int = 0  # jobs that still wait; whoever settles one lowers it
 
     def __len__(self) -> int:
         return self.length
+
+    def __contains__(self, job: object) -> bool:
+        return any(job is each for queue in self._by_priority.values() for each in queue)
 
     def push(self, job: Job) -> None:
         """Append a job."""
         queue = self._by_priority.get(job.recipe.priority)
         if queue is None:
             queue = self._deque_for(job.recipe.priority)
+        self.length += 1  # first: Ctrl-C might come after the call
         queue.append(job)
-        self.length += 1
 
     def push_back_in_order(self, job: Job) -> None:
         """Put back a job that was accepted before those that wait."""
@@ -140,8 +144,8 @@ class JobQueue:
                 queue.popleft()
             if queue:
                 return queue[0]
-            heapq.heappop(self._order)
             del self._by_priority[priority]
+            heapq.heappop(self._order)
         return None
 
     def pop(self) -> Job:
@@ -149,13 +153,11 @@ class JobQueue:
         self.length -= 1
         return self._by_priority[-self._order[0]].popleft()
 
-    def discount(self) -> None:
+    def tidy(self) -> None:
         """A job of this queue settled where it waits."""
-        self.length -= 1
         if not self.length:
             # All that is left has settled. Nobody may come to skip it for a long time, and it holds its arguments.
-            self._by_priority.clear()
-            self._order.clear()
+            self._by_priority, self._order = {}, []
 
     def __iter__(self) -> Iterator[Job]:
         for negated in sorted(self._order):

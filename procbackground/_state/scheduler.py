@@ -242,6 +242,7 @@ class Scheduler:
         self.unsettled: int = 0  # one-offs whose handle is not done
         self.unsettled_loops: int = 0
         self.holds: int = 0  # maps that are about to go on with rows of theirs
+        self.being_cancelled: dict[Job | None, Worker | None] = {}  # by callers; not counted as settled yet
         self.needs_look: bool = False  # what was accepted last is a reason to wake the supervisor
         self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
@@ -279,7 +280,8 @@ class Scheduler:
     def accept(self, job: Job, now_s: float) -> Worker | None:
         """Take in a one-off; return the idle worker that the caller is to write it to, or None: it is queued.
 
-        `needs_look` tells whether the supervisor must be woken for it.
+        `needs_look` tells whether the supervisor must be woken for it. Ctrl-C may come here, after any call: what
+        belongs together has none in between, and `accept_failed` sees to the rest.
         """
         self.needs_look = False
         if job.has_settled:
@@ -305,11 +307,11 @@ class Scheduler:
             worker.sent += 1
             worker.head_since_s = now_s
             worker.in_writing = job
-            worker.inflight.append(job)
             job.sequence = worker.sent
             job.worker = worker
             job.started_s = now_s
             job.state = a.SENT  # shortcut
+            worker.inflight.append(job)
             if recipe.watch_s != NO_LIMIT and now_s + recipe.watch_s < self.next_scan_s:
                 self.next_scan_s = now_s + recipe.watch_s
                 self.needs_look = True
@@ -320,6 +322,23 @@ class Scheduler:
         if (self.active + starting < self.max_workers and starting < queue.length) or self.fresh_queue.length:
             self.needs_look = True  # the queue could use more workers than there are and will be
         return None
+
+    def accept_failed(self, job: Job) -> bool:
+        """`accept` or `accept_loop` was left by an exception; return whether the job is in no place, and so is ended.
+
+        Its handle is the caller's to settle then, as that of a cancelled one.
+        """
+        for worker in self.workers:
+            if worker.state == fleet.IDLE and worker not in self.idle and not worker.has_ended:
+                self.idle.append(worker)  # it was taken, and given nothing
+        is_placed = job.worker is not None or job in self.loops or job in self.queue or job in self.fresh_queue
+        if is_placed or job.has_settled:
+            return False
+        if not job.number:
+            self._count_in(job)
+        job.state = SETTLED
+        job.payload = b""
+        return True
 
     @property
     def has_room(self) -> bool:
@@ -355,6 +374,8 @@ class Scheduler:
         inflight = worker.inflight
         if worker.state != fleet.BUSY or worker.loop is not None:
             return []
+        if inflight and inflight[-1] is worker.in_writing:
+            return []  # a caller is at it: a worker has one writer at a time
         if worker.is_last or worker.sent == self.max_tasks_per_child:
             if not inflight:
                 self._retire(worker, now_s)
@@ -404,8 +425,15 @@ class Scheduler:
             self.next_scan_s = now_s + head_watch_s
         return jobs
 
-    def settled(self, *, succeeded: int = 0, failed: int = 0, cancelled: int = 0, loops: int = 0) -> bool:
-        """Handles were settled in these ways, `loops` of them of loops; return whether no one-off is left."""
+    def settled(
+        self, *, succeeded: int = 0, failed: int = 0, cancelled: int = 0, loops: int = 0, job: Job | None = None
+    ) -> bool:
+        """Handles were settled in these ways, `loops` of them of loops; return whether no one-off is left.
+
+        With `job`, that is the only one, and may be in `being_cancelled`.
+        """
+        if job in self.being_cancelled:
+            del self.being_cancelled[job]  # no call between this and the count, after which Ctrl-C might come
         self.unsettled -= succeeded + failed + cancelled - loops
         self.unsettled_loops -= loops
         self.succeeded += succeeded
@@ -728,14 +756,15 @@ class Scheduler:
         """Have nobody find the worker any more who looks for one that is free, or will be."""
         if worker.state == fleet.STARTING:
             self.starting -= 1
-        else:
-            self.process_ended(worker)
-
-    def process_ended(self, worker: Worker) -> None:
-        """The worker's process has ended, as `worker_gone` will tell when its pipe is read dry: it gets no work."""
         for free in (self.spares, self.idle):
             if worker in free:
                 free.remove(worker)
+
+    def process_ended(self, worker: Worker) -> None:
+        """The worker's process has ended, as `worker_gone` will tell when its pipe is read dry: it gets no work."""
+        worker.has_ended = True
+        if worker.state in (fleet.SPARE, fleet.IDLE):
+            self._take_out(worker)
 
     def _forget(self, worker: Worker) -> None:
         self._take_out(worker)
@@ -877,14 +906,18 @@ class Scheduler:
 
     def _end(self, job: Job) -> None:
         """The job is settled from here on, whatever comes in for it."""
-        if job.state == a.QUEUED and job.number and not job.recipe.is_loop:
-            (self.fresh_queue if job.needs_fresh_worker else self.queue).discount()
+        was_queued = job.state == a.QUEUED and job.number and not job.recipe.is_loop
+        queue = self.fresh_queue if job.needs_fresh_worker else self.queue
+        # No call in between, after which Ctrl-C might come.
+        job.state = SETTLED
+        if was_queued:
+            queue.length -= 1
+            queue.tidy()
         if job in self.loops:
             self.loops.discard(job)
             if job in self.loops_queue:
                 self.loops_queue.remove(job)
         self._waiting.discard(job)
-        job.state = SETTLED
         if job.worker is None:
             job.payload = b""  # else its request may be yet to be written; the job is let go with its answer
 
@@ -934,8 +967,8 @@ class Scheduler:
         if loop.recipe.deadline_s != NO_LIMIT:
             loop.with_history().deadline_s = now_s + loop.recipe.deadline_s
             self._at(now_s + loop.recipe.deadline_s, "deadline", loop)
-        self.loops.add(loop)
         self.loops_queue.append(loop)
+        self.loops.add(loop)
         return True
 
     def iteration_failed(self, worker: Worker, body: bytes, iterations: int, now_s: float) -> None:

@@ -190,11 +190,12 @@ class Supervisor:
         Saves a thread hop, 10 of 75 µs of a round trip. Only idle workers are written to from here, so that a
         worker has one writer at a time.
         """
-        if "on_task_added" in self._wants:
-            self._tell_added(job)
         scheduler = self.scheduler
         worker: Worker | None = None
+        is_told = False
         try:
+            if "on_task_added" in self._wants:
+                is_told = self._tell_added(job)
             with self.lock:
                 if self._is_refusing or not self._is_ready:
                     self._check_open()
@@ -214,35 +215,51 @@ class Supervisor:
                     worker.process.unsent = unsent
                     self._unfinished.append(worker)
                     needs_waking = True
+                # No call in between, where threads change: if it has answered already, another caller may have it.
+                if worker.in_writing is job:
+                    worker.in_writing = None
         except BaseException:
-            # Ctrl-C, say. What was written may be cut short: that worker is of no use any more.
-            worker = worker or job.worker
-            if worker is not None and worker.in_writing is job:
-                worker.process.signal_group(signal.SIGKILL)
-                self._stop_writing(worker)
+            self._give_up(job, worker or job.worker, is_told)
             raise
         if worker is not None:
-            self._stop_writing(worker)
+            if worker.process.ends_tasks:
+                self._unfinished.append(worker)
+                needs_waking = True
             if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.want()
         if needs_waking:
             self._wakeup.set()
 
-    def _stop_writing(self, worker: Worker) -> None:
-        worker.in_writing = None
-        if worker.process.ends_tasks:
-            self._unfinished.append(worker)
+    def _give_up(self, job: Job, worker: Worker | None, is_told: bool) -> None:
+        """`accept` was left by an exception: Ctrl-C, say, or the manager closed. Have the books agree again."""
+        if worker is not None and worker.in_writing is job:
+            # What was written may be cut short, and nobody is to go on behind it. The job goes elsewhere.
+            worker.process.signal_group(signal.SIGKILL)
+            worker.in_writing = None
+        if job.number or is_told:
+            with self.lock:
+                is_over = self.scheduler.accept_failed(job)
+            if is_over:  # an observer may wait for its handle
+                self._settle_cancelled(job, is_loop=job.recipe.is_loop)
+        else:
+            job.payload = b""  # nobody has it but the exception's traceback, which may live for long
+        if self._is_ready:
             self._wakeup.set()
 
     def accept_loop(self, job: Job) -> None:
         """Take in a loop."""
-        if "on_task_added" in self._wants:
-            self._tell_added(job)
-        with self.lock:
-            self._check_open()
-            if not self._is_ready:
-                self._start()
-            is_run = self.scheduler.accept_loop(job, time.monotonic())
+        is_told = False
+        try:
+            if "on_task_added" in self._wants:
+                is_told = self._tell_added(job)
+            with self.lock:
+                self._check_open()
+                if not self._is_ready:
+                    self._start()
+                is_run = self.scheduler.accept_loop(job, time.monotonic())
+        except BaseException:
+            self._give_up(job, None, is_told)
+            raise
         if is_run:
             self._wakeup.set()
         else:
@@ -281,17 +298,40 @@ class Supervisor:
         """End the job of a handle, queued or running; False when it has ended by itself."""
         if self._is_foreign:
             return False
-        with self.lock:
-            worker = job.worker
-            if not self.scheduler.cancel(job, time.monotonic()):
-                return False
-            if self._max_pending is not None:
-                self._room.tell_next()
-            has_commands = bool(self.scheduler.commands)
-        self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
+        try:
+            with self.lock:
+                if job.has_settled:
+                    return False
+                worker = self.scheduler.being_cancelled[job] = job.worker
+                if not self.scheduler.cancel(job, time.monotonic()):
+                    del self.scheduler.being_cancelled[job]
+                    return False
+                if self._max_pending is not None:
+                    self._room.tell_next()
+                has_commands = bool(self.scheduler.commands)
+            self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
+        except BaseException:
+            # Ctrl-C, say: another thread goes on with it.
+            if job in self.scheduler.being_cancelled:
+                self.do_soon(lambda: self._finish_cancelling(job))
+            raise
         if has_commands or self._is_refusing:
             self._wakeup.set()
         return True
+
+    def _finish_cancelling(self, job: Job) -> None:
+        """Do what `cancel_job` was kept from by an exception."""
+        with self.lock:
+            if job not in self.scheduler.being_cancelled:
+                return
+            worker = self.scheduler.being_cancelled[job]
+            if not job.has_settled:  # it had not begun
+                del self.scheduler.being_cancelled[job]
+                return
+        if job.handle.done():
+            self._account(job, cancelled=1, loops=int(job.recipe.is_loop))
+        else:
+            self._settle_cancelled(job, is_loop=job.recipe.is_loop, worker=worker)
 
     def hold(self) -> None:
         """Have a close wait until `let_go`, as for one more task."""
@@ -1140,7 +1180,7 @@ class Supervisor:
         with self.lock:
             if worker.inflight and worker.inflight[0].sequence > started:
                 self._note_unbegun_head(worker, worker.inflight[0].sequence)
-            elif worker.loop is not None and not started:
+            elif worker.loop is not None and not started and worker.told_up_to:
                 worker.loop.with_history().told_attempt = worker.loop.attempt
             self.scheduler.worker_gone(worker, started, time.monotonic())
         process.close()
@@ -1190,7 +1230,7 @@ class Supervisor:
         has_callbacks = handle._settle(FINISHED, verdict.value, None)
         if "on_task_succeeded" in self._wants:
             self._tell("on_task_succeeded", job, result=verdict.value)
-        self._account(succeeded=1)
+        self._account(job, succeeded=1)
         if has_callbacks:
             handle._invoke_callbacks()  # type: ignore[attr-defined]
 
@@ -1200,7 +1240,7 @@ class Supervisor:
         has_callbacks = handle._settle(FINISHED, None, error)
         if "on_task_failed" in self._wants:
             self._tell("on_task_failed", job, error=error)
-        self._account(failed=1, loops=int(is_loop))
+        self._account(job, failed=1, loops=int(is_loop))
         if has_callbacks:
             self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
 
@@ -1218,13 +1258,13 @@ class Supervisor:
         has_callbacks = handle._settle(CANCELLED_AND_NOTIFIED, None, None)
         if "on_task_cancelled" in self._wants:
             self._tell("on_task_cancelled", job)
-        self._account(cancelled=1, loops=int(is_loop))
+        self._account(job, cancelled=1, loops=int(is_loop))
         if has_callbacks:
             self._errands.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
 
-    def _account(self, **settled: int) -> None:
+    def _account(self, job: Job, **settled: int) -> None:
         with self.lock:
-            if self.scheduler.settled(**settled) or not self.scheduler.unsettled_loops:
+            if self.scheduler.settled(job=job, **settled) or not self.scheduler.unsettled_loops:
                 self._note_all_settled()
 
     def _settle_broken(self, job: Job) -> None:
@@ -1246,12 +1286,13 @@ class Supervisor:
         make = _event_class(name)
         self._observers.put(name, make(task=handle.task, handle=handle, attempt=number, time=time.time(), **facts))
 
-    def _tell_added(self, job: Job) -> None:
+    def _tell_added(self, job: Job) -> bool:
         with self.lock:
             self._check_open()
             if not self._is_ready:
                 self._start()
         self._tell("on_task_added", job)
+        return True
 
     def _tell_started(self, job: Job, worker: Worker) -> None:
         """Tell observers that the worker has come to this job, unless they know, or it was cancelled meanwhile."""
@@ -1266,6 +1307,7 @@ class Supervisor:
         history = loop.with_history()
         if history.told_attempt != loop.attempt:
             self._tell("on_task_started", loop, pid=worker.pid)
+        worker.told_up_to = loop.sequence
         history.told_attempt = 0  # a later process of the same attempt is to be told of
 
     def _tell_head_started(self, worker: Worker) -> None:

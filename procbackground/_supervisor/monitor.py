@@ -144,6 +144,9 @@ class Monitor:
                 due_s = min(self._watch(followed), self._sample(), self._look_at_free_memory())
             except OSError:
                 due_s = time.monotonic() + MAX_PAUSE_S  # no descriptor is left to look with
+            except Exception:
+                logger.exception("the look at the workers' memory failed; there will be others")
+                due_s = time.monotonic() + MAX_PAUSE_S
             if due_s == NO_LIMIT:
                 followed.close()
         followed.close()
@@ -178,7 +181,7 @@ class Monitor:
                 self._over_limit(each, seen.rss_bytes)
             else:
                 pause_s = min(pause_s, (each.limit_bytes - seen.rss_bytes) / FAST_BYTES_S)
-        for worker in [worker for worker in self._records if worker.state == fleet.GONE]:
+        for worker in [worker for worker in list(self._records) if worker.state == fleet.GONE]:
             self._records.pop(worker, None)
         cost_s = time.thread_time() - began_s - followed.survey_cost_s
         return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s)

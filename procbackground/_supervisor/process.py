@@ -188,6 +188,7 @@ class WorkerProcess:
         for fd in fds:
             if fd >= 0:
                 os.close(fd)
+        self.side_fd = self.notes_fd = -1
         self.launcher.release(self)
 
 

@@ -59,6 +59,7 @@ class World:
             worker = self.scheduler.accept(job, self.now_s)
             if worker is not None:
                 self._write(worker, [job])
+                worker.in_writing = None
         if job.recipe.is_loop or self.scheduler.needs_look:
             self.scheduler.staff(self.now_s)
         self.obey()
