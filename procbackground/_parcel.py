@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost more than the copies
-FEW = 16
+FEW = 16  # that may be, whatever the limit is: nearly no process ever has more
 SHARE = 4  # of the descriptors that this process may have, one in so many is for what waits
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and what vector instructions like
 _COUNT = struct.Struct("<I")

@@ -273,7 +273,7 @@ class Supervisor:
                 self._start()
             self.scheduler.take_in_failed(job)
         if "on_task_added" in self._wants:
-            self._tell_added(job)
+            self._tell("on_task_added", job)  # it is counted, and so is to be settled though the manager closes now
         self._settle_failed(job, error, is_loop=job.recipe.is_loop)
 
     def adopt(self, job: Job, failure: bytes | BaseException) -> None:
