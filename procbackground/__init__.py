@@ -7,7 +7,7 @@
 A task's way out and back, by module:
 
     ① manager               checks and pickles it, makes its handle, writes it to an idle worker or queues it
-    ② _wire, _pickling      frames, and what is inside them
+    ② _wire                 frames, and what is inside them
     ③ _supervisor.loop      the thread that waits for pipes, ends of processes, wake-ups and deadlines
     ④ _state.scheduler      what happened, and when → what to do
     ⑤ _wire                 the answer's frame

@@ -16,14 +16,14 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
 
-from procbackground import _wire
+from procbackground._wire import frames as wire
 from procbackground._compat import ExecutorInternals
-from procbackground._map import AdaptingMapper, Chunk, Columns, Mapper
-from procbackground._parcel import Parcel
-from procbackground._pickling import dump_arguments, dump_function, is_stateless
+from procbackground._submit.map.mapper import AdaptingMapper, Chunk, Columns, Mapper
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import resolve
-from procbackground._stream import Stream
+from procbackground._submit.stream import Stream
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
 from procbackground._supervisor.machine import usable_cpus
 from procbackground.errors import SerializationError, UnknownTaskTypeError
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
-    from procbackground._carry import Carrier
+    from procbackground._submit.carry import Carrier
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -109,9 +109,9 @@ class _FrontDoor(Executor):
             payload = dump_arguments(args, kwargs) if args or kwargs else b""
         except SerializationError as error:
             return self._reject(handle, recipe, error)
-        flags = _wire.HAS_KWARGS | _wire.IS_REUSABLE if kwargs else _wire.IS_REUSABLE
+        flags = wire.HAS_KWARGS | wire.IS_REUSABLE if kwargs else wire.IS_REUSABLE
         if type(payload) is Parcel:
-            flags |= _wire.PARCEL
+            flags |= wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
         self._supervisor.accept(job)
         return handle
@@ -262,7 +262,7 @@ class _FrontDoor(Executor):
                 except SerializationError as error:
                     self._reject(handle, recipe, error)
                     return
-                flags = _wire.HAS_KWARGS | _wire.IS_REUSABLE if task.kwargs else _wire.IS_REUSABLE
+                flags = wire.HAS_KWARGS | wire.IS_REUSABLE if task.kwargs else wire.IS_REUSABLE
                 self._give(handle, recipe, payload, flags)
                 return
         self._accept_call(handle, task, task.args, task.kwargs, self._task_recipes, key, is_loop)
@@ -292,7 +292,7 @@ class _FrontDoor(Executor):
             return
         if is_reusable:
             self._keep(recipes, key, task.fn, recipe)
-        flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
+        flags = (wire.HAS_KWARGS if kwargs else 0) | (wire.IS_REUSABLE if is_reusable else 0)
         self._give(handle, recipe, payload, flags)
 
     def _accept_carried(
@@ -321,7 +321,7 @@ class _FrontDoor(Executor):
             return
         if is_new:
             self._keep(self._carried_recipes, key, task.fn, recipe)
-        flags = (_wire.HAS_KWARGS if kwargs else 0) | (_wire.IS_REUSABLE if is_reusable else 0)
+        flags = (wire.HAS_KWARGS if kwargs else 0) | (wire.IS_REUSABLE if is_reusable else 0)
         self._give(handle, recipe, payload, flags)
 
     def _keep(self, recipes: dict[Any, Recipe], key: Any, fn: Callable[..., Any], recipe: Recipe) -> None:
@@ -334,7 +334,7 @@ class _FrontDoor(Executor):
 
     def _give(self, handle: TaskHandle[Any], recipe: Recipe, payload: bytes | Parcel, flags: int) -> None:
         if type(payload) is Parcel:
-            flags |= _wire.PARCEL
+            flags |= wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
         if recipe.is_loop:
             self._supervisor.accept_loop(job)
@@ -389,10 +389,10 @@ class _FrontDoor(Executor):
         carrier = self._carrier
         blob = dump_function(fn) if carrier is None else carrier.dump_function(fn)
         recipe = self._recipe_of(task, blob, False, is_reusable)
-        flags = _wire.IS_REUSABLE if is_reusable else 0
+        flags = wire.IS_REUSABLE if is_reusable else 0
         payload = dump_arguments(args, {}) if carrier is None else carrier.dump_arguments(args, {})
         if type(payload) is Parcel:
-            flags |= _wire.PARCEL
+            flags |= wire.PARCEL
         handle._job = job = Job(handle, recipe, payload, flags)
         self._supervisor.adopt(job, failure)
         return handle
@@ -417,9 +417,9 @@ class _FrontDoor(Executor):
             if is_reusable:
                 self._keep(self._chunk_recipes, fn, fn, recipe)
         chunk._make, chunk._args = recipe.make_task, ()
-        flags = _wire.PER_ITEM | (_wire.IS_REUSABLE if recipe.reusable else 0)
+        flags = wire.PER_ITEM | (wire.IS_REUSABLE if recipe.reusable else 0)
         if chunk.may_end_early:
-            flags |= _wire.MAY_END_EARLY
+            flags |= wire.MAY_END_EARLY
         payload = dump_arguments(columns, {}) if carrier is None else carrier.dump_columns(columns)
         self._give(chunk, recipe, payload, flags)
 
@@ -493,14 +493,14 @@ class Manager(_FrontDoor, ExecutorInternals):
     ) -> None:
         setup = None
         if nice or any(each is not None for each in (threads_per_task, env, cwd, cpu_affinity)):
-            from procbackground._setup import make_setup
+            from procbackground._submit.setup import make_setup
 
             setup = make_setup(
                 threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity
             )
         carrier = None
         if context != ():
-            from procbackground._carry import make_carrier
+            from procbackground._submit.carry import make_carrier
 
             carrier = make_carrier(context)
         if max_workers is None:

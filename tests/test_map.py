@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._map import AdaptingMapper, Rest
+from procbackground._submit.map.mapper import AdaptingMapper, Rest
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S

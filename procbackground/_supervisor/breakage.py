@@ -40,7 +40,7 @@ def explain(what: str, why: Any) -> Breakage:
     if isinstance(why, Exception):
         return Breakage(f"{what}: {why}", None, why)
     if isinstance(why, bytes):
-        from procbackground._setup import SetupError
+        from procbackground._submit.setup import SetupError
 
         raised, _ = fallen(why)
         if isinstance(raised, SetupError):

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from procbackground import _platform
-from procbackground._parcel import Parcel
-from procbackground._pickling import load_failure
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import load_failure
 from procbackground._state import scheduler as s
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job

@@ -28,8 +28,9 @@ from contextlib import contextmanager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
-from procbackground import _platform, _wire
-from procbackground._page import (
+from procbackground import _platform
+from procbackground._wire import frames as wire
+from procbackground._wire.page import (
     BEGAN_NS,
     ITERATIONS,
     LINES,
@@ -46,8 +47,8 @@ from procbackground._page import (
     WORDS_PER_LINE,
     map_page,
 )
-from procbackground._parcel import Parcel, receive_parcel
-from procbackground._pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
+from procbackground._wire.parcel import Parcel, receive_parcel
+from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
 from procbackground._state.admission import AdmittingScheduler
@@ -71,7 +72,7 @@ from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Pr
 from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
-    from procbackground._setup import Setup
+    from procbackground._submit.setup import Setup
 
 logger = logging.getLogger("procbackground")
 
@@ -208,7 +209,7 @@ class Supervisor:
             if worker is not None:
                 if self._tells_starts:
                     self._tell_started(job, worker)
-                if job.flags & _wire.PARCEL:
+                if job.flags & wire.PARCEL:
                     worker.process.send_parcel(job.payload)
                 unsent = worker.process.write(_call_frame(job))
                 if unsent is not None:
@@ -700,7 +701,7 @@ class Supervisor:
     def _read(self, worker: Worker) -> None:
         process: WorkerProcess = worker.process
         try:
-            data = os.read(process.result_fd, _wire.READ_SIZE)
+            data = os.read(process.result_fd, wire.READ_SIZE)
         except BlockingIOError:
             return
         if data:
@@ -729,32 +730,32 @@ class Supervisor:
         now_s = time.monotonic()
         with self.lock:
             for kind, sequence, body in frames:
-                if kind <= _wire.SKIPPED:
+                if kind <= wire.SKIPPED:
                     wants_more = True
-                    if kind <= _wire.PARCEL_VALUE:
-                        values.append(body if kind != _wire.PARCEL_VALUE else self._receive_parcel(worker, body))
+                    if kind <= wire.PARCEL_VALUE:
+                        values.append(body if kind != wire.PARCEL_VALUE else self._receive_parcel(worker, body))
                         last = sequence
                         continue
                 if values:
                     self._match(worker, values, last, now_s)
                     values = []
-                if kind == _wire.MEASURED:
-                    worker.cost = _wire.COST.unpack(body)
-                elif kind == _wire.FAILURE:
+                if kind == wire.MEASURED:
+                    worker.cost = wire.COST.unpack(body)
+                elif kind == wire.FAILURE:
                     scheduler.failure_came(worker, body, now_s)
                     self._tell_head_started(worker)
-                elif kind == _wire.SKIPPED:
+                elif kind == wire.SKIPPED:
                     self._note_unbegun_head(worker, sequence)
                     scheduler.skipped(worker, sequence, now_s)
                     self._tell_head_started(worker)
-                elif kind == _wire.HELLO:
+                elif kind == wire.HELLO:
                     scheduler.said_hello(worker, now_s)
-                elif kind == _wire.BROKEN:
+                elif kind == wire.BROKEN:
                     scheduler.initializer_failed(worker, body, now_s)
-                elif kind == _wire.ITERATION_FAILED:
+                elif kind == wire.ITERATION_FAILED:
                     iterations = self._words[worker.line * WORDS_PER_LINE + ITERATIONS]
                     scheduler.iteration_failed(worker, body, iterations, now_s)
-                elif kind == _wire.LOOP_ENDED:
+                elif kind == wire.LOOP_ENDED:
                     scheduler.loop_ended(worker, now_s)
                 else:
                     head = worker.loop or (worker.inflight[0] if worker.inflight else None)
@@ -851,10 +852,10 @@ class Supervisor:
             self._wakeup.set()
 
     def _take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, head: Job | None) -> None:
-        if kind == _wire.PARTIAL:
+        if kind == wire.PARTIAL:
             if head is not None and head.sequence == sequence:
                 head.handle._take_part(body)
-        elif kind == _wire.PROGRESS:
+        elif kind == wire.PROGRESS:
             if head is None or head.sequence != sequence or head.has_settled:
                 return  # of a thread that outlived its task
             done, total, message = pickle.loads(body)
@@ -863,7 +864,7 @@ class Supervisor:
                 self._tell(
                     "on_task_progress", head, done=done, total=total, message=message
                 )
-        elif kind == _wire.LOG_RECORD:
+        elif kind == wire.LOG_RECORD:
             worker.process.note_record(0 if head is None else head.sequence, body)
             name = head.recipe.name if head is not None else None
             self._records.put(tell_parent, body, name, head.attempt if head is not None else None, worker.pid)
@@ -879,7 +880,7 @@ class Supervisor:
         if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
             self._monitor.want()
         for job in jobs:
-            if job.flags & _wire.PARCEL:
+            if job.flags & wire.PARCEL:
                 worker.process.send_parcel(job.payload)
         data = _call_frame(jobs[0]) if len(jobs) == 1 else b"".join(map(_call_frame, jobs))
         process: WorkerProcess = worker.process
@@ -930,7 +931,7 @@ class Supervisor:
                 self._launcher.launch(worker)
                 _load_what_failures_need()
             case s.GoOn(worker):
-                worker.process.write(_wire.frame(_wire.GO_ON, 0))
+                worker.process.write(wire.frame(wire.GO_ON, 0))
             case s.Terminate(worker, wants_stack):
                 self._terminate(worker, wants_stack)
             case s.Kill(worker):
@@ -1138,7 +1139,7 @@ class Supervisor:
         # wait, and its answer counts.
         while process.result_fd >= 0:
             try:
-                data = os.read(process.result_fd, _wire.READ_SIZE)
+                data = os.read(process.result_fd, wire.READ_SIZE)
             except BlockingIOError:
                 break  # a process that it forked holds the other end
             if not data:
@@ -1528,15 +1529,15 @@ def _call_frame(job: Job) -> bytes:
     recipe = job.recipe
     flags = job.flags
     if flags == recipe.first_flags and job.attempt == 1:
-        return _wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
-    payload: bytes = job.payload.label if flags & _wire.PARCEL else job.payload
+        return wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
+    payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
-        payload = _wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
-    kind = _wire.LOOP if recipe.is_loop else _wire.CALL
-    rest = _wire.call_rest(kind, flags, job.attempt, recipe.blob)
-    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & _wire.PARCEL:
+        payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+    kind = wire.LOOP if recipe.is_loop else wire.CALL
+    rest = wire.call_rest(kind, flags, job.attempt, recipe.blob)
+    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
         recipe.first_flags, recipe.first_call = flags, rest
-    return _wire.call_frame(job.sequence, rest, payload)
+    return wire.call_frame(job.sequence, rest, payload)
 
 
 def _parent_log_level() -> int:

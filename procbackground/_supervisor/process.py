@@ -19,11 +19,11 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from procbackground import _platform
-from procbackground._parcel import Parcel, send_parcel
-from procbackground._pickling import main_is_importable
+from procbackground._wire.parcel import Parcel, send_parcel
+from procbackground._wire.pickling import main_is_importable
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.warden import Warden
-from procbackground._wire import FrameReader
+from procbackground._wire.frames import FrameReader
 from procbackground._worker.entry import Fd, run_worker
 from procbackground._worker.main import Boot
 
@@ -272,7 +272,7 @@ def name_process(name: str, boot: Boot, context: Any) -> str:
     method = context.get_start_method()
     if boot.setup is None or method == "fork":
         return name
-    from procbackground._setup import EarlyName, leave_main_to_children
+    from procbackground._submit.setup import EarlyName, leave_main_to_children
 
     if method == "forkserver":
         leave_main_to_children(context)

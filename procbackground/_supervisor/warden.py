@@ -8,7 +8,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from procbackground import _platform
-from procbackground._page import PID, WORDS_PER_LINE
+from procbackground._wire.page import PID, WORDS_PER_LINE
 
 if TYPE_CHECKING:
     import subprocess

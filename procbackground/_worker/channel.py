@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import threading
 
-from procbackground import _wire
-from procbackground._parcel import Parcel, receive_parcel, send_parcel
+from procbackground._wire import frames as wire
+from procbackground._wire.parcel import Parcel, receive_parcel, send_parcel
 
 
 class Channel:
@@ -23,18 +23,18 @@ class Channel:
 
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
         """Write one frame, behind `prefix`, a frame that belongs to it."""
-        data = prefix + _wire.HEADER.pack(len(body), sequence, kind) + body
+        data = prefix + wire.HEADER.pack(len(body), sequence, kind) + body
         with self._lock:
             if self._is_torn:
                 os._exit(1)
             self._is_torn = True
-            _wire.write_all(self._fd, data)
+            wire.write_all(self._fd, data)
             self._is_torn = False
 
     def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:
         """Send a value in a parcel: its descriptor, then the frame."""
         send_parcel(self._side_fd, parcel)
-        self.send(_wire.PARCEL_VALUE, sequence, parcel.label, prefix)
+        self.send(wire.PARCEL_VALUE, sequence, parcel.label, prefix)
 
     def receive_parcel(self, label: bytes) -> Parcel:
         """Take the parcel that belongs to the request at hand."""

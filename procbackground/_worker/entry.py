@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from procbackground import _platform
-from procbackground._page import map_page
+from procbackground._wire.page import map_page
 from procbackground._worker.main import (
     Boot,
     Worker,

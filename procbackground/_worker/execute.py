@@ -10,8 +10,8 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 
-from procbackground import _wire
-from procbackground._page import (
+from procbackground._wire import frames as wire
+from procbackground._wire.page import (
     BEGAN_NS,
     ITERATIONS,
     LOOKED_ROW,
@@ -23,8 +23,8 @@ from procbackground._page import (
     STOP,
     lowest_byte,
 )
-from procbackground._parcel import Parcel
-from procbackground._pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
 
@@ -32,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_HEAD = struct.Struct("<BHI")  # the call's part of `_wire.CALL_HEAD`
+_HEAD = struct.Struct("<BHI")  # the call's part of `wire.CALL_HEAD`
 _HEAD_SIZE = _HEAD.size
 _NAME_LENGTH = struct.Struct("<H")
 
@@ -74,7 +74,7 @@ class TaskContext(Context):
         channel = self._executor.channel
         if channel.is_own:
             told = (_number(done), None if total is None else _number(total), _text(message))
-            channel.send(_wire.PROGRESS, self._sequence, pickle.dumps(told, PROTOCOL))
+            channel.send(wire.PROGRESS, self._sequence, pickle.dumps(told, PROTOCOL))
 
     def heartbeat(self) -> None:
         executor = self._executor
@@ -127,10 +127,10 @@ class Executor:
             self._cpu_s, self._sampled_s = time.process_time(), start_s
         self.is_calling = True
         try:
-            if flags & _wire.PER_ITEM:
+            if flags & wire.PER_ITEM:
                 self.words[self.base + ROW] = NO_ROW  # nor the last chunk's, should the arguments be the end of us
             # First: one that nobody took, as the function did not load, would be the next task's.
-            parcel = self.channel.receive_parcel(body[_HEAD_SIZE + length :]) if flags & _wire.PARCEL else None
+            parcel = self.channel.receive_parcel(body[_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
             fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
             what = "arguments"
             arguments: Any = ()
@@ -140,25 +140,25 @@ class Executor:
             elif len(body) > _HEAD_SIZE + length:
                 arguments = pickle.loads(body[_HEAD_SIZE + length :])
             what = "raised"
-            if flags & _wire.PER_ITEM:
+            if flags & wire.PER_ITEM:
                 value = None
-                answer = self._call_each(fn, arguments, bool(flags & _wire.MAY_END_EARLY))
-            elif flags & _wire.HAS_KWARGS:
+                answer = self._call_each(fn, arguments, bool(flags & wire.MAY_END_EARLY))
+            elif flags & wire.HAS_KWARGS:
                 value = fn(*arguments[0], **arguments[1])
             else:
                 value = fn(*arguments)
             del arguments
             what = "result"
-            if not flags & _wire.PER_ITEM:
+            if not flags & wire.PER_ITEM:
                 answer = b"" if value is None else _dump_result(value)
-            kind = _wire.VALUE if answer else _wire.NOTHING
+            kind = wire.VALUE if answer else wire.NOTHING
             del value
         except StopTask:
             raise
         except BaseException as error:
             if self._was_stopped:
                 raise StopTask from error  # what an unwinding task raises is no answer
-            kind = _wire.FAILURE
+            kind = wire.FAILURE
             answer = dump_failure(error, what)
         finally:
             self.is_calling = False
@@ -182,7 +182,7 @@ class Executor:
             (name_length,) = _NAME_LENGTH.unpack_from(blob)
             name = blob[2 : 2 + name_length].decode()
             kept = (pickle.loads(blob[2 + name_length :]), name)
-            if flags & _wire.IS_REUSABLE:
+            if flags & wire.IS_REUSABLE:
                 if len(self._functions) >= KEPT_FUNCTIONS:
                     self._functions.clear()
                 self._functions[blob] = kept
@@ -218,7 +218,7 @@ class Executor:
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
                 words[row_word] = NO_ROW  # that runs; it may be any whose value is the end of us
-                self.channel.send(_wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
+                self.channel.send(wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
                 values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
             looked_row, looked_ns = row, now_ns
@@ -260,26 +260,26 @@ class Executor:
         self._sequence = sequence
         self._is_loop = True
         position = _HEAD_SIZE + length
-        interval_s, notes_starts = _wire.LOOP_HEAD.unpack_from(body, position)
-        position += _wire.LOOP_HEAD.size
+        interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
+        position += wire.LOOP_HEAD.size
         try:
             fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
         except Exception as error:
-            self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "function"))
+            self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
             arguments: Any = ()
-            if flags & _wire.PARCEL:
+            if flags & wire.PARCEL:
                 arguments = self.channel.receive_parcel(body[position:]).load()
             elif len(body) > position:
                 arguments = pickle.loads(body[position:])
         except Exception as error:
-            self.channel.send(_wire.FAILURE, sequence, dump_failure(error, "arguments"))
+            self.channel.send(wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
-        args, kwargs = arguments if flags & _wire.HAS_KWARGS else (arguments, {})
+        args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})
         while self._iterate(fn, args, kwargs, interval_s, notes_starts):
             pass
-        self.channel.send(_wire.LOOP_ENDED, sequence)
+        self.channel.send(wire.LOOP_ENDED, sequence)
 
     def _iterate(
         self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool
@@ -313,8 +313,8 @@ class Executor:
             sys.stdout.flush()
         except Exception:
             pass
-        self.channel.send(_wire.ITERATION_FAILED, self._sequence, failure)
-        if not os.read(self._task_fd, _wire.HEADER_SIZE):
+        self.channel.send(wire.ITERATION_FAILED, self._sequence, failure)
+        if not os.read(self._task_fd, wire.HEADER_SIZE):
             return False  # the parent wants no more of this process
         self._attempt = 1
         self._context = None
@@ -405,4 +405,4 @@ def _cost_frame(cpu_s: float) -> bytes:
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     peak_bytes = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-    return _wire.frame(_wire.MEASURED, 0, _wire.COST.pack(max(0.0, cpu_s), peak_bytes))
+    return wire.frame(wire.MEASURED, 0, wire.COST.pack(max(0.0, cpu_s), peak_bytes))

@@ -14,7 +14,7 @@ import os
 import select
 import time
 
-from procbackground import _wire
+from procbackground._wire import frames as wire
 
 SPIN_S = 150e-6
 WAKING_S = 60e-6
@@ -39,13 +39,13 @@ class Inbox:
         """
         if self._poll is None:
             if not since_s:
-                return os.read(self.fd, _wire.READ_SIZE)
+                return os.read(self.fd, wire.READ_SIZE)
             self._poll = select.poll()
             self._poll.register(self.fd, select.POLLIN)
             os.set_blocking(self.fd, False)
             self._can_spin = _usable_cpus() > 1
         try:
-            return os.read(self.fd, _wire.READ_SIZE)
+            return os.read(self.fd, wire.READ_SIZE)
         except BlockingIOError:
             pass
         clock = time.perf_counter
@@ -55,13 +55,13 @@ class Inbox:
             until_s = idle_since_s + SPIN_S
             while clock() < until_s:
                 try:
-                    return os.read(self.fd, _wire.READ_SIZE)
+                    return os.read(self.fd, wire.READ_SIZE)
                 except BlockingIOError:
                     pass
         while True:
             self._poll.poll()
             try:
-                data = os.read(self.fd, _wire.READ_SIZE)
+                data = os.read(self.fd, wire.READ_SIZE)
             except BlockingIOError:
                 continue
             # Had it come within a spin, or nearly, but for the time that waking takes?

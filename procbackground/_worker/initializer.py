@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
-from procbackground._pickling import dumps
+from procbackground._wire.pickling import dumps
 from procbackground.errors import SerializationError
 
 TYPE_CHECKING = False

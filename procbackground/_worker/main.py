@@ -17,9 +17,10 @@ import time
 from collections.abc import Callable, Iterable
 from multiprocessing import process, util
 
-from procbackground import _platform, _wire
-from procbackground._page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
-from procbackground._pickling import dump_failure
+from procbackground import _platform
+from procbackground._wire import frames as wire
+from procbackground._wire.page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
+from procbackground._wire.pickling import dump_failure
 from procbackground._worker import relay
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
@@ -31,7 +32,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from procbackground._setup import Setup
+    from procbackground._submit.setup import Setup
 
 QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
 
@@ -102,7 +103,7 @@ class Worker:
         if initializer is not None and not self._take_step("initializer", initializer.run):
             return 1
         try:
-            self.channel.send(_wire.HELLO, 0)
+            self.channel.send(wire.HELLO, 0)
             self.serve(fds.tasks)
         except StopTask:
             return -signal.SIGTERM
@@ -125,7 +126,7 @@ class Worker:
         """Carry out requests until the task pipe ends, or a stop is asked for."""
         words, base = self.words, self.base
         started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
-        reader = _wire.FrameReader()
+        reader = wire.FrameReader()
         inbox = Inbox(task_fd)
         execute, send = self.executor.call, self.channel.send
         frames: list[tuple[int, int, bytes]] = []
@@ -141,12 +142,12 @@ class Worker:
                 # pause, so one of us sees the other. Whoever is charged for a death is decided by this mark.
                 words[started] = sequence
                 if sequence <= words[revoked]:
-                    if body[0] & _wire.PARCEL:
+                    if body[0] & wire.PARCEL:
                         self.channel.receive_parcel(b"")
-                    send(_wire.SKIPPED, sequence)
-                elif kind == _wire.CALL:
+                    send(wire.SKIPPED, sequence)
+                elif kind == wire.CALL:
                     execute(sequence, body)
-                elif kind == _wire.LOOP:
+                elif kind == wire.LOOP:
                     os.set_blocking(task_fd, True)
                     self.executor.loop(sequence, body)
                     return
@@ -164,7 +165,7 @@ class Worker:
             logging.getLogger("concurrent.futures").critical("Exception in %s:", what, exc_info=True)
             flush_output()
             _finish_queues()
-            self.channel.send(_wire.BROKEN, 0, dump_failure(error, frames_to_skip=2))
+            self.channel.send(wire.BROKEN, 0, dump_failure(error, frames_to_skip=2))
             return False
         return True
 

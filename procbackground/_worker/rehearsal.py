@@ -16,9 +16,10 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from procbackground import _platform, _wire
-from procbackground._page import WORDS_PER_LINE
-from procbackground._pickling import PROTOCOL
+from procbackground import _platform
+from procbackground._wire import frames as wire
+from procbackground._wire.page import WORDS_PER_LINE
+from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker import relay
 from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, let_go_of_zygote, what_is_left
 from procbackground.context import set_finder
@@ -105,10 +106,10 @@ def _chances_as_they_are() -> Iterator[Callable[[], object]]:
 
 def _give_requests(fd: int) -> None:
     """Write requests of the plainest kind."""
-    rest = _wire.call_rest(_wire.CALL, _wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
+    rest = wire.call_rest(wire.CALL, wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
     arguments = pickle.dumps((-1,), PROTOCOL)
     for number in (1, 2):
-        os.write(fd, _wire.call_frame(number, rest, arguments))
+        os.write(fd, wire.call_frame(number, rest, arguments))
 
 
 def _words_of_its_own() -> memoryview:

@@ -10,8 +10,8 @@ import pickle
 import sys
 from collections.abc import Callable
 
-from procbackground import _wire
-from procbackground._pickling import PROTOCOL
+from procbackground._wire import frames as wire
+from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker.channel import Channel
 
 TYPE_CHECKING = False
@@ -86,7 +86,7 @@ def _install_logging() -> None:
 def send(library: str, facts: dict[str, Any]) -> None:
     """Send what was logged."""
     if _channel is not None and _channel.is_own:
-        _channel.send(_wire.LOG_RECORD, 0, pickle.dumps((library, facts), PROTOCOL))
+        _channel.send(wire.LOG_RECORD, 0, pickle.dumps((library, facts), PROTOCOL))
 
 
 def _install_loguru() -> None:

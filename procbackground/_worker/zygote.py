@@ -28,7 +28,7 @@ from multiprocessing import process, util
 from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
-from procbackground._page import map_page
+from procbackground._wire.page import map_page
 from procbackground._worker.main import (
     Boot,
     Worker,

@@ -14,26 +14,18 @@ ROOT = Path(procbackground.__file__).parent
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
 LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
-CHILD = {"_carry", "_wire", "_pickling", "_parcel", "_page", "_platform", "_setup", "context"}
+CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
-    "manager": {"_compat", "_map", "_stream", "_supervisor", "_state", "_setup", "_wire", "_pickling", "_parcel"}
-    | {"_carry", "handle", "observers"}
-    | LEAVES,
+    "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
     "_compat": {"_supervisor", "_state"},
-    "_map": {"handle"} | LEAVES,
-    "_stream": {"handle"} | LEAVES,
-    "_supervisor": {"_state", "_worker", "handle", "observers"} | CHILD | LEAVES,
+    "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
+    "_submit": {"handle", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},
-    "_pickling": {"_parcel", "errors"},
-    "_parcel": {"_platform", "errors"},
-    "_wire": {"errors"},
-    "_page": {"errors"},
+    "_wire": {"_platform", "errors"},
     "_platform": {"errors"},
-    "_setup": set(),
-    "_carry": {"_pickling", "_parcel", "errors"},
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},

@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procbackground import RemoteTraceback, SerializationError
-from procbackground._pickling import (
+from procbackground._wire.pickling import (
     dump_arguments,
     dump_failure,
     dump_function,

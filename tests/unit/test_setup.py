@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from procbackground._setup import Setup, SetupError, make_setup
+from procbackground._submit.setup import Setup, SetupError, make_setup
 
 NOTHING = Setup(env=(), cwd=None, niceness=None, cpus=None, threads=None)
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbackground._wire import (
+from procbackground._wire.frames import (
     CALL_HEAD,
     HEADER,
     HEADER_SIZE,

@@ -13,8 +13,8 @@ from contextvars import ContextVar, copy_context
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from procbackground._parcel import Parcel
-from procbackground._pickling import _explained, dump_arguments, dump_function, dumps, main_is_importable
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import _explained, dump_arguments, dump_function, dumps, main_is_importable
 from procbackground.errors import SerializationError
 
 Home: TypeAlias = tuple[str, str]  # module and name of a variable there

@@ -14,7 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 
-from procbackground._parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
+from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
 
 TYPE_CHECKING = False

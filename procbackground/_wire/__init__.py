@@ -1,0 +1,1 @@
+"""What crosses between parent and child, both ways: frames, pickles, parcels and the shared page."""
