@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import threading
     from multiprocessing.context import BaseContext
 
-    from procbackground._supervisor.loop import Supervisor
+    from procbackground._supervisor.supervisor import Supervisor
 
 START_S = 10.0  # for processes that were asked for to have started
 LOOK_S = 0.001
@@ -40,7 +40,7 @@ class WorkerView:
     @property
     def exitcode(self) -> int | None:
         """The exit code, once it is known."""
-        return self._worker.exit_code
+        return self._worker.death.exit_code
 
     def is_alive(self) -> bool:
         import psutil

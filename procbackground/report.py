@@ -110,7 +110,9 @@ class CloseReport:
             counted.
         stopped: running tasks that ended within `grace` of SIGTERM.
         killed: running tasks that needed SIGKILL.
-        leftovers: pids that could not be removed; normally empty.
+        leftovers: pids that could not be removed, or that are left where a close did not end in its time; normally
+            empty.
+        left: what else has not ended in its time, such as an observer that blocks, in words; normally empty.
         seconds: how long the close took.
     """
 
@@ -119,9 +121,10 @@ class CloseReport:
     stopped: int = 0
     killed: int = 0
     leftovers: tuple[int, ...] = ()
+    left: tuple[str, ...] = ()
     seconds: float = 0.0
 
     @property
     def is_clean(self) -> bool:
         """Whether nothing was cut short and nothing is left."""
-        return not (self.cancelled or self.stopped or self.killed or self.leftovers)
+        return not (self.cancelled or self.stopped or self.killed or self.leftovers or self.left)

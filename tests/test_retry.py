@@ -147,7 +147,7 @@ def test_an_end_without_an_answer_takes_no_other_thread_where_the_policy_only_co
     manager = make_manager(max_workers=1, grace=1.0)
     handle = manager.run_task(failing_until(2, how, retry=2, timeout=timeout))
     assert handle.result(timeout=PATIENCE_S)[0] == 2
-    assert not [thread for thread in set(threading.enumerate()) - others if thread.name.endswith("-errand")]
+    assert not [thread for thread in set(threading.enumerate()) - others if thread.name.endswith("-user-code")]
 
 
 class Asked(Retry):
@@ -186,7 +186,7 @@ def test_a_policy_of_ones_own_is_asked_where_it_may_block(manager):
     policy = Asked()
     manager.run_task(failing_until(2, "is killed", retry=policy)).result(timeout=PATIENCE_S)
     assert len(policy.asked_in) == 1
-    assert policy.asked_in[0].endswith("-errand")
+    assert policy.asked_in[0].endswith("-user-code")
 
 
 def test_a_policy_that_only_counts_looks_at_no_arguments(manager, gate):

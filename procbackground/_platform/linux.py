@@ -57,15 +57,12 @@ class Wakeup:
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        # A single call of C code: no signal handler runs before it is done. Raises: `BlockingIOError` when so many
+        # notifications are unread that one more makes no difference.
+        self.notify: Callable[[], object] = functools.partial(os.eventfd_write, self._fd, 1)
 
     def fileno(self) -> int:
         return self._fd
-
-    def set(self) -> None:
-        try:
-            os.eventfd_write(self._fd, 1)
-        except (OSError, ValueError):
-            pass  # full means awake, closed means that nobody waits any more
 
     def drain(self) -> None:
         try:
@@ -74,8 +71,7 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        fd, self._fd = self._fd, -1  # first: a late `set` must not write into what gets this number next
-        os.close(fd)
+        os.close(self._fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:

@@ -5,11 +5,13 @@ What macOS uses; forced on Linux by PROCBACKGROUND_PLATFORM=portable for the tes
 
 from __future__ import annotations
 
+import functools
 import os
 import select
 import signal
 import tempfile
 import threading
+from collections.abc import Callable
 
 HAS_PIDFD = False
 STACK_SIGNAL = 0
@@ -45,15 +47,12 @@ class Wakeup:
         self._read_fd, self._write_fd = os.pipe()
         os.set_blocking(self._read_fd, False)
         os.set_blocking(self._write_fd, False)
+        # A single call of C code: no signal handler runs before it is done. Raises: `BlockingIOError` when so many
+        # notifications are unread that one more makes no difference.
+        self.notify: Callable[[], object] = functools.partial(os.write, self._write_fd, b"\0")
 
     def fileno(self) -> int:
         return self._read_fd
-
-    def set(self) -> None:
-        try:
-            os.write(self._write_fd, b"\0")
-        except (BlockingIOError, OSError):
-            pass  # full means awake, closed means that nobody waits any more
 
     def drain(self) -> None:
         try:
@@ -62,10 +61,8 @@ class Wakeup:
             pass
 
     def close(self) -> None:
-        fds = self._read_fd, self._write_fd
-        self._read_fd = self._write_fd = -1  # first: a late `set` must not write into what gets this number next
-        for fd in fds:
-            os.close(fd)
+        os.close(self._read_fd)
+        os.close(self._write_fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:

@@ -1,1 +1,16 @@
-"""Decisions only: no thread, clock, pipe or log line below this package."""
+"""Decisions only: what happened, and when → what to do.
+
+Nothing here starts a thread, reads a clock, writes to a pipe or logs. `scheduler.Scheduler` is the only door; the
+other modules are its parts, and each imports only those above it in this list:
+
+    attempt, commands, timers   one attempt's table; what the supervisor is to do; what is due when
+    job, queue, pipeline        one accepted task; those that wait; those on their way to one worker
+    fleet                       one worker and its table
+    state                       all data of one scheduler, and the moves that keep its counts right
+    outcomes                    how jobs end, wait for their next attempt, or go back to the queue
+    stops, gate                 stopping and dismissing workers; holding attempts back while memory is short
+    launches                    starting workers: how many, at what pace, and when to give up
+    staffing                    bringing waiting jobs and workers together
+    limits, loops               timeouts, deadlines and silence; tasks of iterations without end
+    invariants                  what must hold after every step
+"""

@@ -50,8 +50,6 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
     LOST: {},
 }
 
-TERMINAL = frozenset(state for state, exits in TRANSITIONS.items() if not exits)
-
 
 class IllegalTransition(Exception):
     """An event that cannot happen in this state: a bug, never a user's mistake."""

@@ -17,6 +17,7 @@ from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
     from procbackground._state.fleet import Worker
+    from procbackground._state.timers import Timer
     from procbackground.handle import TaskHandle
 
 # A task that runs for less is worth sending ahead of its turn; above, waiting in a worker's pipe buys nothing, and
@@ -122,8 +123,8 @@ class History:
     """What a job gathers once anything but a plain success happens to it."""
 
     __slots__ = (
-        "attempts", "deadline_s", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
-        "stalled_since_s", "told_attempt",
+        "attempts", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
+        "retry_timer", "stalled_since_s", "unbegun_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -131,8 +132,10 @@ class History:
         self.first_started_s: float | None = None  # monotonic
         self.idle_for_s: float = 0.0  # spent in pauses between attempts
         self.deadline_s: float = NO_LIMIT  # monotonic
+        self.deadline_timer: Timer | None = None
+        self.retry_timer: Timer | None = None
         self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
-        self.told_attempt: int = 0  # whose beginning observers were told too early: its worker never came to it
+        self.unbegun_attempt: int = 0  # whose event `on_task_started` was sent, though its worker never came to it
         self.iterations: int = 0  # of a loop's process, when an iteration of it failed last
         self.deaths_in_a_row: int = 0  # processes of a loop that ended without one whole iteration
 

@@ -1,1 +1,36 @@
-"""The parent's side of every worker: one thread, and all of the parent's input and output."""
+"""The parent's side: one thread that owns the scheduler and every worker's pipes.
+
+`supervisor` is what managers and handles call, `loop` is the thread. What runs in it, in the order in which a task
+passes: `inbox`, `submit_gate`, `acceptance` (requests, and whether they are accepted), `workers`, `channel`, `process`,
+`page` (towards processes), `launcher`s `zygote` and `direct`, `exits`, `stacks` (their ends), `settle`, `judge`,
+`breakage`, `events_out` (towards handles and observers), `ending`.
+
+Threads and ownership
+=====================
+Callers' threads, any number: make a job, pickle it, append a request to the inbox. They change nothing else, so an
+exception at any point of a call, such as a signal handler's, leaves the manager whole. They read single words:
+`Acceptance`'s, `Loop.is_ready`, a job's `worker` and `state`.
+
+The supervisor thread (`loop`): the only one that calls the scheduler, that uses and closes the descriptors of workers,
+and that settles handles. It neither blocks nor runs code of the user's: what does goes to another thread.
+
+Threads for user code (`usercode`), one at first: unpickling, retry policies, done-callbacks. Verdicts come back by the
+inbox. A second such runner with one thread passes log records to handlers, in order.
+
+The observers' thread (`events_out`): takes events from a queue without a bound, in order.
+
+The monitor's thread (`monitor`): reads /proc, asks by the inbox which workers have limits, and reports by it.
+
+The starter's thread (`starter`): starts processes through `multiprocessing`, which may block, and reports by the inbox.
+
+Locks that remain: each of those threads guards its own queue by a lock that callers never take. `Loop._start_lock`
+orders the first start and the close of an unused manager; both run in threads of their own, never in a caller's.
+A caller that waits does so by a raw lock of its own, which only the supervisor releases (`_sync`, `Question`).
+
+The shared page has one writer for each word: see `_wire.page`. The order of stores between parent and child matters in
+one place: recalling requests, see `_state.pipeline`.
+
+What this assumes of CPython: `deque.append`, `deque.popleft`, a `set.add` and the reading or storing of an attribute
+happen as a whole. Signal handlers run in the main thread only, between two bytecodes and never within a call of C code;
+so a caller is interrupted before or after its request is appended, and after that it notifies by one such call.
+"""

@@ -1,7 +1,7 @@
 """What an attempt's end means: its error in full words, its record, and whether the policy tries again.
 
-Called in an errand, unless `is_plain_end`: here run the user's `__setstate__`, exceptions' constructors and retry
-strategies.
+Called in a thread for user code, unless `is_plain_end`: here run the user's `__setstate__`, exceptions' constructors
+and retry strategies.
 """
 
 from __future__ import annotations
@@ -11,12 +11,13 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from procbackground import _platform
+from procbackground._state import commands as c
+from procbackground._state.fleet import ALIVE, Death
+from procbackground._state.job import Job
+from procbackground._state.outcomes import outcome_of
+from procbackground._supervisor.relay import lines_of
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import load_failure
-from procbackground._state import scheduler as s
-from procbackground._state.fleet import Worker
-from procbackground._state.job import Job
-from procbackground._supervisor.relay import lines_of
 from procbackground.errors import (
     MemoryLimitError,
     ProcbackgroundError,
@@ -38,7 +39,7 @@ class Verdict(NamedTuple):
     ends_loop: bool  # the loop as a whole has failed, not just an iteration
 
 
-def fallen(body: bytes) -> tuple[BaseException, str]:
+def load_failure_safely(body: bytes) -> tuple[BaseException, str]:
     """Return the exception that came as a failure's `body`, and the failure's kind."""
     try:
         return load_failure(body)
@@ -48,29 +49,29 @@ def fallen(body: bytes) -> tuple[BaseException, str]:
         return failure, "exception"
 
 
-def is_plain_end(command: s.Judge) -> bool:
-    """Whether to judge this takes none of the user's code, which may block, and so needs no errand.
+def is_plain_end(command: c.Judge) -> bool:
+    """Whether to judge this takes none of the user's code, which may block, and so needs no other thread.
 
-    Two changes of threads are a tenth of the time from a death to the retry. Loops go on in errands, in the order of
-    their iterations.
+    Two changes of threads are a tenth of the time from a death to the retry. Loops are judged in the other thread, in
+    the order of their iterations.
     """
     retry, worker = command.job.recipe.retry, command.worker
     return (
-        command.kind not in (s.VALUE, s.FAILURE, s.GIVEN)  # there is nothing to load
+        command.kind not in (c.VALUE, c.FAILURE, c.FAILED_IN_MAP)  # there is nothing to load
         and not command.job.recipe.is_loop
         and (retry is None or counts_only(retry))
-        and (worker is None or not worker.log_tail)
+        and (worker is None or not worker.death.log_records)
     )
 
 
-def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float) -> Verdict:
-    """Name what happened, note it as an attempt, and ask the policy."""
+def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float) -> Verdict:
+    """Classify the outcome, append an Attempt, ask the retry policy."""
     job, worker = command.job, command.worker
     value: Any = None
     error: BaseException | None = None
     can_retry = True
     ends_loop = False
-    if command.kind == s.VALUE:
+    if command.kind == c.VALUE:
         outcome = Outcome.SUCCEEDED
         try:
             value = _load_value(command.body)
@@ -78,27 +79,28 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
             outcome = Outcome.NOT_SERIALIZED
             error = SerializationError(f"the result could not be loaded in the parent: {broken!r}")
             error.__cause__ = broken
-    elif command.kind == s.FAILURE:
-        error, kind = fallen(command.body)
+    elif command.kind == c.FAILURE:
+        error, kind = load_failure_safely(command.body)
         outcome = Outcome.RAISED if kind == "raised" else Outcome.NOT_SERIALIZED
         # What the child could not even load will not load in the next one.
         can_retry = kind not in ("function", "arguments")
         ends_loop = not can_retry
-    elif command.kind == s.GIVEN:
+    elif command.kind == c.FAILED_IN_MAP:
         error = command.body
         outcome = _outcome_of_error(command.body)
     else:
-        outcome = s.outcome_of(command.kind)
+        outcome = outcome_of(command.kind)
         error = _explain_end(command)
-        can_retry = command.kind != s.FOR_DEADLINE
+        can_retry = command.kind != c.FOR_DEADLINE
         ends_loop = not can_retry
     pid = worker.pid if worker is not None else None
+    death = worker.death if worker is not None else ALIVE
     if isinstance(error, ProcbackgroundError) and error.task is None:
         error.task, error.attempt, error.pid = job.handle.task, job.attempt, pid
-    if worker is None and command.kind in (s.GIVEN, s.FAILURE):
+    if worker is None and command.kind in (c.FAILED_IN_MAP, c.FAILURE):
         job.record(outcome, now_s, wall, pid=getattr(error, "pid", None), error=error)
     if worker is not None:
-        exit_code = None if command.kind in (s.VALUE, s.FAILURE) else worker.exit_code
+        exit_code = None if command.kind in (c.VALUE, c.FAILURE) else death.exit_code
         job.record(
             outcome, now_s, wall, pid=pid, exit_code=exit_code, error=error, cost=command.cost
         )
@@ -114,7 +116,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
 
 
 def _outcome_of_error(error: BaseException) -> Outcome:
-    from procbackground._broken import WorkerDiedError
+    from procbackground.errors import WorkerDiedError
 
     for kind, outcome in (
         (TaskTimeoutError, Outcome.TIMED_OUT),
@@ -149,12 +151,12 @@ def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float)
     )
 
 
-def _whereabouts(worker: Worker) -> str:
+def _whereabouts(death: Death) -> str:
     """Return where the worker was when it was to be stopped, or why that is not known, to end a sentence."""
-    if worker.notes:
-        note = f" ({worker.silence})" if worker.silence else ""
-        return f"; it was here{note}:\n{worker.notes}"
-    return f"; there is no Python stack: {worker.silence or _why_no_stack()}"
+    if death.stack:
+        note = f" ({death.no_stack_reason})" if death.no_stack_reason else ""
+        return f"; it was here{note}:\n{death.stack}"
+    return f"; there is no Python stack: {death.no_stack_reason or _why_no_stack()}"
 
 
 def _why_no_stack() -> str:
@@ -163,51 +165,61 @@ def _why_no_stack() -> str:
     return "the process did not answer when asked for it"
 
 
-def _explain_end(command: s.Judge) -> ProcbackgroundError:
+def _explain_end(command: c.Judge) -> ProcbackgroundError:
     """Return the error for an attempt that gave no answer."""
     job, worker = command.job, command.worker
-    recipe = job.recipe
-    error: ProcbackgroundError
-    if command.kind in (s.FOR_TIMEOUT, s.FOR_DEADLINE):
-        is_timeout = command.kind == s.FOR_TIMEOUT
-        limit_s = recipe.timeout_s if is_timeout else recipe.deadline_s
-        stack = worker.notes if worker is not None else None
-        what = f"attempt {job.attempt} of task {recipe.name!r}" if is_timeout else f"task {recipe.name!r}"
-        limit = "timeout" if is_timeout else "deadline"
-        where = "; it was not running then" if worker is None else _whereabouts(worker)
-        return TaskTimeoutError(
-            f"{what} ran over its {limit} of {limit_s:g} s and was stopped{where}",
-            timeout=limit_s,
-            stack=stack,
-        )
+    if command.kind in (c.FOR_TIMEOUT, c.FOR_DEADLINE):
+        return _explain_timeout(job, command.kind, None if worker is None else worker.death)
     assert worker is not None
-    if command.kind == s.FOR_MEMORY:
-        limit_bytes, peak_bytes = recipe.memory_limit or 0, worker.peak_bytes
+    peak_bytes = (command.cost[1] or 0) if command.cost is not None else 0
+    if command.kind == c.FOR_MEMORY:
+        limit_bytes = job.recipe.memory_limit or 0
         return MemoryLimitError(
-            f"task {recipe.name!r} (process {worker.pid}) held {peak_bytes / 2**20:.0f} MiB, over its memory_limit of "
-            f"{limit_bytes / 2**20:.0f} MiB, and was killed",
+            f"task {job.recipe.name!r} (process {worker.pid}) held {peak_bytes / 2**20:.0f} MiB, over its memory_limit "
+            f"of {limit_bytes / 2**20:.0f} MiB, and was killed",
             limit=limit_bytes,
             peak=peak_bytes,
         )
-    from procbackground._broken import WorkerDiedError
+    return _explain_death(job, worker.pid, worker.death, peak_bytes)
 
+
+def _explain_timeout(job: Job, kind: str, death: Death | None) -> TaskTimeoutError:
+    recipe = job.recipe
+    if kind == c.FOR_TIMEOUT:
+        what, limit, limit_s = f"attempt {job.attempt} of task {recipe.name!r}", "timeout", recipe.timeout_s
+    else:
+        what, limit, limit_s = f"task {recipe.name!r}", "deadline", recipe.deadline_s
+    where = "; it was not running then" if death is None else _whereabouts(death)
+    return TaskTimeoutError(
+        f"{what} ran over its {limit} of {limit_s:g} s and was stopped{where}",
+        timeout=limit_s,
+        stack=death.stack if death is not None else None,
+    )
+
+
+def _explain_death(job: Job, pid: int, death: Death, peak_bytes: int) -> ProcbackgroundError:
+    from procbackground.errors import WorkerDiedError
+
+    how = death_phrase(death.exit_code)
     hint = "the task may have run in part; give it a retry policy if it can run again"
-    if worker.was_oom:
+    if death.protocol_error is not None:
+        how = f"was killed, because its result pipe held what no worker sends ({death.protocol_error}),"
+        hint = "something that the task runs writes to descriptors that are not its own"
+    elif death.was_oom:
         hint = (
             "the kernel's OOM killer is the likely cause: the machine ran out of memory. Give the task a "
             "memory_limit, or the manager fewer workers"
         )
-    peak_bytes = (command.cost[1] or 0) if command.cost is not None else 0
     peak = f", memory up to {peak_bytes / 2**20:.0f} MiB" if peak_bytes else ""
-    log_lines = lines_of(worker.log_tail)
-    last_words = "".join(f"\n  {line}" for line in log_lines)
+    log_lines = lines_of(death.log_records)
+    last_lines = "".join(f"\n  {line}" for line in log_lines)
     error = WorkerDiedError(
-        f"worker {worker.pid} {death_phrase(worker.exit_code)} while running {recipe.name!r} "
-        f"(attempt {job.attempt}{peak}); {hint}" + (f"\nwhat it logged last:{last_words}" if last_words else ""),
-        exit_code=worker.exit_code,
+        f"worker {pid} {how} while running {job.recipe.name!r} (attempt {job.attempt}{peak}); {hint}"
+        + (f"\nwhat it logged last:{last_lines}" if last_lines else ""),
+        exit_code=death.exit_code,
         log_lines=log_lines,
         peak_memory=peak_bytes or None,
     )
-    if worker.notes:
-        error.__cause__ = RemoteTraceback(worker.notes)
+    if death.stack:
+        error.__cause__ = RemoteTraceback(death.stack)
     return error

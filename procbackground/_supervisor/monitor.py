@@ -81,8 +81,8 @@ class Monitor:
         self._next_sample_s = 0.0
         self._next_look_at_memory_s = 0.0
 
-    def want(self) -> bool:
-        """Something to be watched is about to run, or waits for memory; return False when no thread can be had."""
+    def request_watch(self) -> bool:
+        """Watch from now on: something is about to run, or waits for memory. Return False when no thread can be had."""
         if self._is_wanted:
             return True
         with self._changed:
@@ -99,12 +99,15 @@ class Monitor:
                 self._changed.notify()
         return True
 
-    def stop(self, timeout_s: float) -> None:
+    def stop(self, timeout_s: float) -> bool:
+        """End the thread; return False where it is still at work after `timeout_s`."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify()
-        if self._thread is not None:
-            self._thread.join(timeout_s)
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     # -- what was seen -------------------------------------------------------------------------------------
 
@@ -160,7 +163,7 @@ class Monitor:
                 self._is_parked = False
             else:
                 self._changed.wait_for(lambda: self._is_stopping, max(0.0, due_s - time.monotonic()))
-            # From here on a wish is one for the next round: what it is about may come too late for this one.
+            # Requests from here on are served in the next pass: what they are about may come too late for this one.
             self._is_wanted = False
             return not self._is_stopping
 

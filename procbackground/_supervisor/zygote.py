@@ -17,16 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground import _platform
 from procbackground._state.fleet import Worker
-from procbackground._supervisor.process import (
-    Direct,
-    LaunchFailed,
-    WorkerProcess,
-    check_room_for_start,
-    is_passing,
-    name_process,
-    startable_main,
-    wait_for_exit,
-)
+from procbackground._supervisor.channel import Channel
+from procbackground._supervisor.direct import Direct, is_passing, name_process, startable_main
+from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
+from procbackground._supervisor.starter import Starter, room_for_start, wait_for_exit
+from procbackground._supervisor.watches import Watches
 from procbackground._worker import zygote as child
 from procbackground._worker.entry import Fd, run_zygote
 from procbackground._worker.main import Boot
@@ -35,6 +30,8 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 ANSWER_S = 2.0  # a fork takes a millisecond
+CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and itself
+DEATH_S = 0.5  # between the end of its socket and its exit code
 LOOK_S = 0.1  # between two looks whether one that has not answered is stopped: then it never will
 
 
@@ -48,12 +45,12 @@ class Zygote:
         page_fd: int,
         life_fd: int,
         preload: tuple[str, ...],
-        watch: Callable[[int, Callable[[], None]], None],
-        forget: Callable[[int], None],
-        launched: Callable[[Worker, WorkerProcess], None],
+        watches: Watches,
+        launched: Callable[[WorkerProcess], None],
         launch_failed: LaunchFailed,
         exited: Callable[[WorkerProcess], None],
         direct: Direct,
+        starter: Starter,
         start_timeout_s: float,
     ) -> None:
         self._context: Any = context
@@ -62,14 +59,14 @@ class Zygote:
         self._life_fd = life_fd
         self._preloaded = list(preload)
         self._unfit: set[str] = set()  # modules that start threads when imported
-        self._watch = watch
-        self._forget = forget
+        self._watches = watches
         self._launched = launched
         self._launch_failed = launch_failed
         self._exited = exited
         self._direct = direct  # for a `__main__` that no zygote can live with
+        self._starter = starter
         self._control: socket.socket | None = None
-        self._process: BaseProcess | None = None
+        self._process: BaseProcess | None = None  # None also while it is being started
         self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
         self._start_timeout_s = start_timeout_s  # it imports `__main__` and what that imports before it can answer
         self._has_answered = False
@@ -87,6 +84,7 @@ class Zygote:
             if self._control is None:
                 self._start()
             assert self._control is not None
+            # It waits in the socket where the zygote is being started, or at an import.
             self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
         except Exception as error:
             self._launch_failed(worker, error, is_passing(error))
@@ -102,6 +100,13 @@ class Zygote:
     def expects_exit_code(self, process: WorkerProcess) -> bool:
         return process.pid in self._living
 
+    def may_wait_longer(self, waited_s: float) -> bool:
+        """Whether an exit code may still come: the zygote may be at an import that takes long."""
+        if self.is_stopped:
+            self._end()
+            return False
+        return waited_s < ANSWER_S
+
     def release(self, process: WorkerProcess) -> None:
         self._living.pop(process.pid, None)
         self._ask(child.REAP + child.PID.pack(process.pid))
@@ -114,25 +119,26 @@ class Zygote:
 
     def close(self) -> None:
         self._ask(child.CLOSE)
-        self._end()
+        self._end(CLOSE_S)
 
     @property
     def look_s(self) -> float:
         """When `look_after` is due; `inf` while nothing is asked of the zygote."""
-        return self._next_look_s if self._pending else float("inf")
+        return min(self._next_look_s if self._pending else NO_LOOK_S, self._direct.look_s)
 
     def look_after(self, now_s: float) -> None:
         """End a zygote that has had its time to answer, or that is stopped (SIGSTOP) and cannot."""
+        self._direct.look_after(now_s)
+        if not self._pending:
+            return
         self._next_look_s = now_s + LOOK_S
         asked_s = min(asked_s for _, asked_s in self._pending.values())
         is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
         if is_overdue and not self._has_ever_answered:
             # The next one would hang in the same place.
-            pending, self._pending = self._pending, {}
-            for worker, _ in pending.values():
-                self._launch_failed(worker, TimeoutError(_never_answered(self._start_timeout_s)), False)
+            self._fail_pending(TimeoutError(_never_answered(self._start_timeout_s)), False)
         if is_overdue or self.is_stopped:
-            self.replace()
+            self._end()
 
     @property
     def is_stopped(self) -> bool:
@@ -140,59 +146,103 @@ class Zygote:
         pid = None if self._process is None else self._process.pid
         return pid is not None and _platform.is_stopped(pid)
 
-    def replace(self) -> None:
-        """End a zygote that hangs; the next launch starts another. The workers live on."""
-        self._end(0.0)
+    def abandon_in_fork(self) -> None:
+        if self._control is not None:
+            self._control.detach()  # closed by its number, which may be another file's by the time this is collected
 
     # -- its life ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        check_room_for_start()
+        """Have a zygote started, which takes a while; requests wait for it in its socket. Raises: `OSError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        preload = tuple(self._preloaded)
         try:
             ours.setblocking(False)
+            self._starter.do(
+                lambda: self._start_process(theirs, preload),
+                lambda process, error: self._started(ours, process, error),
+            )
+        except RuntimeError as error:  # no thread: a shortage as one of processes
+            ours.close()
+            theirs.close()
+            raise OSError(str(error)) from error
+        self._control = ours
+        self._process = None
+        self._has_answered = False
+        self._watches.watch_deferred(ours.fileno(), self._read)
+
+    def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
+        """Start the process. Blocks, and raises what keeps it from being started."""
+        with theirs, room_for_start(), startable_main():
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
-            process = self._context.Process(
+            process: BaseProcess = self._context.Process(
                 target=run_zygote,
                 name=name_process("procbackground-zygote", self._boot, self._context),
-                args=(fds, self._boot, tuple(self._preloaded)),
+                args=(fds, self._boot, preload),
                 daemon=False,
             )
-            with startable_main():
-                process.start()
-        except BaseException:
-            ours.close()
-            raise
-        finally:
-            theirs.close()
-        self._control = ours
-        self._process = process
-        self._has_answered = False
-        self._watch(ours.fileno(), self._read)
+            process.start()
+        return process
 
-    def _end(self, patience_s: float = 0.5) -> None:
-        control, self._control = self._control, None
+    def _started(self, control: socket.socket, process: BaseProcess | None, error: Exception | None) -> None:
+        if control is not self._control:  # given up meanwhile
+            if process is not None:
+                self._have_ended(process, 0.0, lambda exit_code, error: None)
+        elif process is not None:
+            self._process = process
+        else:
+            assert error is not None
+            self._drop_control()
+            self._fail_pending(error, is_passing(error))
+
+    def _end(self, patience_s: float = 0.0) -> None:
+        """End a zygote that hangs, has died, or is not needed any more; the next launch starts another. The workers
+        live on."""
         process, self._process = self._process, None
-        if control is not None:
-            self._forget(control.fileno())
-            control.close()
-        exit_code = None
-        if process is not None:
-            exit_code = wait_for_exit(process, patience_s)
-        # One that ends by itself before its first answer could not import `__main__`, and never will.
-        # 255 is what `multiprocessing` says where the fork server, which would know, is gone, too.
-        never_worked = not self._has_answered and exit_code is not None and 0 < exit_code != 255
+        self._drop_control()
+        orphans, self._living = self._living, {}
+        for orphan in orphans.values():
+            # No exit code will come; their pidfds still report their ends. From then on their pids may be reused.
+            orphan.is_held = False
+            if orphan.is_dead:
+                self._exited(orphan)
+        if process is None or self._has_answered:
+            self._fail_pending(ConnectionError("the zygote died"), True)
+            if process is not None:
+                self._have_ended(process, patience_s, lambda exit_code, error: None)
+            return
+        # One that ends by itself before its first answer could not import `__main__`, and never will: its exit code
+        # decides.
         pending, self._pending = self._pending, {}
+        self._have_ended(process, DEATH_S, lambda exit_code, error: self._died_early(pending, exit_code))
+
+    def _died_early(self, pending: dict[int, tuple[Worker, float]], exit_code: int | None) -> None:
+        # 255 is what `multiprocessing` says where the fork server, which would know, is gone, too.
+        never_worked = exit_code is not None and 0 < exit_code != 255
         for worker, _ in pending.values():
             if never_worked:
                 self._launch_failed(worker, ChildProcessError(_never_worked(exit_code)), False)
             else:
                 self._launch_failed(worker, ConnectionError("the zygote died"), True)
-        orphans, self._living = self._living, {}
-        for orphan in orphans.values():
-            # Nobody will tell their exit codes; their pidfds still tell their ends.
-            if orphan.is_dying:
-                self._exited(orphan)
+
+    def _have_ended(
+        self, process: BaseProcess, patience_s: float, then: Callable[[int | None, Exception | None], None]
+    ) -> None:
+        try:
+            self._starter.do(lambda: wait_for_exit(process, patience_s), then)
+        except RuntimeError:  # no thread: the interpreter exits
+            then(wait_for_exit(process, patience_s), None)
+
+    def _drop_control(self) -> None:
+        control, self._control = self._control, None
+        if control is not None:
+            self._watches.forget(control.fileno())
+            control.close()
+
+    def _fail_pending(self, error: Exception, may_pass: bool) -> None:
+        pending, self._pending = self._pending, {}
+        for worker, _ in pending.values():
+            self._launch_failed(worker, error, may_pass)
 
     def _ask(self, request: bytes) -> None:
         if self._control is None:
@@ -200,7 +250,7 @@ class Zygote:
         try:
             self._control.send(request)
         except OSError:
-            pass  # full or dead: a hint or a zombie less, and both are seen to when the zygote is replaced
+            pass  # full or dead: a hint or a zombie less, and a new zygote starts afresh
 
     # -- its answers ---------------------------------------------------------------------------------------
 
@@ -240,9 +290,10 @@ class Zygote:
                 self._launch_failed(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)), True)
                 return
             task_fd, result_fd, side_fd, pidfd, notes_fd = fds
-            process = WorkerProcess(self, pid, task_fd, result_fd, side_fd, pidfd, pidfd, notes_fd)
+            channel = Channel(task_fd, result_fd, side_fd)
+            process = WorkerProcess(self, worker, pid, channel, pidfd, pidfd, notes_fd)
             self._living[pid] = process
-            self._launched(worker, process)
+            self._launched(process)
         elif kind == child.REFUSED:
             number, code = child.FORK_RESULT.unpack(body)
             self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)), True)
@@ -252,6 +303,7 @@ class Zygote:
             self._unfit.add(module)
             if module in self._preloaded:
                 self._preloaded.remove(module)
+            self._has_answered = True
             self._end()
 
 

@@ -75,12 +75,13 @@ def call_frame(sequence: int, rest: bytes, arguments: bytes) -> bytes:
 class FrameReader:
     """Cuts what comes out of a pipe into frames; keeps the incomplete tail between reads."""
 
-    __slots__ = ("_missing", "_parts", "_tail")
+    __slots__ = ("_missing", "_parts", "_tail", "error")
 
     def __init__(self) -> None:
         self._tail = b""
         self._parts: list[bytes] = []  # of one large frame, joined once when it is complete
         self._missing = 0
+        self.error: ValueError | None = None
 
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
         """Return the frames that `data` completes, as (kind, sequence number, body)."""

@@ -1,0 +1,163 @@
+"""Starting workers: how many at once, at what pace after failures, and when it is of no use any more."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from procbackground._state import commands as c
+from procbackground._state import fleet, outcomes, stops
+from procbackground._state.fleet import Worker
+from procbackground._state.state import State
+from procbackground.task import NO_LIMIT
+
+LAUNCH_RETRY_S = 0.02  # before another try while the machine has no process or descriptor; doubles up to MAX
+MAX_LAUNCH_RETRY_S = 2.0
+MAX_HELPER_RETRY_S = 0.16  # the same where only the process that starts them was lost: the machine is not short
+DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may be bad luck
+IDLE_DEATHS_TO_BREAK = 8  # ... that die soon after it with nothing begun; an external process may be killing workers
+QUICK_DEATH_S = 1.0  # after it became a spare, or got a first task that it did not begin
+MAX_IDLE_DEATH_PAUSE_S = 1.0  # before the next start after such a death; doubles up to this
+IDLE_DEATHS_FORGOTTEN_S = 5.0  # without such a death
+
+
+class Launches:
+    """The starts of one manager's workers."""
+
+    def __init__(self, lines: int, start_timeout_s: float) -> None:
+        self.free_lines: list[int] = list(range(min(lines, 256) - 1, -1, -1))  # of the shared page
+        self._next_line = min(lines, 256)
+        self._lines = lines
+        self._numbers = 0
+        self._start_timeout_s = start_timeout_s
+        self._launched: deque[Worker] = deque()  # in order; those that have started leave at its left end
+        self._is_watched = False  # the oldest start
+        self._has_been_ready = False  # some worker has
+        self._deaths_in_a_row = 0
+        self._idle_deaths = 0  # in a row
+        self._settled_at_idle_death = 0
+        self._last_idle_death_s = 0.0
+        self._pause_s = 0.0
+        self._not_before_s = 0.0
+
+    def launch(self, state: State, missing: int, now_s: float) -> None:
+        """Start `missing` workers, now or when the pause after a failure is over."""
+        if now_s < self._not_before_s:
+            state.timers.at(self._not_before_s, _staff_again)
+            return
+        for _ in range(missing):
+            line = self._take_line()
+            if line is None:
+                break
+            self._numbers += 1
+            worker = Worker(self._numbers, line, state.wall, now_s)
+            state.workers.add(worker)
+            state.starting += 1
+            state.commands.append(c.Launch(worker))
+            self._launched.append(worker)
+        if self._start_timeout_s != NO_LIMIT and not self._is_watched:
+            self._watch_oldest(state)
+
+    def _take_line(self) -> int | None:
+        if self.free_lines:
+            return self.free_lines.pop()
+        if self._next_line < self._lines:
+            self._next_line += 1
+            return self._next_line - 1
+        return None
+
+    def _watch_oldest(self, state: State) -> None:
+        """Look again when the oldest start is overdue: one timer, however many start."""
+        launched = self._launched
+        while launched and launched[0].state != fleet.STARTING:
+            launched.popleft()
+        self._is_watched = bool(launched)
+        if launched:
+            state.timers.at(launched[0].since_s + self._start_timeout_s, _end_overdue_starts)
+
+    def end_overdue(self, state: State, now_s: float) -> None:
+        """Stop the workers that were not ready in time."""
+        while self._launched and self._launched[0].since_s + self._start_timeout_s <= now_s:
+            worker = self._launched.popleft()
+            # One without a process waits for its launcher, which has a limit of its own.
+            if worker.state == fleet.STARTING and worker.pid:
+                stops.stop(state, worker, c.FOR_START, now_s)
+        self._watch_oldest(state)
+
+    def succeeded(self, worker: Worker) -> None:
+        """A worker is ready."""
+        self._has_been_ready = True
+        self._deaths_in_a_row = 0
+        if self._launched and self._launched[0] is worker:
+            self._launched.popleft()
+        self._pause_s = 0.0
+
+    def failed(self, state: State, longest_pause_s: float, now_s: float) -> None:
+        """A process could not be started for now: try again after a pause that doubles up to `longest_pause_s`."""
+        if now_s >= self._not_before_s:  # several that fail together have failed once
+            self._pause_s = min(longest_pause_s, max(LAUNCH_RETRY_S, 2 * self._pause_s))
+            self._not_before_s = now_s + self._pause_s
+        state.timers.at(self._not_before_s, _staff_again)
+
+    def died(self, state: State, worker: Worker, started: int, now_s: float) -> None:
+        """Break the manager rather than start workers for ever that die or hang before their first task."""
+        if state.is_draining or started:
+            return
+        if worker.stop_reason == c.FOR_START:
+            self._deaths_in_a_row += 1
+            if not self._has_been_ready or self._deaths_in_a_row >= DEATHS_TO_BREAK:
+                limit = f"its start_timeout of {self._start_timeout_s:g} s"
+                break_manager(state, f"a worker process was not ready within {limit}", worker, now_s)
+        elif worker.state_at_end == fleet.STARTING:
+            self._deaths_in_a_row += 1
+            if self._deaths_in_a_row >= DEATHS_TO_BREAK:
+                what = f"{DEATHS_TO_BREAK} workers in a row died before they were ready"
+                break_manager(state, what, worker, now_s)
+        elif (
+            worker.stop_reason is None
+            and worker.state_at_end != fleet.LEAVING
+            and now_s - worker.since_s < QUICK_DEATH_S
+        ):
+            self._died_idle(state, worker, now_s)
+
+    def _died_idle(self, state: State, worker: Worker, now_s: float) -> None:
+        # While tasks settle, the manager is of use, and only slows down.
+        settled = state.succeeded + state.failed
+        if settled != self._settled_at_idle_death or now_s - self._last_idle_death_s > IDLE_DEATHS_FORGOTTEN_S:
+            self._idle_deaths = 0
+        self._settled_at_idle_death, self._last_idle_death_s = settled, now_s
+        self._idle_deaths += 1
+        if self._idle_deaths > 1:  # one may be bad luck
+            pause_s = min(MAX_IDLE_DEATH_PAUSE_S, LAUNCH_RETRY_S * 2**self._idle_deaths)
+            self._not_before_s = max(self._not_before_s, now_s + pause_s)
+        if self._idle_deaths >= IDLE_DEATHS_TO_BREAK:
+            what = f"{IDLE_DEATHS_TO_BREAK} workers in a row died before they began a first task"
+            break_manager(state, what, worker, now_s)
+
+
+def break_manager(state: State, what: str, why: Any, now_s: float) -> None:
+    """No worker can be started any more: fail what waits, and refuse what comes. `why` is an exception, the body of a
+    failure, or a worker."""
+    if state.broken_by is not None or state.is_draining:
+        return
+    state.broken_by = (what, why)
+    state.commands.append(c.Refuse())
+    fail_waiting(state, now_s)
+    stops.drain_if_done(state, now_s)
+
+
+def fail_waiting(state: State, now_s: float) -> None:
+    """Fail all that waits for a worker, or for a verdict that could only ask for one."""
+    for job in (*state.queue, *state.fresh_queue, *state.loops_queue, *state.waiting, *state.being_judged):
+        waiting, job.worker = job.worker, None
+        outcomes.fail_as_broken(state, job)
+        if waiting is not None and waiting.loop is job:
+            stops.stop(state, waiting, c.FOR_UPKEEP, now_s)
+
+
+def _staff_again(state: State, subject: None, now_s: float) -> None:
+    state.needs_staff = True
+
+
+def _end_overdue_starts(state: State, subject: None, now_s: float) -> None:
+    state.launches.end_overdue(state, now_s)

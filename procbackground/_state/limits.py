@@ -1,0 +1,93 @@
+"""Timeouts, deadlines and silence: when to look at a running attempt, and what to do about what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from procbackground._state import attempt as a
+from procbackground._state import commands as c
+from procbackground._state import fleet, outcomes, stops
+from procbackground._state.commands import Clocks
+from procbackground._state.fleet import Worker
+from procbackground._state.job import JUDGED, LOOK_AFTER_S, Job
+from procbackground._state.state import State
+from procbackground.task import NO_LIMIT
+
+LOOK_AGAIN_S = 0.050  # between two looks at a chunk that has had its first
+
+
+def set_deadline(state: State, job: Job, now_s: float) -> None:
+    """The job was accepted at `now_s`: its deadline counts from here."""
+    if job.recipe.deadline_s != NO_LIMIT:
+        history = job.with_history()
+        history.deadline_s = now_s + job.recipe.deadline_s
+        history.deadline_timer = state.timers.at(history.deadline_s, _deadline_passed, job)
+
+
+def _deadline_passed(state: State, job: Job, now_s: float) -> None:
+    if job.has_settled or job.state in (a.RETURNED, JUDGED):
+        return  # ended, or about to: the verdict looks at the deadline itself
+    worker = job.worker
+    if worker is not None and worker.current is job:
+        stops.stop(state, worker, c.FOR_DEADLINE, now_s)
+        return
+    # Where it waits in a worker's pipe it ends all the same, and the worker's answer is ignored.
+    outcomes.end(state, job)
+    outcomes.judge(state, job, c.FOR_DEADLINE, b"", None)
+
+
+def scan(state: State, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> None:
+    """Look at every running attempt's limits, and find out when to look next."""
+    state.next_scan_s = NO_LIMIT
+    for worker in list(state.workers):
+        job = worker.current
+        if worker.state != fleet.BUSY or job is None or job.recipe.watch_s == NO_LIMIT or job.state != a.SENT:
+            continue
+        clocks = _exact(state, worker, job, clocks_of(worker), now_s)
+        if clocks is None:
+            continue
+        if job.recipe.is_chunk:
+            state.next_scan_s = min(state.next_scan_s, now_s + LOOK_AGAIN_S)
+        timeout_s = clocks.began_s + job.recipe.timeout_s
+        if now_s >= timeout_s:
+            stops.stop(state, worker, c.FOR_TIMEOUT, now_s)
+        else:
+            state.next_scan_s = min(state.next_scan_s, timeout_s, _report_silence(state, worker, job, clocks, now_s))
+
+
+def _exact(state: State, worker: Worker, job: Job, clocks: Clocks, now_s: float) -> Clocks | None:
+    """Return the times of the row that runs; None where its worker is to look at the clock first."""
+    if clocks.is_exact:
+        return clocks
+    if clocks.began_s > worker.look_asked_s:
+        ask_s = clocks.began_s + min(LOOK_AFTER_S, job.recipe.timeout_s)
+        if now_s >= ask_s:
+            state.commands.append(c.AskForLook(worker))
+        else:
+            state.next_scan_s = min(state.next_scan_s, ask_s)
+        return None
+    # It has not looked since: the row that runs is the one that ran then. A little late is better than to charge it
+    # with what those before it took.
+    began_s = worker.look_due_s
+    return Clocks(began_s, max(clocks.sign_s, began_s))
+
+
+def _report_silence(state: State, worker: Worker, job: Job, clocks: Clocks, now_s: float) -> float:
+    """Report an attempt that has been silent for too long, once; return when to look again."""
+    stalled_s = job.recipe.stalled_s
+    if stalled_s == NO_LIMIT:
+        return NO_LIMIT
+    history = job.with_history()
+    if history.stalled_since_s != clocks.began_s:
+        if now_s < clocks.sign_s + stalled_s:
+            return clocks.sign_s + stalled_s
+        history.stalled_since_s = clocks.began_s
+        state.commands.append(c.Stalled(job, worker, now_s - clocks.sign_s))
+    return now_s + stalled_s if job.recipe.is_loop else NO_LIMIT  # a loop's next iteration may stall, too
+
+
+def look_was_asked(state: State, worker: Worker, asked_s: float, due_s: float) -> None:
+    """The worker was asked to look at the clock, after `asked_s` and before `due_s`."""
+    worker.look_asked_s, worker.look_due_s = asked_s, due_s
+    if worker.pipeline.jobs:
+        state.next_scan_s = min(state.next_scan_s, due_s + worker.pipeline.jobs[0].recipe.watch_s)

@@ -1,0 +1,122 @@
+"""All data of one scheduler, and the moves that keep its counts right. What to do with it is the other modules'."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from procbackground._state import fleet
+from procbackground._state.commands import Command
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground._state.queue import JobQueue
+from procbackground._state.timers import Timers
+from procbackground.task import NO_LIMIT
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from procbackground._state.gate import MemoryGate
+    from procbackground._state.launches import Launches
+    from procbackground._state.timers import Timer
+
+
+class State:
+    """The data. Methods here move workers between lists, and count; they decide nothing."""
+
+    gate: MemoryGate | None
+    launches: Launches
+
+    def __init__(
+        self,
+        *,
+        max_workers: int,
+        wall: Callable[[float], float],
+        max_tasks_per_child: int | None,
+        grace_s: float,
+        keeps_spare: bool,
+    ) -> None:
+        self.max_workers: int = max_workers
+        self.max_tasks_per_child: int | None = max_tasks_per_child
+        self.grace_s: float = grace_s
+        self.wall: Callable[[float], float] = wall
+        self.commands: list[Command] = []
+        self.timers: Timers = Timers()
+        # Jobs. Each that has not settled is in one of these, or in a worker.
+        self.queue: JobQueue = JobQueue()
+        self.fresh_queue: JobQueue = JobQueue()  # of jobs whose next attempt needs a fresh process
+        self.loops_queue: deque[Job] = deque()
+        self.being_judged: set[Job] = set()  # an attempt has ended, and its verdict is on the way
+        self.waiting: set[Job] = set()  # for the time of their next attempt
+        self.loops: set[Job] = set()  # wherever they are
+        # Workers.
+        self.workers: set[Worker] = set()
+        self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
+        self.spares: list[Worker] = []
+        self.active: int = 0  # workers that use a slot of `max_workers`
+        self.starting: int = 0
+        self.keeps_spare: bool = keeps_spare
+        # What is to be looked at.
+        self.needs_staff: bool = False  # what was accepted is a reason to call `staff`
+        self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
+        self.rescue_timer: Timer | None = None
+        # Counters.
+        self.accepted: int = 0  # number of the latest job
+        self.unsettled: int = 0  # one-offs whose handle is not done
+        self.unsettled_loops: int = 0
+        self.holds: int = 0  # maps that are about to go on with rows of theirs
+        self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
+        self.cancelled_by_close: int = 0  # one-offs that did not run then
+        self.stopped = self.killed = 0  # running tasks ended by a close
+        # The manager's own course.
+        self.is_closing: bool = False
+        self.cancels_queue: bool = False  # what has not begun will not
+        self.is_cut_short: bool = False  # the closing's timeout has passed: no attempt begins any more
+        self.is_draining: bool = False  # no jobs are left; workers are leaving
+        self.refuses_loops: bool = False
+        self.broken_by: tuple[str, Any] | None = None  # what keeps workers from starting
+
+    # -- jobs ----------------------------------------------------------------------------------------------
+
+    def count_in(self, job: Job) -> None:
+        """Number and count a job that was accepted; every job passes here once."""
+        self.accepted += 1
+        job.number = self.accepted
+        self.added += 1
+        if job.recipe.is_loop:
+            self.unsettled_loops += 1
+        else:
+            self.unsettled += 1
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether no one-off is left, nor will follow from one."""
+        return self.unsettled == 0 and self.holds == 0
+
+    # -- workers -------------------------------------------------------------------------------------------
+
+    def take_slot(self, worker: Worker) -> None:
+        worker.uses_slot = True
+        self.active += 1
+
+    def take_out(self, worker: Worker) -> None:
+        """Remove the worker from the lists of those that are free, or will be."""
+        if worker.state == fleet.STARTING:
+            self.starting -= 1
+        elif worker.state == fleet.SPARE:
+            self.spares.remove(worker)
+        elif worker.state == fleet.IDLE and worker in self.idle:
+            self.idle.remove(worker)
+
+    def leave_slot(self, worker: Worker) -> None:
+        if worker.uses_slot:
+            worker.uses_slot = False
+            self.active -= 1
+
+    def forget(self, worker: Worker) -> None:
+        """The worker's process is gone, or there was none."""
+        self.timers.cancel(worker.kill_timer)
+        worker.kill_timer = None
+        self.workers.discard(worker)
+        self.launches.free_lines.append(worker.line)

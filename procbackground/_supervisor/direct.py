@@ -1,0 +1,215 @@
+"""Starts each worker as a `multiprocessing` process of its own: for `spawn` and `fork` contexts, and where there is no
+zygote (see `zygote`)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator
+from multiprocessing import process as mp_process
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from procbackground import _platform
+from procbackground._state.fleet import Worker
+from procbackground._supervisor.channel import Channel
+from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
+from procbackground._supervisor.starter import Starter, room_for_start
+from procbackground._supervisor.warden import Warden
+from procbackground._wire.pickling import main_is_importable
+from procbackground._worker.entry import Fd, run_worker
+from procbackground._worker.main import Boot
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether a failed start is the machine's state of the moment, not a mistake that will repeat itself."""
+    return isinstance(error, (OSError, EOFError))  # EOFError: the fork server died, and is started again
+
+
+@contextlib.contextmanager
+def startable_main() -> Iterator[None]:
+    """Hide a `__main__.__file__` that is no file, such as "<stdin>": the child would try to run it."""
+    main = sys.modules.get("__main__")
+    path = getattr(main, "__file__", None)
+    if main is None or path is None or main_is_importable():
+        yield
+        return
+    del main.__file__
+    try:
+        yield
+    finally:
+        main.__file__ = path
+
+
+def main_path(context: BaseContext) -> str | None:
+    """Return the script that is `__main__` here, for children that have to run it to have it too."""
+    main = sys.modules.get("__main__")
+    has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
+    path = getattr(main, "__file__", None)  # None once the script has ended, too
+    if context.get_start_method() == "fork" or has_name or path is None or not main_is_importable():
+        return None
+    folder = getattr(mp_process, "ORIGINAL_DIR", None) or ""  # of the time when a relative path was right
+    return os.path.normpath(os.path.join(folder, path))
+
+
+def name_process(name: str, boot: Boot, context: Any) -> str:
+    """Return `name`, such that it brings the setup of the manager's children with it, if they have one."""
+    method = context.get_start_method()
+    if boot.setup is None or method == "fork":
+        return name
+    from procbackground._submit.setup import EarlyName, leave_main_to_children
+
+    if method == "forkserver":
+        leave_main_to_children(context)
+    return EarlyName(name, boot.setup)
+
+
+@contextlib.contextmanager
+def interrupts_held_back(method: str) -> Iterator[None]:
+    """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
+
+    The worker unblocks it once it ignores it. A fork server is not to inherit this, as it has children of others.
+    """
+    if method == "forkserver":
+        yield
+        return
+    if method == "spawn":
+        from multiprocessing import resource_tracker
+
+        resource_tracker.ensure_running()  # which unblocks the signal on its way
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+class Direct:
+    """Starts each worker by the context's own `Process`, in the starter's thread."""
+
+    def __init__(
+        self,
+        context: BaseContext,
+        boot: Boot,
+        page_fd: int,
+        life_fd: int,
+        launched: Callable[[WorkerProcess], None],
+        launch_failed: LaunchFailed,
+        warden: Warden,
+        starter: Starter,
+        start_timeout_s: float,
+    ) -> None:
+        self._context: Any = context
+        self._boot = boot
+        self._page_fd = page_fd
+        self._life_fd = life_fd
+        self._launched = launched
+        self._launch_failed = launch_failed
+        self._warden = warden
+        self._starter = starter
+        self._start_timeout_s = start_timeout_s
+        self._pending: dict[Worker, float] = {}  # asked for when
+
+    def launch(self, worker: Worker) -> None:
+        try:
+            self._starter.do(lambda: self._start(worker), lambda process, error: self._ended(worker, process, error))
+        except RuntimeError as error:  # no thread: a shortage as one of processes
+            self._launch_failed(worker, OSError(str(error)), True)
+        else:
+            self._pending[worker] = time.monotonic()
+
+    def _ended(self, worker: Worker, process: WorkerProcess | None, error: Exception | None) -> None:
+        is_awaited = self._pending.pop(worker, None) is not None
+        if process is not None:
+            self._launched(process)
+            if not is_awaited:
+                process.kill_tree()  # given up long ago
+        elif is_awaited:
+            assert error is not None
+            self._launch_failed(worker, error, is_passing(error))
+
+    def _start(self, worker: Worker) -> WorkerProcess:
+        """Start a process. Blocks, and raises what keeps it from being started."""
+        self._warden.start()
+        method = self._context.get_start_method()
+        fds: list[int] = []
+        try:
+            with room_for_start():
+                task_read, task_write = os.pipe()
+                fds += (task_read, task_write)
+                result_read, result_write = os.pipe()
+                fds += (result_read, result_write)
+                notes_fd = _platform.make_memory_file("procbackground-notes")
+                fds.append(notes_fd)
+                side_fd, their_side = (each.detach() for each in socket.socketpair())
+                fds += (side_fd, their_side)
+            theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
+            # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
+            ours = (task_write, result_read, side_fd) if method == "fork" else ()
+            process = self._context.Process(
+                target=run_worker,
+                name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
+                args=(theirs, ours, worker.number, worker.line, self._boot),
+                daemon=False,  # a daemonic process may not start children of its own
+            )
+            with startable_main(), interrupts_held_back(method):
+                process.start()
+        except BaseException:
+            for fd in fds:
+                os.close(fd)
+            raise
+        for fd in (task_read, result_write, their_side):
+            os.close(fd)
+        # The fork server reaps its children at once, so that a pid is no handle on them; then the sentinel is.
+        pidfd = _platform.open_pidfd(process.pid) if method != "forkserver" else None
+        death_fd = process.sentinel if pidfd is None else pidfd
+        channel = Channel(task_write, result_read, side_fd)
+        return WorkerProcess(self, worker, process.pid, channel, death_fd, pidfd, notes_fd, process)
+
+    def exit_code_of(self, process: WorkerProcess) -> int | None:
+        assert process.process is not None
+        if process.exit_code is None:
+            if process.pidfd is not None and not process.peak_bytes:
+                process.peak_bytes = _platform.peak_of_dead(process.pid) or 0
+            process.exit_code = process.process.exitcode
+        return process.exit_code
+
+    def expects_exit_code(self, process: WorkerProcess) -> bool:
+        # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
+        return process.exit_code is None
+
+    def may_wait_longer(self, waited_s: float) -> bool:
+        return False
+
+    def release(self, process: WorkerProcess) -> None:
+        assert process.process is not None
+        try:
+            process.process.close()
+        except ValueError:
+            pass  # still there: `multiprocessing` reaps it when it next looks
+
+    @property
+    def look_s(self) -> float:
+        """When `look_after` is due."""
+        return next(iter(self._pending.values())) + self._start_timeout_s if self._pending else NO_LOOK_S
+
+    def look_after(self, now_s: float) -> None:
+        """Give up a start that hangs, as with a fork server that is stopped: the next one would, too."""
+        overdue = [worker for worker, asked_s in self._pending.items() if now_s >= asked_s + self._start_timeout_s]
+        for worker in overdue:
+            del self._pending[worker]
+            limit = f"the start_timeout of {self._start_timeout_s:g} s"
+            self._launch_failed(worker, TimeoutError(f"`multiprocessing` started no process within {limit}"), False)
+
+    def close(self) -> None:
+        pass
+
+    def abandon_in_fork(self) -> None:
+        pass
+
+    def preload(self, module: str) -> None:
+        pass

@@ -1,0 +1,186 @@
+"""The three ways in which a supervisor ends: all is done, a bug, or a fork of the process."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures._base import FINISHED
+from typing import TYPE_CHECKING, Any
+
+from procbackground.handle import TaskHandle
+from procbackground.report import CloseReport
+
+if TYPE_CHECKING:
+    from procbackground._supervisor.loop import Loop
+
+logger = logging.getLogger("procbackground")
+
+MOMENT_S = 1.0  # for what must end and does not depend on tasks: observers, helpers
+
+
+def finish(loop: Loop) -> None:
+    """All workers are gone: close everything else, in the order in which it depends on each other."""
+    left: list[str] = []
+    is_ready = loop.is_ready
+    if is_ready:
+        loop.launcher.close()
+        loop.warden.close()
+        if not loop.starter.stop(MOMENT_S):
+            left.append("a start of a process that `multiprocessing` has not ended")
+    if loop.initializer is not None:
+        loop.initializer.let_go()
+    if not loop.monitor.stop(MOMENT_S):
+        left.append("the watch over memory")
+    if not loop.user_code.stop(MOMENT_S):
+        left.append("a callback, retry policy or result that runs code of the user's")
+    if not loop.log_records.stop(MOMENT_S):
+        left.append("a log handler")
+    leftovers = _leftovers(loop) if is_ready else ()
+    report = make_report(loop, leftovers=leftovers, left=tuple(left))
+    loop.report = report
+    loop.events.manager("on_manager_closed", report=report)
+    if not loop.events.stop(MOMENT_S):
+        logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
+        loop.report = make_report(loop, leftovers=leftovers, left=(*left, "an observer"))
+    if is_ready:
+        close_descriptors(loop)
+    loop.has_closed.set()
+
+
+def make_report(loop: Loop, *, leftovers: tuple[int, ...] = (), left: tuple[str, ...] = ()) -> CloseReport:
+    """Return how the close went up to now."""
+    scheduler = loop.scheduler
+    now_s = time.monotonic()
+    began_s = now_s if loop.close_began_s is None else loop.close_began_s
+    succeeded, failed = loop.settled_at_close
+    return CloseReport(
+        finished=scheduler.succeeded - succeeded + scheduler.failed - failed,
+        cancelled=scheduler.cancelled_by_close,
+        stopped=scheduler.stopped,
+        killed=scheduler.killed,
+        leftovers=leftovers,
+        left=left,
+        seconds=now_s - began_s,
+    )
+
+
+def _leftovers(loop: Loop) -> tuple[int, ...]:
+    """Return what the workers had started and SIGKILL has not ended, a moment later."""
+    until_s = time.monotonic() + MOMENT_S
+    while True:
+        alive = loop.exits.descendants_alive()
+        if not alive or time.monotonic() >= until_s:
+            return tuple(alive)
+        time.sleep(0.01)  # a signal to a running process takes effect at once; this is for slow exits
+
+
+def close_descriptors(loop: Loop) -> None:
+    """Close what the supervisor itself has open."""
+    loop.page.close()
+    loop.watches.close()
+    os.close(loop.page.fd)
+    loop.close_life_pipe()
+    loop.wakeup.close()
+
+
+def crash(loop: Loop, error: BaseException) -> None:
+    """A bug ended the supervisor: end every wait, with an error that says so, and every process."""
+    logger.critical("the supervisor failed; its tasks fail with it", exc_info=error)
+    acceptance = loop.acceptance
+    acceptance.failure = error
+    acceptance.is_refusing = True
+    _try(loop.settler.note_all_settled)
+    if loop.gate is not None:
+        _try(loop.gate.refuse_line, acceptance.failure_error)
+    _try(loop.inbox.end, loop.refuse_late)
+    workers = list(loop.scheduler.workers)
+    for worker in workers:
+        if worker.process is not None:
+            _try(worker.process.kill_tree)
+    for handle in _unsettled_handles(loop):
+        _try(_fail_handle, loop, handle)
+    loop.has_drained.set()
+    for stop in (loop.monitor.stop, loop.user_code.stop, loop.log_records.stop, loop.events.stop):
+        _try(stop, MOMENT_S)
+    for worker in workers:
+        if worker.process is not None:
+            _try(worker.process.close)
+    _try(loop.launcher.close)
+    _try(loop.starter.stop, MOMENT_S)
+    _try(loop.warden.close)
+    _try(close_descriptors, loop)
+    loop.has_closed.set()
+
+
+def _try(act: Callable[..., object], *args: Any) -> None:
+    """Do one of the things that are to be done whatever becomes of the others."""
+    try:
+        act(*args)
+    except BaseException:
+        logger.exception("exception in %r after the supervisor failed", act)
+
+
+def _unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
+    """Return all of this manager's handles that are not done.
+
+    The scheduler does not have those that were on their way from one list to another when it failed, such as a batch
+    of answers. The garbage collector has: a look at all objects takes a second at the worst, and happens once.
+    """
+    handles = {id(job.handle): job.handle for job in loop.scheduler.all_jobs()}
+    for found in gc.get_objects():
+        # By type: asking a proxy for its class would run the user's code.
+        if issubclass(type(found), TaskHandle) and found._owner is loop.owner:
+            handles[id(found)] = found
+    return [handle for handle in handles.values() if not handle.done()]
+
+
+def _fail_handle(loop: Loop, handle: TaskHandle[Any]) -> None:
+    if handle._settle(FINISHED, None, loop.acceptance.failure_error(handle)):
+        loop.user_code.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
+
+
+def abandon_in_fork(loop: Loop) -> None:
+    """In a fork of the manager's process: the workers belong to the other one.
+
+    Every later call raises `ManagerClosedError`, and so do the waits of the thread that forked. The copies of the
+    parent's descriptors are closed, else the workers would not notice its end; nothing is written to any.
+    """
+    acceptance = loop.acceptance
+    acceptance.is_foreign = True
+    acceptance.is_refusing = True
+    error = _error_in_fork(loop)
+    loop.inbox.abandon(error)
+    loop.settler.abandon()
+    if loop.gate is not None:
+        loop.gate.abandon(error)
+    is_open = loop.is_ready and not loop.has_closed.is_set
+    loop.has_drained.set()
+    loop.has_closed.set()
+    if not is_open:
+        if loop.life_write_fd >= 0:  # it is being started
+            os.close(loop.life_write_fd)
+        return
+    # Not the page and the reading end of the life pipe, which a worker of a `fork` context is about to use.
+    fds = {loop.life_write_fd, loop.warden.control_fd, *loop.watches.actions}
+    for worker in list(loop.scheduler.workers):
+        if worker.process is not None:
+            fds.update(worker.process.fds())
+    for fd in fds:
+        if fd >= 0:
+            try:
+                os.close(fd)
+            except OSError:
+                pass
+    loop.launcher.abandon_in_fork()
+    loop.watches.close()
+
+
+def _error_in_fork(loop: Loop) -> BaseException:
+    try:
+        loop.acceptance.check_fork()
+    except Exception as error:
+        return error.with_traceback(None)
+    raise AssertionError

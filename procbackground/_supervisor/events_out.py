@@ -1,0 +1,157 @@
+"""Makes events and passes them to the observers, one at a time and in order, in a thread of its own.
+
+Only events that some observer wants are made. The supervisor thread puts them in a queue without a bound: an observer
+that is slower than the tasks makes the queue grow, and delays no task; `close` waits a moment for it to be emptied.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground.observers.base import events_wanted_by
+
+logger = logging.getLogger("procbackground")
+
+
+class Events:
+    """The events of one manager. All but `put` is called by the supervisor only."""
+
+    def __init__(self, observers: Iterable[Any], name: str) -> None:
+        self._observers = [(observer, events_wanted_by(observer)) for observer in observers]
+        self.wanted: frozenset[str] = frozenset().union(*(wanted for _, wanted in self._observers))
+        self.has_started: bool = "on_task_started" in self.wanted
+        self.has_succeeded: bool = "on_task_succeeded" in self.wanted
+        self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._name = name
+        self._stalls: dict[Job, dict[str, Any]] = {}  # whose stacks are being taken
+
+    # -- events of tasks -----------------------------------------------------------------------------------
+
+    def task(self, name: str, job: Job, attempt: int | None = None, **facts: Any) -> None:
+        """Make an event of a task, if somebody wants it."""
+        if self._stalls and job in self._stalls:
+            self.stall_explained(job, None)  # events of one task stay in order
+        if name in self.wanted:
+            handle = job.handle
+            number = job.attempt if attempt is None else attempt
+            make = _event_class(name)
+            self.put(name, make(task=handle.task, handle=handle, attempt=number, time=time.time(), **facts))
+
+    def started(self, job: Job, worker: Worker) -> None:
+        """The worker has come to this job, unless that is known, or the job was cancelled meanwhile."""
+        if job.worker is not worker or job.sequence <= worker.last_started_event_sequence:
+            return
+        worker.last_started_event_sequence = job.sequence
+        if job.history is None or job.history.unbegun_attempt != job.attempt:
+            self.task("on_task_started", job, pid=worker.pid)
+
+    def loop_started(self, loop: Job, worker: Worker) -> None:
+        """The loop has a process; one that died before it began counts as the same start."""
+        history = loop.with_history()
+        if history.unbegun_attempt != loop.attempt:
+            self.task("on_task_started", loop, pid=worker.pid)
+        worker.last_started_event_sequence = loop.sequence
+        history.unbegun_attempt = 0  # a later process of the same attempt is one more start
+
+    def head_started(self, worker: Worker) -> None:
+        """A request that was sent ahead begins when it is its turn."""
+        if self.has_started and worker.pipeline.jobs:
+            self.started(worker.pipeline.jobs[0], worker)
+
+    def head_did_not_begin(self, worker: Worker, sequence: int) -> None:
+        """The worker has not begun request `sequence`: if its event was sent already, it is not sent again."""
+        jobs = worker.pipeline.jobs
+        if self.has_started and jobs and jobs[0].sequence == sequence <= worker.last_started_event_sequence:
+            jobs[0].with_history().unbegun_attempt = jobs[0].attempt
+
+    def stalled(self, job: Job, silent_for_s: float) -> None:
+        """The attempt is silent; the event follows with its stack, or before the next event of the task."""
+        self._stalls[job] = {"silent_for": silent_for_s, "attempt": job.attempt}
+
+    def stall_explained(self, job: Job, stack: str | None) -> None:
+        """Send the event of a stall, unless it is sent."""
+        facts = self._stalls.pop(job, None)
+        if facts is not None:
+            self.task("on_task_stalled", job, stack=stack, **facts)
+
+    # -- other events --------------------------------------------------------------------------------------
+
+    def process(self, name: str, worker: Worker, **facts: Any) -> None:
+        """Make an event of a process, if somebody wants it."""
+        if name in self.wanted:
+            make = _event_class(name)
+            self.put(name, make(task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts))
+
+    def manager(self, name: str, **facts: Any) -> None:
+        """Make an event of the manager, if somebody wants it."""
+        if name in self.wanted:
+            self.put(name, _event_class(name)(task=None, handle=None, attempt=None, time=time.time(), **facts))
+
+    def sampled(self, info: Any, job: Job | None) -> None:
+        """Make an event of a sample; in the monitor's thread."""
+        handle = None if job is None else job.handle
+        make = _event_class("on_process_sampled")
+        facts = {"task": info.task, "handle": handle, "attempt": info.attempt, "pid": info.pid, "sample": info}
+        self.put("on_process_sampled", make(time=time.time(), **facts))
+
+    # -- passing them on -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Start the thread, if an observer wants anything. Raises: `RuntimeError` when the system has none to give."""
+        if self.wanted and self._thread is None:
+            from procbackground import events  # noqa: F401  # now: later there may be no descriptor left to load it
+
+            thread = threading.Thread(target=self._run, name=f"{self._name}-observers", daemon=True)
+            thread.start()
+            self._thread = thread
+
+    def put(self, name: str, event: Any) -> None:
+        """Have the observers' method `name` called with `event`."""
+        self._queue.put((name, event))
+
+    def owns(self, thread: threading.Thread) -> bool:
+        return thread is self._thread
+
+    def stop(self, timeout_s: float) -> bool:
+        """Wait until all events are delivered; return False when an observer blocks for `timeout_s`."""
+        if self._thread is None and self._queue.empty():
+            return True
+        self._queue.put(None)
+        try:
+            self.start()  # for a manager that was never used
+        except RuntimeError:
+            self._run()  # no thread is to be had, as while the interpreter exits: better here than not at all
+            return True
+        assert self._thread is not None
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (item := self._queue.get()) is not None:
+            name, event = item
+            for observer, wanted in self._observers:
+                if name not in wanted:
+                    continue
+                try:
+                    getattr(observer, name)(event)
+                except BaseException:  # one bad observer must not cost the others their events
+                    logger.exception("observer %r failed in %s", observer, name)
+            del item, event
+
+
+def _event_class(name: str) -> Any:
+    """Return the class of the events that an observer's method `name` gets.
+
+    Loaded on first use: making these classes takes 6 ms, which a manager without observers need not spend.
+    """
+    from procbackground import events
+
+    return events.BY_METHOD[name]

@@ -1,0 +1,190 @@
+"""A worker's process has ended: what is known of that, and what follows.
+
+The facts come apart: the pidfd reports the end, the zygote its exit code, the result pipe what was sent last. `Death`
+is made once, from all of them.
+"""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from procbackground import _platform
+from procbackground._state.fleet import Death, Worker
+from procbackground._state.scheduler import Scheduler
+from procbackground._supervisor import monitor
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.page import Page
+from procbackground._supervisor.process import WorkerProcess
+from procbackground._supervisor.stacks import StackDumps
+from procbackground._supervisor.watches import Watches
+from procbackground._wire.page import PID, ROW, STARTED
+
+EXIT_CODE_S = 0.25  # between a process's end and its exit code
+FIRST_LOOK_S = 0.001  # for an exit code that no message brings; doubles
+
+
+class _ExitFacts(NamedTuple):
+    """What is to be seen right after a process has ended, and not later."""
+
+    cpu_s: float | None
+    oom_kills: int | None
+
+
+class _Awaited:
+    """A process that has ended, and whose exit code is not known yet."""
+
+    __slots__ = ("ended_s", "facts", "look_s", "pause_s")
+
+    def __init__(self, facts: _ExitFacts, now_s: float) -> None:
+        self.facts = facts
+        self.ended_s = now_s
+        self.pause_s = FIRST_LOOK_S
+        self.look_s = now_s + FIRST_LOOK_S
+
+
+class Exits:
+    """The ends of all workers' processes."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        watches: Watches,
+        page: Page,
+        events: Events,
+        monitor_: monitor.Monitor,
+        stacks: StackDumps,
+        read: Callable[[Worker], bool],
+    ) -> None:
+        self._scheduler = scheduler
+        self._watches = watches
+        self._page = page
+        self._events = events
+        self._monitor = monitor_
+        self._stacks = stacks
+        self._read = read  # takes what is in a worker's result pipe; returns whether there may be more
+        self._awaited: dict[Worker, _Awaited] = {}
+        self._oom_kills = _platform.count_oom_kills()
+        self.killed_descendants: dict[int, float] = {}  # pid -> start time
+
+    def process_ended(self, worker: Worker) -> None:
+        """The process has ended. Its exit code may be a moment behind."""
+        process: WorkerProcess = worker.process
+        if process.is_dead:
+            return
+        process.is_dead = True
+        self._watches.forget(process.death_fd)
+        now_s = time.monotonic()
+        self._scheduler.process_ended(worker, now_s)
+        launcher = process.launcher
+        if launcher.exit_code_of(process) is None and launcher.expects_exit_code(process):
+            # 0.2 ms, in which the zygote finds out the exit code.
+            self._awaited[worker] = _Awaited(self._collect_exit_facts(worker), now_s)
+        else:
+            self._finish_exit(worker, self._collect_exit_facts(worker))
+
+    def exit_code_came(self, process: WorkerProcess) -> None:
+        """The launcher has learnt the exit code, or will not any more."""
+        worker = process.worker
+        awaited = self._awaited.pop(worker, None)
+        if awaited is not None:
+            self._finish_exit(worker, awaited.facts)
+        elif not process.is_dead and not process.is_closed:
+            process.is_dead = True
+            self._watches.forget(process.death_fd)
+            self._scheduler.process_ended(worker, time.monotonic())
+            self._finish_exit(worker, self._collect_exit_facts(worker))
+
+    @property
+    def next_due_s(self) -> float:
+        return min((awaited.look_s for awaited in self._awaited.values()), default=float("inf"))
+
+    def look(self, now_s: float) -> None:
+        """Look again for exit codes that are late, and do without those that are too late."""
+        for worker, awaited in list(self._awaited.items()):
+            if now_s < awaited.look_s or worker not in self._awaited:
+                continue
+            process: WorkerProcess = worker.process
+            launcher = process.launcher
+            waited_s = now_s - awaited.ended_s
+            if launcher.exit_code_of(process) is None and launcher.expects_exit_code(process):
+                if waited_s < EXIT_CODE_S or launcher.may_wait_longer(waited_s):
+                    awaited.pause_s *= 2
+                    awaited.look_s = now_s + awaited.pause_s
+                    continue
+                if worker not in self._awaited:
+                    continue  # the launcher has given up all of them
+            del self._awaited[worker]
+            self._finish_exit(worker, awaited.facts)
+
+    def _collect_exit_facts(self, worker: Worker) -> _ExitFacts:
+        # Of use if it died at a task; most leave by themselves.
+        if not worker.is_running:
+            return _ExitFacts(None, None)
+        cpu_s = monitor.cpu_seconds(worker.pid) if worker.process.is_held else None
+        return _ExitFacts(cpu_s, None if worker.was_killed else _platform.count_oom_kills())
+
+    def _finish_exit(self, worker: Worker, facts: _ExitFacts) -> None:
+        """Settle what a dead worker had, and close what it leaves."""
+        process: WorkerProcess = worker.process
+        if process.is_closed:
+            return
+        process.kill_tree()  # what it started ends with it
+        if process.descendants:
+            self.killed_descendants = {**self.descendants_alive(), **process.descendants}
+        # Empty the pipe before believing the death: a worker that answers and then dies makes both ready in one
+        # wait, and its answer counts.
+        while process.channel.result_fd >= 0 and self._read(worker):
+            pass
+        self._stacks.forget(worker)
+        death = self._make_death(worker, process, facts)
+        started = self._page.read(worker, STARTED)
+        self._page.write(worker, PID, 0)  # the pid may be reused
+        self._note_what_began(worker, started)
+        for fd in process.channel.fds():
+            self._watches.forget(fd)
+        self._scheduler.worker_gone(worker, started, death, time.monotonic())
+        process.close()
+
+    def _make_death(self, worker: Worker, process: WorkerProcess, facts: _ExitFacts) -> Death:
+        current = worker.current
+        sequence = 0 if current is None else current.sequence
+        exit_code = process.launcher.exit_code_of(process)
+        cpu_s, peak_bytes = self._monitor.cost_of_the_dead(worker, sequence, facts.cpu_s, process.peak_bytes)
+        was_oom = False
+        if exit_code == -signal.SIGKILL and not worker.was_killed:
+            # Of an idle worker's, too: else the next one that is killed at a task would be charged with it.
+            oom_kills = _platform.count_oom_kills() if facts.oom_kills is None else facts.oom_kills
+            was_oom = oom_kills > self._oom_kills
+            self._oom_kills = max(self._oom_kills, oom_kills)
+        stack = process.stack
+        if stack is None:
+            process.notes_seen = 0
+            stack = process.read_notes()
+        return Death(
+            exit_code=exit_code,
+            was_oom=was_oom,
+            cpu_s=cpu_s,
+            peak_bytes=max(peak_bytes or 0, process.peak_bytes) or None,
+            stack=stack,
+            no_stack_reason=process.no_stack_reason,
+            log_records=process.log_tail(sequence),
+            protocol_error=process.protocol_error,
+        )
+
+    def _note_what_began(self, worker: Worker, started: int) -> None:
+        """Keep what only the page says: the row at which a chunk ended, and whether an event came too early."""
+        jobs = worker.pipeline.jobs
+        if jobs:
+            jobs[0].handle._ended_at_row = self._page.read(worker, ROW)
+            if jobs[0].sequence > started:
+                self._events.head_did_not_begin(worker, jobs[0].sequence)
+        elif worker.loop is not None and not started and worker.last_started_event_sequence:
+            worker.loop.with_history().unbegun_attempt = worker.loop.attempt
+
+    def descendants_alive(self) -> dict[int, float]:
+        """Return what the workers had started and SIGKILL has not ended yet."""
+        killed = self.killed_descendants.items()
+        return {pid: start for pid, start in killed if _platform.start_time(pid) == start}

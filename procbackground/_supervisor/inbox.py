@@ -1,0 +1,168 @@
+"""How callers reach the supervisor thread: requests that are made whole or not at all, and a wake-up that is not lost.
+
+A caller appends its request, which is one call of C code and so happens entirely or not, whichever signal comes, and
+then notifies the supervisor if that sleeps. The supervisor announces its sleep (`_sleeps`), looks at the inbox once
+more, and only then polls: so either it sees the request, or the caller sees the announcement. An exception between
+appending and notifying notifies as well, again by a single call of C code. At the end the supervisor sets `is_over`
+and empties the inbox a last time; a caller who appends later sees that, and answers its own request.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+from collections import deque
+from collections.abc import Callable
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+
+from procbackground._state.job import Job
+
+if TYPE_CHECKING:
+    from procbackground import _platform
+
+T = TypeVar("T")
+
+# After a short task was sent to a worker, its answer is worth waiting for without sleeping: waking up costs 20 µs of a
+# round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
+SPIN_S = 60e-6
+
+Poll: TypeAlias = "Callable[[float | None], list[tuple[int, int]]]"
+
+
+class Question:
+    """A request whose caller waits for the answer. A raw lock: see `_sync`."""
+
+    __slots__ = ("_done", "act", "answer", "error")
+
+    def __init__(self, act: Callable[[], Any]) -> None:
+        self.act = act
+        self.answer: Any = None
+        self.error: BaseException | None = None
+        self._done = _thread.allocate_lock()
+        self._done.acquire()
+
+    def __call__(self) -> None:
+        """Answer it; called once."""
+        try:
+            self.answer = self.act()
+        except BaseException as error:
+            self.error = error
+        self._done.release()
+
+    def wait(self) -> Any:
+        """Return the answer, or raise the error. An interrupted wait changes nothing: the question is asked."""
+        self._done.acquire()
+        if self.error is not None:
+            raise self.error
+        return self.answer
+
+    def drop(self, error: BaseException) -> None:
+        """Give up waiting, with `error`; in a fork, where nobody answers."""
+        self.error = error
+        self._done.release()
+
+
+class Inbox:
+    """Requests of all threads, for the supervisor thread: jobs to take in, and functions to call."""
+
+    def __init__(self) -> None:
+        self.requests: deque[Job | Callable[[], object]] = deque()
+        self.is_over: bool = False  # nobody reads it any more but those who add to it
+        self.may_spin: bool = False  # the supervisor expects something within microseconds
+        self._asked: set[Question] = set()  # not answered yet
+        self._sleeps = False  # written by the supervisor only
+        self._notify: Callable[[], object] = _nothing
+        self._refuse_late: Callable[[Job], None] | None = None
+        self._has_cores = _usable_cpus() > 1
+
+    # -- any thread ----------------------------------------------------------------------------------------
+
+    def put(self, request: Job | Callable[[], object]) -> None:
+        """Add a request."""
+        try:
+            self.requests.append(request)
+            if self._sleeps:
+                self.wake()
+        except BaseException:
+            self._notify()
+            raise
+
+    def ask(self, act: Callable[[], T]) -> T:
+        """Have `act` called in the supervisor thread; return what it returns, or raise what it raises."""
+        question = Question(act)
+        self._asked.add(question)
+        try:
+            self.put(question)
+            answer: T = question.wait()
+            return answer
+        finally:
+            self._asked.discard(question)
+
+    def wake(self) -> None:
+        """Have the supervisor look at the inbox, or what else has changed for it."""
+        if self.is_over:
+            self._answer_leftovers()
+            return
+        try:
+            self._notify()
+        except BlockingIOError:
+            pass  # so many notifications are unread that one more makes no difference
+
+    def _answer_leftovers(self) -> None:
+        while True:
+            try:
+                request = self.requests.popleft()
+            except IndexError:
+                return
+            if isinstance(request, Job):
+                assert self._refuse_late is not None
+                self._refuse_late(request)
+            else:
+                request()
+
+    # -- the supervisor ------------------------------------------------------------------------------------
+
+    def open(self, wakeup: _platform.Wakeup) -> None:
+        """Notify through `wakeup` from now on."""
+        self._notify = wakeup.notify
+
+    def sleep(self, poll: Poll, seconds: float | None) -> list[tuple[int, int]]:
+        """Return what `poll` does; it ends early when a request comes."""
+        if self.requests:
+            return poll(0)
+        if self.may_spin:
+            self.may_spin = False
+            if self._has_cores:
+                until_s = perf_counter() + SPIN_S
+                while perf_counter() < until_s:
+                    events = poll(0)
+                    if events or self.requests:
+                        return events
+        self._sleeps = True
+        events = poll(0 if self.requests else seconds)
+        self._sleeps = False
+        return events
+
+    def end(self, refuse_late: Callable[[Job], None]) -> None:
+        """Stop reading: from now on each caller has its own request answered, a job by `refuse_late`."""
+        self._refuse_late = refuse_late
+        self.is_over = True  # before the last look: a caller that does not see it yet is seen by that
+        self._sleeps = True
+        self._notify = _nothing  # well before its descriptor is closed
+        self._answer_leftovers()
+
+    def abandon(self, error: BaseException) -> None:
+        """In a fork of this process: nobody answers here; `error` ends the waits of the thread that forked."""
+        self._notify = _nothing
+        self.requests.clear()
+        for question in list(self._asked):
+            question.drop(error)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,29 @@
+"""The parent's view of the shared page: a worker's words by name."""
+
+from __future__ import annotations
+
+from procbackground._state.fleet import Worker
+from procbackground._wire.page import WORDS_PER_LINE, map_page
+
+
+class Page:
+    """The words of all workers; see `_wire.page` for who writes which."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd: int = fd
+        self._words: memoryview = map_page(fd)
+
+    def read(self, worker: Worker, word: int) -> int:
+        return self._words[worker.line * WORDS_PER_LINE + word]
+
+    def write(self, worker: Worker, word: int, value: int) -> None:
+        self._words[worker.line * WORDS_PER_LINE + word] = value
+
+    def clear(self, worker: Worker) -> None:
+        """Make the worker's line ready for its process."""
+        base = worker.line * WORDS_PER_LINE
+        for word in range(base, base + WORDS_PER_LINE):
+            self._words[word] = 0
+
+    def close(self) -> None:
+        self._words = memoryview(b"")

@@ -1,0 +1,115 @@
+"""A thread for what may block in `multiprocessing`: starting a process, and waiting for the end of a helper.
+
+A fork server that is stopped or busy blocks whoever asks it for a process. The supervisor must not be that one.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from procbackground._supervisor.inbox import Inbox
+
+START_FDS = 20  # what starting a process through `multiprocessing` opens at most, its own helpers included
+
+
+class Starter:
+    """Does one thing after the other in its thread, and posts how it went to the supervisor."""
+
+    def __init__(self, name: str, inbox: Inbox) -> None:
+        self._name = name
+        self._inbox = inbox
+        self._work: deque[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]]] = deque()
+        self._has_work = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+        self._is_stopping = False
+
+    def do(self, act: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
+        """Have `act()` called in the thread, then `then(result, error)` in the supervisor's.
+
+        Raises: `RuntimeError` when the system has no thread to give.
+        """
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name=f"{self._name}-starter", daemon=True)
+            thread.start()
+            self._thread = thread
+        self._work.append((act, then))
+        self._has_work.release()
+
+    def owns(self, thread: threading.Thread) -> bool:
+        return thread is self._thread
+
+    def stop(self, timeout_s: float) -> bool:
+        """Let the thread end when its work is done; return False where it still is at it after `timeout_s`."""
+        self._is_stopping = True
+        self._has_work.release()
+        if self._thread is None:
+            return True
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while True:
+            self._has_work.acquire()
+            if not self._work:
+                if self._is_stopping:
+                    return
+                continue
+            act, then = self._work.popleft()
+            result, error = None, None
+            try:
+                result = act()
+            except Exception as failure:
+                error = failure
+            self._inbox.put(_Report(then, result, error))
+            del act, then, result, error
+
+
+class _Report:
+    """What became of it; called by the supervisor."""
+
+    __slots__ = ("_error", "_result", "_then")
+
+    def __init__(self, then: Callable[[Any, Exception | None], None], result: Any, error: Exception | None) -> None:
+        self._then, self._result, self._error = then, result, error
+
+    def __call__(self) -> None:
+        self._then(self._result, self._error)
+
+
+@contextmanager
+def room_for_start() -> Iterator[None]:
+    """Raise `OSError` unless there are descriptors for the start of a process.
+
+    `multiprocessing` does not close those that it got when it runs out in the middle of a start: each try would cost
+    some more.
+    """
+    held: list[int] = []
+    try:
+        for _ in range(START_FDS):
+            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # those before a failure are to be closed
+    finally:
+        for fd in held:
+            os.close(fd)
+    yield
+
+
+def wait_for_exit(process: Any, timeout_s: float) -> int | None:
+    """Wait for a helper process to end by itself, then end it; return its exit code. Blocks."""
+    process.join(timeout_s)
+    if process.exitcode is None and process.pid is not None:
+        process.kill()
+        until_s = time.monotonic() + 1.0
+        while process.exitcode is None and time.monotonic() < until_s:
+            process.join(0.05)
+    exit_code: int | None = process.exitcode
+    try:
+        process.close()
+    except ValueError:
+        pass  # unkillable: left to the life pipe
+    return exit_code

@@ -1,0 +1,349 @@
+"""What managers and handles call, from any thread: posts a request to the supervisor's loop, and waits if need be.
+
+An engine on other machines would offer the same few methods. None of them changes the scheduler, so an exception at
+any point of a call (Ctrl-C, `MemoryError`) leaves it whole: the request is made, or it is not.
+"""
+
+from __future__ import annotations
+
+import _thread
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from procbackground._state import commands as c
+from procbackground._state import fleet, stops
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground._supervisor import ending
+from procbackground._supervisor.acceptance import AFTER_EXIT
+from procbackground._supervisor.inbox import Question
+from procbackground._supervisor.loop import Loop, Options
+from procbackground._sync import acquire_within
+from procbackground.errors import ManagerClosedError
+from procbackground.report import CloseReport, ProcessInfo, Stats
+from procbackground.task import NO_LIMIT
+
+logger = logging.getLogger("procbackground")
+
+_living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
+_is_exiting = False  # the interpreter is, and a manager that starts now would be closed by nobody
+
+
+class Supervisor:
+    """All that a manager does, behind its public methods. Handles know it as their owner."""
+
+    def __init__(self, **options: Any) -> None:
+        self._loop = Loop(self, Options(**{"setup": None, **options}))
+        self._inbox = self._loop.inbox
+        self._acceptance = self._loop.acceptance
+        self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)
+        _living.add(self)
+
+    # -- giving work ---------------------------------------------------------------------------------------
+
+    def accept(self, job: Job) -> None:
+        """Have a job taken in; block while the queue is full.
+
+        Raises: `ManagerClosedError`, `InitializerError`; `OSError`, `RuntimeError` where the manager cannot start.
+        """
+        loop, acceptance = self._loop, self._acceptance
+        if acceptance.is_refusing or not loop.is_ready:
+            self._open()
+        if job.recipe.deadline_s != NO_LIMIT:
+            job.started_s = time.monotonic()  # the deadline counts from here, with the wait for room
+        if loop.gate is not None and not job.recipe.is_loop and not acceptance.is_insider:
+            loop.gate.submit(job)
+        else:
+            self._inbox.put(job)
+        if self._inbox.is_over or acceptance.is_foreign:
+            self._check_taken(job)
+
+    accept_loop = accept
+
+    def _check_taken(self, job: Job) -> None:
+        """The manager closed, or the process was forked, while the job was being given: raise if it was refused."""
+        self._acceptance.check_fork()
+        if job.has_settled and job.handle.cancelled():
+            self._acceptance.check()
+            raise self._acceptance.closed_error()
+
+    def reject(self, job: Job, error: BaseException) -> None:
+        """Fail a job that could not be pickled: at its handle and to observers, as any other failure."""
+        self._open()
+        self._inbox.put(lambda: self._loop.take_in_failed(job, error))
+
+    def adopt(self, job: Job, failure: bytes | BaseException) -> None:
+        """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
+        kind = c.FAILURE if isinstance(failure, bytes) else c.FAILED_IN_MAP
+        if self._inbox.is_over or self._loop.scheduler.is_draining:
+            self._acceptance.check()
+            raise ManagerClosedError("the manager was closed before this could be tried again")
+        self._inbox.put(lambda: self._loop.take_in_row(job, kind, failure))
+
+    def preload(self, module: str) -> None:
+        """Let workers that start later have `module`."""
+        loop = self._loop
+        if not loop.is_ready:
+            loop.preload += (module,)  # for the zygote's start
+        elif not self._inbox.is_over:
+            self._inbox.put(lambda: loop.launcher.preload(module))
+
+    def _open(self) -> None:
+        """Raise if no work is taken; make the manager ready if it is not."""
+        self._acceptance.check()
+        if not self._loop.is_ready:
+            if _is_exiting:
+                raise ManagerClosedError(AFTER_EXIT)
+            self._run_aside(self._loop.start_once)
+            self._acceptance.check()
+
+    def _run_aside(self, act: Callable[[], None]) -> None:
+        """Do `act` in a thread in which no signal handler runs, and wait for it."""
+        question = Question(act)
+        _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
+        question.wait()
+
+    # -- one task ------------------------------------------------------------------------------------------
+
+    def cancel_job(self, job: Job) -> bool:
+        """End the job of a handle, queued or running; False when it has ended by itself."""
+        if self._acceptance.is_foreign or job.has_settled:
+            return False
+        return self._ask(lambda: self._loop.cancel(job))  # type: ignore[no-any-return]
+
+    def is_running(self, job: Job) -> bool:
+        """Whether an attempt of the job is in a process now."""
+        worker = job.worker
+        try:
+            return worker is not None and (worker.loop is job or worker.pipeline.jobs[0] is job)
+        except IndexError:
+            return False
+
+    def hold(self) -> None:
+        """Have a close wait until `let_go`, as for one more task."""
+        self._do(self._hold)
+
+    def let_go(self) -> None:
+        """End one `hold`."""
+        self._do(self._let_go)
+
+    def _hold(self) -> None:
+        self._loop.scheduler.holds += 1
+
+    def _let_go(self) -> None:
+        scheduler = self._loop.scheduler
+        scheduler.holds -= 1
+        if scheduler.is_settled:
+            self._loop.settler.note_all_settled()
+
+    def accepting_more(self) -> AbstractContextManager[None]:
+        """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
+        return self._acceptance.accepting_more()
+
+    def do_soon(self, act: Callable[[], None]) -> None:
+        """Have `act` run in a thread for user code; takes no lock, so that finalizers may call it."""
+        if self._loop.is_ready and not self._acceptance.is_foreign and not self._inbox.is_over:
+            self._inbox.put(lambda: self._loop.user_code.put(act))
+
+    def check_usable(self) -> None:
+        """Raise `ManagerClosedError` in a fork of the manager's process, where nothing ever settles."""
+        self._acceptance.check_fork()
+
+    def _is_own_thread(self) -> bool:
+        return _thread.get_ident() == self._loop.ident
+
+    def _do(self, act: Callable[[], None]) -> None:
+        if self._is_own_thread():
+            act()
+        else:
+            self._inbox.put(act)
+
+    def _ask(self, act: Callable[[], Any]) -> Any:
+        """Return what `act` returns in the supervisor thread."""
+        self._acceptance.check_fork()
+        if self._is_own_thread() or not self._loop.is_ready:
+            return act()
+        return self._inbox.ask(act)
+
+    # -- asking and waiting --------------------------------------------------------------------------------
+
+    def wait(self, timeout_s: float | None) -> bool:
+        """Block until no one-off is queued, running or waiting for its retry."""
+        scheduler, acceptance = self._loop.scheduler, self._acceptance
+        return self._wait_for(lambda: scheduler.is_settled or acceptance.failure is not None, timeout_s)
+
+    def end_loops(self, timeout_s: float | None) -> bool:
+        """Loops end after their running iteration, and none is run later; return whether all ended in time."""
+        scheduler, acceptance = self._loop.scheduler, self._acceptance
+        self._ask(lambda: scheduler.end_loops(time.monotonic()))
+        return self._wait_for(lambda: not scheduler.unsettled_loops or acceptance.failure is not None, timeout_s)
+
+    def _wait_for(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
+        settler = self._loop.settler
+        lock = _thread.allocate_lock()
+        lock.acquire()
+        self._ask(lambda: settler.add_waiter(is_so, lock))
+        try:
+            if acquire_within(lock, timeout_s):
+                self._acceptance.check_fork()
+                return True
+        except BaseException:
+            self._do(lambda: settler.remove_waiter(lock))
+            raise
+        self._do(lambda: settler.remove_waiter(lock))
+        return is_so()
+
+    def stats(self) -> Stats:
+        return self._ask(self._stats)  # type: ignore[no-any-return]
+
+    def _stats(self) -> Stats:
+        scheduler = self._loop.scheduler
+        return Stats(
+            added=scheduler.added,
+            succeeded=scheduler.succeeded,
+            failed=scheduler.failed,
+            cancelled=scheduler.cancelled,
+            retried=scheduler.retried,
+            respawned=scheduler.respawned,
+            queued=scheduler.count_queued(),
+            running=scheduler.count_running(),
+        )
+
+    def count(self, *, loops: bool) -> int:
+        """Return how many tasks have not ended."""
+        scheduler = self._loop.scheduler
+        return self._ask(lambda: len(scheduler.loops) if loops else scheduler.unsettled)  # type: ignore[no-any-return]
+
+    def processes(self) -> list[ProcessInfo]:
+        """Return a snapshot of the workers that are ready."""
+        self._acceptance.check_fork()
+        return [info for info, _ in self._loop.sampler.sample()] if self._loop.is_ready else []
+
+    # -- closing -------------------------------------------------------------------------------------------
+
+    def ask_to_close(self, timeout_s: float | None) -> None:
+        """Begin to close; takes no lock, so that signal handlers and finalizers may call it."""
+        acceptance = self._acceptance
+        if acceptance.is_foreign:
+            return
+        acceptance.is_refusing = True
+        if not self._inbox.is_over:
+            now_s = time.monotonic()
+            self._inbox.put(lambda: self._loop.begin_close(timeout_s, now_s))
+
+    def close(self, timeout_s: float | None) -> CloseReport:
+        """Close, and wait until nothing is left; see `Manager.close`."""
+        loop = self._loop
+        self._acceptance.check_fork()
+        self._acceptance.is_refusing = True
+        if not loop.is_ready and not loop.has_closed.is_set:
+            self._close_unused()
+        if not loop.has_closed.is_set:
+            self.ask_to_close(timeout_s)
+            thread = threading.current_thread()
+            is_ours = thread is loop.thread or any(
+                each.owns(thread) for each in (loop.events, loop.user_code, loop.log_records, loop.starter)
+            )
+            bound_s = None
+            if timeout_s is not None:
+                bound_s = timeout_s + loop.options.grace_s + stops.LEAVE_S + 4 * ending.MOMENT_S
+            # One of our own threads would wait for its own end.
+            if not (loop.has_drained if is_ours else loop.has_closed).wait(bound_s):
+                return self._unfinished_report()
+        self._acceptance.check_fork()
+        if self._acceptance.failure is not None:
+            raise self._acceptance.failure_error()
+        return loop.report
+
+    def _close_unused(self) -> None:
+        try:
+            self._run_aside(self._loop.close_unused)
+        except RuntimeError:
+            self._loop.close_unused()  # no thread is to be had, as while the interpreter exits
+
+    def _unfinished_report(self) -> CloseReport:
+        """Return what there is to say of a close that has not ended in its time."""
+        scheduler = self._loop.scheduler
+        pids = tuple(sorted(worker.pid for worker in list(scheduler.workers) if worker.pid))
+        left = ["the close has not ended in its time, and continues"]
+        tasks = scheduler.unsettled + scheduler.unsettled_loops
+        if tasks:
+            left.append(f"{tasks} tasks that have not settled")
+        return ending.make_report(self._loop, leftovers=pids, left=tuple(left))
+
+    def close_at_exit(self) -> None:
+        """Close because the interpreter exits, with `grace` seconds for what still runs."""
+        if not self._acceptance.is_refusing:
+            self._acceptance.text = AFTER_EXIT
+        if not self._acceptance.is_foreign:
+            self.close(self._loop.options.grace_s)
+
+    def cancel_queued(self) -> None:
+        """Cancel all one-offs that are in no worker."""
+        self._ask(self._loop.cancel_queued)
+
+    @property
+    def is_refusing(self) -> bool:
+        """Whether no more work is taken: it is closing or closed, or cannot start workers."""
+        return self._acceptance.is_refusing
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this is a fork of the manager's process."""
+        return self._acceptance.is_foreign
+
+    # -- for `_compat` -------------------------------------------------------------------------------------
+
+    @property
+    def thread(self) -> threading.Thread | None:
+        return self._loop.thread
+
+    @property
+    def context(self) -> BaseContext:
+        return self._loop.options.context
+
+    @property
+    def broken_text(self) -> str | None:
+        """Why no worker can be started any more, or None."""
+        if self._acceptance.failure is not None:
+            return str(self._acceptance.failure)
+        return None if self._acceptance.breakage is None else self._acceptance.breakage.message
+
+    def living_workers(self) -> list[Worker]:
+        """Return the workers that take work, or will when they have started; asks for those that are wanted."""
+        return self._ask(self._living_workers)  # type: ignore[no-any-return]
+
+    def _living_workers(self) -> list[Worker]:
+        scheduler = self._loop.scheduler
+        if self._loop.is_ready and not self._inbox.is_over:
+            scheduler.staff(time.monotonic())
+        ended = (fleet.LEAVING, fleet.DYING, fleet.GONE)
+        return [worker for worker in scheduler.workers if worker.state not in ended]
+
+
+def _abandon_all_in_fork() -> None:
+    global _is_exiting
+    _is_exiting = False  # the fork may be a worker's, that the last tasks of an exiting parent wait for
+    for supervisor in list(_living):
+        ending.abandon_in_fork(supervisor._loop)
+
+
+def close_all_at_exit() -> None:
+    """The interpreter exits: no manager starts any more, and what was not closed is closed."""
+    global _is_exiting
+    _is_exiting = True  # first: a manager that starts meanwhile is in the list, or is refused
+    for supervisor in list(_living):
+        try:
+            supervisor.close_at_exit()
+        except BaseException:
+            logger.exception("a manager could not be closed at exit")
+
+
+os.register_at_fork(after_in_child=_abandon_all_in_fork)

@@ -1,0 +1,42 @@
+"""Which descriptors the supervisor waits for, and what is done when one is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from procbackground import _platform
+
+
+class Watches:
+    """The poller, and an action for each of its descriptors."""
+
+    def __init__(self, poller: _platform.Poller) -> None:
+        self._poller = poller
+        self.poll = poller.poll
+        self.actions: dict[int, Callable[[], object]] = {}
+        self._deferred: list[Callable[[], object]] = []
+
+    def watch(self, fd: int, act: Callable[[], object], *, writable: bool = False) -> None:
+        """Have `act` called when `fd` can be read, or with `writable` when it can be written."""
+        self.actions[fd] = act
+        self._poller.watch(fd, writable=writable)
+
+    def watch_deferred(self, fd: int, act: Callable[[], object]) -> None:
+        """As `watch`, for what closes and opens descriptors: done after everything else that was ready.
+
+        Before that, an event of a closed descriptor would be taken for one of the new descriptor with its number.
+        """
+        self.watch(fd, lambda: self._deferred.append(act))
+
+    def forget(self, fd: int) -> None:
+        """Watch `fd` no more; nothing happens if it is not watched."""
+        if self.actions.pop(fd, None) is not None:
+            self._poller.forget(fd)
+
+    def run_deferred(self) -> None:
+        while self._deferred:
+            self._deferred.pop()()
+
+    def close(self) -> None:
+        self.actions.clear()
+        self._poller.close()

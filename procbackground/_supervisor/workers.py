@@ -1,0 +1,234 @@
+"""Carries out commands that concern workers: starts them, writes to them, stops them."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+
+from procbackground import _platform
+from procbackground._state import commands as c
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground._state.launches import MAX_HELPER_RETRY_S, MAX_LAUNCH_RETRY_S
+from procbackground._state.scheduler import Scheduler
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.inbox import SPIN_S, Inbox
+from procbackground._supervisor.monitor import Monitor
+from procbackground._supervisor.page import Page
+from procbackground._supervisor.process import WorkerProcess
+from procbackground._supervisor.stacks import StackDumps
+from procbackground._supervisor.watches import Watches
+from procbackground._wire import frames as wire
+from procbackground._wire.page import LOOKS, REVOKED, STARTED, STOP
+from procbackground.task import NO_LIMIT
+
+logger = logging.getLogger("procbackground")
+
+
+class Workers:
+    """The hands of the scheduler, as far as workers are concerned."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        inbox: Inbox,
+        watches: Watches,
+        page: Page,
+        events: Events,
+        monitor: Monitor,
+        stacks: StackDumps,
+    ) -> None:
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._watches = watches
+        self._page = page
+        self._events = events
+        self._monitor = monitor
+        self._stacks = stacks
+        self._is_sampled = "on_process_sampled" in events.wanted
+        self._short_since_s: float | None = None  # since when no worker could be started, for want of something
+
+    # -- writing -------------------------------------------------------------------------------------------
+
+    def send(self, worker: Worker, jobs: list[Job]) -> None:
+        """Write the requests of these jobs."""
+        process: WorkerProcess = worker.process
+        if process.is_closed:
+            return  # its jobs come back when its end is known
+        if self._events.has_started:
+            if worker.loop is not None:
+                self._events.loop_started(worker.loop, worker)
+            else:
+                self._events.head_started(worker)
+        if len(jobs) == 1:
+            job = jobs[0]
+            if job.flags & wire.PARCEL and not self._send_parcel(process, job):
+                return
+            if job.recipe.memory_limit is not None or self._is_sampled:
+                self._monitor.request_watch()
+            if 0 <= job.recipe.mean_s < SPIN_S:
+                self._inbox.may_spin = True
+            data = call_frame(job)
+        else:
+            if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
+                self._monitor.request_watch()
+            for job in jobs:
+                if job.flags & wire.PARCEL and not self._send_parcel(process, job):
+                    return
+            data = b"".join(map(call_frame, jobs))
+        if not process.channel.write(data):
+            self._write_when_ready(process)
+
+    def _send_parcel(self, process: WorkerProcess, job: Job) -> bool:
+        """Send the descriptor of a parcel, before its request; return False where that is not possible.
+
+        Then the worker, which has begun none of these requests, is replaced, and they go to another.
+        """
+        try:
+            process.channel.send_parcel(job.payload)
+        except OSError:
+            process.signal_group(signal.SIGKILL)
+            return False
+        return True
+
+    def _write_when_ready(self, process: WorkerProcess) -> None:
+        fd = process.channel.task_fd
+        if fd >= 0 and fd not in self._watches.actions:
+            self._watches.watch(fd, lambda: self._write_rest(process), writable=True)
+
+    def _write_rest(self, process: WorkerProcess) -> None:
+        fd = process.channel.task_fd
+        if process.channel.write_rest():
+            self._watches.forget(fd)
+
+    def dismiss(self, worker: Worker) -> None:
+        """Close the worker's task pipe, so that it ends by itself."""
+        process: WorkerProcess | None = worker.process
+        if process is not None and process.channel.task_fd >= 0:
+            self._watches.forget(process.channel.task_fd)
+            process.channel.close_tasks()
+
+    def end_loop(self, worker: Worker) -> None:
+        """Let the worker's loop end after its running iteration."""
+        self._page.write(worker, STOP, 1)
+        self.dismiss(worker)
+
+    def continue_loop(self, worker: Worker) -> None:
+        """Let a loop whose iteration failed begin the next one."""
+        worker.process.channel.write(wire.frame(wire.GO_ON, 0))
+
+    # -- recalling -----------------------------------------------------------------------------------------
+
+    def revoke(self, worker: Worker, up_to: int) -> None:
+        """Have the worker skip what it has not begun, up to request `up_to`."""
+        self._page.write(worker, REVOKED, up_to)
+
+    def read_mark(self, worker: Worker, up_to: int) -> None:
+        """Report which request the worker began last."""
+        self._scheduler.mark_seen(worker, self._page.read(worker, STARTED), up_to, time.monotonic())
+
+    def ask_for_look(self, worker: Worker) -> None:
+        """Have the worker's chunk look at the clock before its next row."""
+        asked_s = time.monotonic()
+        self._page.write(worker, LOOKS, (self._page.read(worker, LOOKS) + 1) % 256)
+        self._scheduler.look_was_asked(worker, asked_s, time.monotonic())
+
+    # -- stopping ------------------------------------------------------------------------------------------
+
+    def terminate(self, worker: Worker, wants_stack: bool) -> None:
+        """Ask the worker's tree to stop, after its stacks were taken if they are wanted."""
+        process: WorkerProcess | None = worker.process
+        if process is None or process.is_closed:
+            return
+        if not wants_stack:
+            self._signal_stop(worker)
+            return
+
+        def taken(stack: str | None, reason: str | None) -> None:
+            process.stack = stack
+            if process.no_stack_reason is None:
+                process.no_stack_reason = reason
+            self._signal_stop(worker)
+
+        self._stacks.take(worker, time.monotonic(), taken)
+
+    def _signal_stop(self, worker: Worker) -> None:
+        process: WorkerProcess = worker.process
+        if process.is_closed or process.is_dead:
+            return
+        self._page.write(worker, STOP, 1)  # before the signal: the child's handler then knows that it is ours
+        process.list_descendants()
+        process.signal_group(signal.SIGTERM)
+        process.signal_group(signal.SIGCONT)  # a stopped process gets no SIGTERM before it continues
+        self.dismiss(worker)
+
+    def kill(self, worker: Worker) -> None:
+        """End the worker's tree."""
+        process: WorkerProcess | None = worker.process
+        if process is None or process.is_closed:
+            return
+        if process.no_stack_reason is None and process.stack is None:
+            process.no_stack_reason = _platform.standstill(worker.pid)  # before nothing moves any more
+        process.kill_tree()
+
+    def report_stall(self, command: c.Stalled) -> None:
+        """Send the event of a stall, with the stacks once they are taken."""
+        if "on_task_stalled" in self._events.wanted:
+            job = command.job
+            self._events.stalled(job, command.silent_for_s)
+            self._stacks.take(
+                command.worker, time.monotonic(), lambda stack, reason: self._events.stall_explained(job, stack)
+            )
+
+    # -- starting ------------------------------------------------------------------------------------------
+
+    def launch_failed(self, worker: Worker, error: Exception, may_pass: bool) -> None:
+        """A worker's process could not be started."""
+        if may_pass:
+            self._begin_shortage(error)
+        is_helper_lost = isinstance(error, ConnectionError)
+        longest_pause_s = MAX_HELPER_RETRY_S if is_helper_lost else MAX_LAUNCH_RETRY_S
+        self._scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error, longest_pause_s)
+
+    def _begin_shortage(self, error: Exception) -> None:
+        """Report once that workers cannot be started, until one can."""
+        if self._short_since_s is None:
+            self._short_since_s = time.monotonic()
+            logger.warning("a worker process could not be started (%s); trying again", error)
+            # Without its frames, which hold the half-started process and its descriptors.
+            self._events.manager("on_admission_held", reason="processes", error=error.with_traceback(None))
+
+    def note_ready(self, worker: Worker) -> None:
+        """A worker is ready for work."""
+        if self._short_since_s is not None:
+            held_for_s, self._short_since_s = time.monotonic() - self._short_since_s, None
+            self._events.manager("on_admission_resumed", reason="processes", held_for=held_for_s)
+        self._events.process("on_process_started", worker)
+
+
+def call_frame(job: Job) -> bytes:
+    """Return the request of a job, whole."""
+    recipe = job.recipe
+    flags = job.flags
+    if flags == recipe.first_flags and job.attempt == 1:
+        return wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
+    payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
+    if recipe.is_loop:
+        payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+    kind = wire.LOOP if recipe.is_loop else wire.CALL
+    rest = wire.call_rest(kind, flags, job.attempt, recipe.blob)
+    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
+        recipe.first_flags, recipe.first_call = flags, rest
+    return wire.call_frame(job.sequence, rest, payload)
+
+
+def load_what_failures_need() -> None:
+    """Import what deaths are put into words with, while a process starts anyway: when one dies for want of
+    descriptors, it is too late to open files."""
+    if "concurrent.futures.process" not in sys.modules:
+        try:
+            from procbackground.errors import WorkerDiedError  # noqa: F401
+        except (OSError, ImportError):
+            pass  # next time
