@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from procbackground import Manager, Task, TaskTimeoutError
-from procbackground._supervisor.machine import free_memory_bytes
+from procbackground._testing import free_memory_bytes
 from tests.support import tasks
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import MIB

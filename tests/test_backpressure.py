@@ -9,15 +9,12 @@ import tracemalloc
 import pytest
 
 from procbackground import ManagerClosedError, Task
+from procbackground._testing import View
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 
 WAITING_BYTES = 2_000_000  # far below what the queue would hold without a bound
-
-
-def count_waiting(manager) -> int:
-    return len(manager._supervisor._room._line)
 
 
 def test_a_producer_that_is_faster_than_the_workers_waits_and_memory_stays_flat(make_manager):
@@ -50,7 +47,7 @@ def test_waiting_threads_come_in_the_order_in_which_they_began_to_wait(make_mana
         thread = threading.Thread(target=manager.run_task, args=(Task(tasks.nothing, name=str(number)),))
         thread.start()
         threads.append(thread)
-        wait_until(lambda: count_waiting(manager) == len(threads), "the thread waits behind the others")
+        wait_until(lambda: View(manager).waiting_callers == len(threads), "the thread waits behind the others")
     gate.open()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -97,7 +94,7 @@ def test_every_waiting_thread_is_told_when_the_manager_closes(make_manager, gate
     threads = [threading.Thread(target=produce) for _ in range(4)]
     for thread in threads:
         thread.start()
-    wait_until(lambda: count_waiting(manager) == 4, "all wait")
+    wait_until(lambda: View(manager).waiting_callers == 4, "all wait")
     if how == "close":
         manager.close(timeout=0)
     else:
@@ -116,7 +113,7 @@ def test_a_cancelled_task_makes_room(make_manager, gate):
     handles = []
     thread = threading.Thread(target=lambda: handles.append(manager.run(tasks.square, 3)))
     thread.start()
-    wait_until(lambda: count_waiting(manager) == 1, "the producer waits")
+    wait_until(lambda: View(manager).waiting_callers == 1, "the producer waits")
     assert queued.cancel()
     thread.join(PATIENCE_S)
     gate.open()

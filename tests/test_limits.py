@@ -12,7 +12,7 @@ import pytest
 from tenacity import stop_after_attempt, stop_never, wait_fixed
 
 from procbackground import MemoryLimitError, Outcome, Retry, Task, TaskTimeoutError, _platform
-from procbackground._supervisor.monitor import Monitor
+from procbackground._testing import View
 from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
@@ -218,7 +218,7 @@ def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
     task = Task(tasks.hold_and_stop_at_gate, args=(gate.address, 200 * MIB), memory_limit="4GiB")
     handle = manager.run_task(task)
     pid = gate.wait_for_arrival()
-    wait_until(lambda: any(record.peak_bytes > 200 * MIB for record in _records(manager)), "the monitor has seen it")
+    wait_until(lambda: View(manager).most_memory_seen > 200 * MIB, "the monitor has seen it")
     os.kill(pid, signal.SIGKILL)
     handle.exception(timeout=PATIENCE_S)
     (attempt,) = handle.attempts
@@ -226,18 +226,8 @@ def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
     assert 0 < attempt.cpu_seconds < PATIENCE_S
 
 
-def _records(manager):
-    return list(manager._supervisor._monitor._records.values())
-
-
-def test_a_look_that_fails_is_not_the_last(manager, monkeypatch, caplog):
-    watch = Monitor._watch
-
-    def failing(self, followed):
-        monkeypatch.setattr(Monitor, "_watch", watch)
-        raise RuntimeError("a look that fails")
-
-    monkeypatch.setattr(Monitor, "_watch", failing)
+def test_a_look_that_fails_is_not_the_last(manager, caplog):
+    View(manager).fail_next_look_at_memory(RuntimeError("a look that fails"))
     handle = manager.run_task(Task(tasks.hoard, args=(2048 * MIB,), memory_limit="200MiB"))
     assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
     assert "a look that fails" in caplog.text
@@ -248,8 +238,7 @@ def test_nobody_looks_at_memory_without_a_reason(make_manager):
     assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
     assert not any("monitor" in thread.name for thread in threading.enumerate())
     assert manager.run_task(Task(tasks.square, args=(3,), memory_limit="1GiB")).result(timeout=PATIENCE_S) == 9
-    monitor = manager._supervisor._monitor
-    wait_until(lambda: monitor._is_parked, "the monitor waits to be wanted")
+    wait_until(lambda: View(manager).is_memory_unwatched, "the monitor waits to be wanted")
 
 
 def test_watching_costs_less_than_a_hundredth_of_a_core(make_manager, gate):

@@ -16,7 +16,8 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._submit.map.mapper import AdaptingMapper, Rest
+from procbackground._submit.map.mapper import Rest
+from procbackground._testing import View
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -326,24 +327,15 @@ def test_a_map_can_be_closed_while_another_thread_waits_for_a_value(make_manager
     assert list(results) == []
 
 
-def test_a_consumer_that_comes_while_another_thread_closes_gets_no_more(manager, monkeypatch):
+def test_a_consumer_that_comes_while_another_thread_closes_gets_no_more(manager):
     results = manager.map(tasks.square, range(100), chunksize=2)
     assert next(results) == 0
-    is_closing, may_close = threading.Event(), threading.Event()
-
-    def hold(act):
-        is_closing.set()
-        may_close.wait(PATIENCE_S)
-
-    monkeypatch.setattr(manager._supervisor, "do_soon", hold)
     closer = threading.Thread(target=results.close)
-    closer.start()
-    try:
+    with View(manager).finalizers_held() as is_closing:
+        closer.start()
         assert is_closing.wait(PATIENCE_S)
         assert list(results) in ([], [1])  # the rest of the chunk that has come, at most
-    finally:
-        may_close.set()
-        closer.join(PATIENCE_S)
+    closer.join(PATIENCE_S)
     assert list(results) == []
 
 
@@ -370,23 +362,45 @@ def leave_in_a_cycle(iterator):
 
 
 @pytest.mark.parametrize("way", ["map", "stream"])
-def test_what_the_collector_ends_is_cancelled_though_a_lock_is_held(make_manager, gate, way):
-    """It runs where any object is made, so amid the taking in of a task, too."""
+def test_what_the_collector_ends_is_cancelled_wherever_in_a_submit_it_runs(request, make_manager, gate, way):
+    """It runs where any object is made, so amid the taking in of a task, too: here at each call and return in turn."""
     manager = make_manager(max_workers=1, grace=0.5)
-    if way == "map":
-        results = manager.map(tasks.stop_if_told, range(20), [None] + [gate.address] * 19, chunksize=1)
+    addresses = [None] + [gate.address] * 3
+    has_collected = True
+    place = 0
+    gc.freeze()  # so that each collection is quick
+    request.addfinalizer(gc.unfreeze)
+    while has_collected:
+        if way == "map":
+            results = manager.map(tasks.stop_if_told, range(4), addresses, chunksize=1)
+        else:
+            results = iter(manager.stream(Task(tasks.stop_if_told, args=args) for args in enumerate(addresses)))
         next(results)
-    else:
-        addresses = enumerate([None] + [gate.address] * 19)
-        results = iter(manager.stream(Task(tasks.stop_if_told, args=args) for args in addresses))
-        next(results)
-    gate.wait_for_arrival()
-    leave_in_a_cycle(results)
-    del results
-    with manager._supervisor.lock:
+        gate.wait_for_arrival()
+        leave_in_a_cycle(results)
+        del results
+        has_collected = collect_at(place, lambda: manager.run(tasks.square, 3))
         gc.collect()
-    assert manager.wait(timeout=PATIENCE_S)
-    assert manager.stats().cancelled == 19
+        place += 1
+        assert manager.wait(timeout=PATIENCE_S)
+        assert manager.stats().cancelled == 3 * place
+    assert place > 10
+
+
+def collect_at(place, act):
+    """Have the collector run at one of the calls and returns of `act`; return whether there are so many."""
+    events = itertools.count()
+
+    def collect(frame, event, arg):
+        if next(events) == place:
+            gc.collect()
+
+    sys.setprofile(collect)
+    try:
+        act()
+    finally:
+        sys.setprofile(None)
+    return next(events) > place
 
 
 def test_an_abandoned_map_of_which_many_items_died_is_cancelled(make_manager):
@@ -488,11 +502,9 @@ def test_slow_rows_amid_quick_ones_are_shared(manager):
 
 def test_a_map_begins_with_what_the_one_before_has_learned(manager):
     assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
-    learned = manager._chunk_rows[tasks.square]
-    assert learned > 8
-    mapper = AdaptingMapper(manager.options(), manager._supervisor, tasks.square, (range(20_000),), None, 2)
-    assert mapper.size > 8
-    assert list(mapper.results()) == [number**2 for number in range(20_000)]
+    assert View(manager).rows_learned(tasks.square) > 8
+    assert View(manager).first_chunk_rows(tasks.square, range(20_000)) > 8
+    assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
 
 
 @pytest.mark.parametrize("numbers", [range(0), range(5, 6), range(20_000, -7, -3), range(2**64, 2**64 + 20_000)])
@@ -506,22 +518,30 @@ def test_a_number_of_a_range_fails_alone(make_manager):
     assert isinstance(error, Flaky)
 
 
+class ActsWhenPickled:
+    """Notes its number and calls `act` with it when it is pickled, which is as that number."""
+
+    def __init__(self, number, act):
+        self.number, self.act = number, act
+
+    def __reduce__(self):
+        self.act(self.number)
+        return int, (self.number,)
+
+
 def test_a_map_that_is_refused_amid_its_giving_gives_no_more(manager):
-    door = manager.options()
-    give, given = door.give_chunk, []
+    pickled = []
 
-    def give_once(*what):
-        given.append(what)
-        if len(given) > 1:
-            raise ManagerClosedError("closed meanwhile")
-        give(*what)
+    def close_at_second(number):
+        pickled.append(number)
+        if len(pickled) == 2:
+            manager.shutdown(wait=False)
 
-    door.give_chunk = give_once
     with pytest.raises(ManagerClosedError):
-        AdaptingMapper(door, manager._supervisor, tasks.square, (range(1000),), None, 2)
+        manager.map(tasks.square, [ActsWhenPickled(number, close_at_second) for number in range(1000)])
     assert manager.wait(timeout=PATIENCE_S)
     manager.close(timeout=PATIENCE_S)  # what follows from the first has had its time
-    assert len(given) == 2
+    assert pickled == [0, 1]
 
 
 def test_what_a_map_has_learned_does_not_keep_slow_rows_together(manager, gate):
@@ -563,7 +583,7 @@ def test_a_row_that_pickles_no_more_fails_alone_behind_rows_that_were_left(make_
 def test_a_map_under_context_variables_learns_for_the_next_one(make_manager):
     manager = make_manager(context=[language])
     assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
-    assert manager._chunk_rows[tasks.square] > 8
+    assert View(manager).rows_learned(tasks.square) > 8
 
 
 def test_a_map_that_is_closed_amid_rows_that_were_left_runs_no_more_of_them(make_manager):

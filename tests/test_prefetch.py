@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from procbackground import Manager
 from procbackground._state.job import PREFETCH_DEPTH
+from procbackground._testing import View
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 
 TASKS = 100  # twice as many as wait in a pipe at most: a worker gets its share
@@ -33,12 +33,6 @@ def runs_of(path: Path) -> Counter[str]:
     return Counter(path.read_text().split())
 
 
-def sent_to(manager: Manager, pid: int) -> int:
-    """Return how many tasks are with the worker `pid`."""
-    with manager._supervisor.lock:
-        return next(len(worker.inflight) for worker in manager._supervisor.scheduler.workers if worker.pid == pid)
-
-
 @pytest.fixture
 def two_held(make_manager, gate):
     """A manager that knows the task to be short, with both its workers held; and their pids."""
@@ -46,7 +40,7 @@ def two_held(make_manager, gate):
     for _ in range(100):
         burst = [manager.run(note_and_maybe_stop, "", "", None) for _ in range(TASKS)]
         assert not wait(burst, PATIENCE_S).not_done
-        if manager._recipes[note_and_maybe_stop].depth >= PREFETCH_DEPTH:
+        if View(manager).prefetch_depth(note_and_maybe_stop) >= PREFETCH_DEPTH:
             break
     else:
         raise AssertionError("a task that does nothing is not known to be short")
@@ -68,7 +62,7 @@ def test_two_tasks_that_wait_for_each_other_finish(two_held, gate, tmp_path, dis
     gate.release(first_pid)
     one = gate.next_arrival()
     assert (one.pid, one.label) == (first_pid, "one")
-    assert sent_to(manager, first_pid) > distance
+    assert View(manager).in_flight(first_pid) > distance
     gate.release(second_pid)
     other = gate.next_arrival()
     assert other.label == "other"
@@ -88,7 +82,7 @@ def test_fifty_short_tasks_do_not_wait_for_the_long_one_before_them(two_held, ga
     short = [manager.run(note_and_maybe_stop, str(path), str(number), None) for number in range(TASKS)]
     gate.release(first_pid)
     assert gate.next_arrival().label == "long"
-    assert sent_to(manager, first_pid) >= PREFETCH_DEPTH
+    assert View(manager).in_flight(first_pid) >= PREFETCH_DEPTH
     gate.release(second_pid)
     assert {handle.result(timeout=PATIENCE_S) for handle in short} == {second_pid}
     assert not long.done()
@@ -105,7 +99,7 @@ def test_a_task_behind_a_long_one_does_not_wait_when_the_other_worker_has_died(t
     short = manager.run(note_and_maybe_stop, "", "", None)
     gate.release(first_pid)
     assert gate.next_arrival().label == "long"
-    assert sent_to(manager, first_pid) == 2
+    assert View(manager).in_flight(first_pid) == 2
     os.kill(second_pid, signal.SIGKILL)
     assert short.result(timeout=PATIENCE_S) not in (first_pid, second_pid)
     assert not long.done()

@@ -18,9 +18,9 @@ import pytest
 
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task, WorkerDiedError
-from procbackground._supervisor import loop
+from procbackground._testing import View, patience
 from tests.support import scripts, tasks
-from tests.support.facts import is_gone, wait_until, wait_until_gone
+from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 
@@ -114,43 +114,29 @@ def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, reco
     recorder.wait_for("admission_resumed")
 
 
-def test_what_is_ready_is_not_mixed_up_when_descriptors_change_hands(make_manager, gate, monkeypatch):
+def test_what_is_ready_is_not_mixed_up_when_descriptors_change_hands(make_manager, gate):
     """The zygote tells of a death and of a new worker, which gets the descriptors of the dead one, in one moment."""
     manager = make_manager(max_workers=3)
     victim = manager.run(stop_at_gate, gate.address)
     pid = gate.wait_for_arrival()
     zygote = zygote_of(pid)
-    supervisor = manager._supervisor
-    poll = supervisor._poller.poll
-    buried_alive: list[int] | None = None
-    has_come = False
-
-    def ready(timeout_s: float | None) -> list[tuple[int, int]]:
-        nonlocal buried_alive, has_come
-        if has_come and buried_alive is None:
-            buried_alive = [worker.pid for worker in supervisor._dying if not is_gone(worker.pid)]
-        if has_come or len(supervisor._zygote._pending) < 2:
-            return poll(timeout_s)
-        # Two forks are asked for. The zygote comes to one, the death, and the other, in this order.
-        os.kill(pid, signal.SIGKILL)
-        wait_until_gone([pid])
-        zygote.resume()
-        num_fds_at_rest(zygote)
-        has_come = True
-        said = supervisor._zygote._control.fileno()
-        return sorted(poll(0), key=lambda event: event[0] != said)  # the kernel may report them in any order
-
     zygote.suspend()
     wait_until(lambda: zygote.status() == psutil.STATUS_STOPPED, "the zygote is stopped")
-    monkeypatch.setattr(supervisor._poller, "poll", ready)
+    view = View(manager)
+    supervisor = view.hold_supervisor(when=lambda: view.forks_asked_for == 2)
     handles = [manager.run(stop_at_gate, gate.address) for _ in range(2)]
+    assert supervisor.is_held.wait(PATIENCE_S)
+    # The zygote comes to one fork, the death, and the other fork, in this order.
+    os.kill(pid, signal.SIGKILL)
+    wait_until_gone([pid])
+    zygote.resume()
+    num_fds_at_rest(zygote)
+    supervisor.release()
     pids = {gate.wait_for_arrival() for _ in handles}
-    wait_until(lambda: buried_alive is not None, "the supervisor has gone on")
-    assert buried_alive == []
-    gate.open()
     assert isinstance(victim.exception(timeout=PATIENCE_S), WorkerDiedError)
+    gate.open()
     for handle in handles:
-        handle.result(timeout=PATIENCE_S)
+        handle.result(timeout=PATIENCE_S)  # or it was taken for the dead one
     assert {handle.attempts[0].pid for handle in handles} == pids
 
 
@@ -164,9 +150,14 @@ def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manag
     assert handle.result(timeout=PATIENCE_S) == 9  # it would have had a minute, to import what the main module does
 
 
+@pytest.fixture
+def short_wait_for_exit_codes():
+    with patience(exit_code_s=0.01, zygote_answer_s=PATIENCE_S):
+        yield
+
+
+@pytest.mark.usefixtures("short_wait_for_exit_codes")
 def test_an_import_that_takes_long_costs_no_death_its_explanation(make_manager, gate, monkeypatch, tmp_path):
-    monkeypatch.setattr(loop, "EXIT_CODE_S", 0.01)
-    monkeypatch.setattr(loop, "ANSWER_S", PATIENCE_S)
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "slow_to_import.py").write_text(
@@ -185,11 +176,11 @@ def test_an_import_that_takes_long_costs_no_death_its_explanation(make_manager, 
     importing = gate.next_arrival()
     assert importing == (zygote.pid, "import")
     os.kill(pid, signal.SIGABRT)
-    supervisor = manager._supervisor
+    view = View(manager)
     looks: set[float] = set()
 
     def has_looked_twice() -> bool:
-        looks.update(dict(supervisor._dying).values())
+        looks.update(view.exit_code_bounds)
         return len(looks) > 2
 
     wait_until(has_looked_twice, "the supervisor waits for the exit code")

@@ -11,27 +11,18 @@ import threading
 import pytest
 
 from procbackground import Manager, ProcbackgroundError
-from procbackground._supervisor.loop import Supervisor
+from procbackground._testing import PLACES_TO_BREAK, View
 from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
-
-# Methods of the loop, and what makes it call them: a queued task's cancel wakes it, with a command for a worker's.
-PLACES = {
-    "_step": "cancel",
-    "_carry_out": "cancel",
-    "_take": "answer",
-    "_settle_values": "answer",  # when the batch of answers is in no list of the scheduler's
-    "_bury": "death",
-}
 
 
 class Bug(Exception):
     pass
 
 
-@pytest.mark.parametrize("place", PLACES)
-def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, monkeypatch, caplog, place):
+@pytest.mark.parametrize("place", PLACES_TO_BREAK)
+def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, caplog, place):
     grace = 2 * PATIENCE_S  # nobody waits for it
     manager = Manager(max_workers=3, mp_context=multiprocessing.get_context(method), grace=grace)
     is_called_back = threading.Event()
@@ -42,15 +33,12 @@ def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, monk
     queued[-1].add_done_callback(lambda handle: is_called_back.set())
     spare = manager.run(tasks.stop_then_do, gate.address)
 
-    def fail(*args: object) -> None:
-        raise Bug(f"in {place}")
-
-    monkeypatch.setattr(Supervisor, place, fail)
-    if PLACES[place] == "answer":
+    View(manager).break_at(place, Bug(f"in {place}"))
+    if place in ("an answer", "a batch of values"):
         gate.release(pids[0], "an answer")
-    elif PLACES[place] == "death":
+    elif place == "a death":
         os.kill(pids[0], signal.SIGKILL)
-    else:
+    else:  # the cancel of a queued task wakes it; that of a running one leaves it a command
         spare.cancel()
         running.pop().cancel()
     errors = [handle.exception(timeout=PATIENCE_S) for handle in (*running, *queued)]

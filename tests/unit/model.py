@@ -2,15 +2,18 @@
 
 It obeys commands as the supervisor and its workers do, step by step and in the order that a test wants. It keeps the
 books as well: whose user code began where, and how each job ended, and refuses at once what may never happen.
+
+Tests speak in the words of `World`; how the scheduler keeps what they ask about is known here only.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from typing import Any
+from typing import Any, NamedTuple
 
 from procbackground._state import fleet
 from procbackground._state import scheduler as s
+from procbackground._state.admission import AdmittingScheduler
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import Scheduler
@@ -35,6 +38,14 @@ class Receipt:
         self.why: str | None = None  # kind of the last attempt's end
 
 
+class Begun(NamedTuple):
+    """An attempt whose user code began."""
+
+    job: Job
+    attempt: int
+    worker: Worker
+
+
 class Child:
     """What a worker process does, a step at a time; what it says waits in `said` until the world reads it."""
 
@@ -51,6 +62,7 @@ class Child:
         self.revoked = 0
         self.is_asked_to_stop = False
         self.is_dismissed = False
+        self.is_frozen = False  # begins nothing that it is given
         self.said: deque[tuple[str, int, bytes]] = deque()
         self.highest = 0
 
@@ -60,22 +72,52 @@ class Child:
 
 
 class World:
-    """Carries out what the scheduler decides. `is_obedient` children obey signals and are read at once."""
+    """Carries out what the scheduler decides, as far as it is not told to leave that to the test.
 
-    def __init__(self, max_workers: int = 2, *, is_obedient: bool = True, **options: Any) -> None:
+    Args:
+        is_obedient: children say hello, obey signals and leave, and verdicts are passed, at once.
+        reads_at_once: what a child says is read at once; by default where it is obedient.
+        begins_at_once: a child that has nothing to do begins its next request.
+        min_free_bytes: attempts begin only while so much memory is free, which `see_memory` tells.
+        options: of the scheduler.
+    """
+
+    def __init__(
+        self,
+        max_workers: int = 2,
+        *,
+        is_obedient: bool = True,
+        reads_at_once: bool | None = None,
+        begins_at_once: bool = False,
+        min_free_bytes: int | None = None,
+        **options: Any,
+    ) -> None:
         self.now_s = 1000.0
-        self.scheduler = Scheduler(max_workers=max_workers, wall=lambda monotonic_s: monotonic_s, **options)
+        options = {"max_workers": max_workers, "wall": lambda monotonic_s: monotonic_s, **options}
+        self.scheduler: Scheduler = (
+            Scheduler(**options)
+            if min_free_bytes is None
+            else AdmittingScheduler(min_free_bytes=min_free_bytes, **options)
+        )
         self.is_obedient = is_obedient
+        self._reads_at_once = reads_at_once
+        self.begins_at_once = begins_at_once
         self.launches_fail = False
         self.is_stubborn = False  # children ignore SIGTERM
-        self.children: dict[Worker, Child] = {}
+        self.children: dict[Worker, Child] = {}  # of processes that have not been buried
         self.jobs: list[Job] = []
         self.verdicts: deque[s.Judge] = deque()
         self.log: list[s.Command] = []
-        self.begun: list[tuple[str, int, int]] = []  # name of the job, attempt, number of the worker
+        self.begun: list[Begun] = []
+        self.most_active = 0  # workers at a time that counted against `max_workers`
         self.failed_iterations: Counter[str] = Counter()
-        self.begun_s: dict[Worker, float] = {}  # iterations of loops
+        self.begun_s: dict[Worker, float] = {}  # iterations of loops, and rows that looked at the clock
+        self.past_look: set[Worker] = set()  # whose chunks are at a later row than they were then
         self.accidents: set[Worker] = set()  # that died without being told to
+
+    @property
+    def _reads_now(self) -> bool:
+        return self.is_obedient if self._reads_at_once is None else self._reads_at_once
 
     # -- the caller ----------------------------------------------------------------------------------------
 
@@ -96,9 +138,13 @@ class World:
             if worker is not None:
                 self._write(worker, [job])
                 worker.in_writing = None
-        if self.is_obedient:
+        if self._reads_now:
             self.staff()
         return job
+
+    def submit_many(self, count: int, recipe: Recipe | None = None, **limits: Any) -> list[Job]:
+        recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
+        return [self.submit(recipe=recipe) for _ in range(count)]
 
     def staff(self) -> None:
         """Do what a caller's wake-up does."""
@@ -118,13 +164,18 @@ class World:
         self.scheduler.staff(self.now_s)
         self.settle_down()
 
+    def cancel_queued(self) -> None:
+        """Cancel what has not begun, as `shutdown(cancel_futures=True)` does."""
+        self.scheduler.cancel_queued(self.now_s)
+        self.settle_down()
+
     # -- the clock -----------------------------------------------------------------------------------------
 
     def advance(self, seconds: float) -> None:
         """Let time pass, and have everything done when it is due."""
         end_s = self.now_s + seconds
-        while self.scheduler.next_due_s <= end_s:
-            self.now_s = max(self.now_s, self.scheduler.next_due_s)
+        while self.next_due_s <= end_s:
+            self.now_s = max(self.now_s, self.next_due_s)
             self.tick()
         self.now_s = end_s
         self.tick()
@@ -135,7 +186,25 @@ class World:
 
     def _clocks_s(self, worker: Worker) -> s.Clocks:
         began_s = self.begun_s.get(worker, worker.head_since_s)
-        return s.Clocks(began_s, began_s)
+        return s.Clocks(began_s, began_s, worker not in self.past_look)
+
+    @property
+    def next_due_s(self) -> float:
+        """When time next brings something about, infinity for never."""
+        return self.scheduler.next_due_s
+
+    def timers(self) -> int:
+        """Return how many entries the scheduler keeps for later times."""
+        return len(self.scheduler._timers)
+
+    @property
+    def no_launch_before_s(self) -> float:
+        """Until when no process is started, as the last starts failed."""
+        return self.scheduler._no_launch_before_s
+
+    def launches_kept(self) -> int:
+        """Return how many launches the scheduler watches, those that have started included."""
+        return len(self.scheduler._launched)
 
     # -- the supervisor ------------------------------------------------------------------------------------
 
@@ -147,6 +216,7 @@ class World:
                 for command in commands:
                     self.log.append(command)
                     self._carry_out(command)
+            self.most_active = max(self.most_active, self.scheduler.active)
             if not self.is_obedient or not self._obey():
                 return
 
@@ -187,15 +257,20 @@ class World:
             case s.LookAtMark(worker, up_to):
                 started = self.children[worker].started if worker in self.children else worker.sent
                 self.scheduler.mark_seen(worker, started, up_to, self.now_s)
-            case s.Stalled() | s.ProcessReady() | s.ProcessGone():
-                pass
+            case s.AskForLook(worker):
+                self.scheduler.look_was_asked(worker, self.now_s, self.now_s)
+            case _:
+                pass  # news for observers, and requests for a look at the memory
 
     def _write(self, worker: Worker, jobs: list[Job]) -> None:
         child = self.children[worker]
+        assert child.is_ready or not jobs
         for job in jobs:
             assert job.sequence > child.highest, f"sequence {job.sequence} after {child.highest} in {worker}"
             child.highest = job.sequence
             child.requests.append((job.sequence, job.attempt, job))
+        if self.begins_at_once and jobs:
+            self.begin(worker)
 
     def read(self, worker: Worker) -> None:
         """Take what the child said, as the supervisor does: values in one go, then the worker's next jobs."""
@@ -245,7 +320,50 @@ class World:
             self.read(worker)
         worker.exit_code = -9
         self.scheduler.worker_gone(worker, child.started, self.now_s)
+        assert worker.state == fleet.GONE
         del self.children[worker]
+
+    def fail_launch(self, worker: Worker, **how: Any) -> None:
+        """The process of the worker could not be started."""
+        del self.children[worker]
+        self.scheduler.launch_failed(worker, self.now_s, **how)
+        self.settle_down()
+
+    def fail_initializer(self, worker: Worker) -> None:
+        self.scheduler.initializer_failed(worker, b"", self.now_s)
+        self.settle_down()
+
+    def exceed_memory(self, worker: Worker) -> None:
+        """The monitor saw the worker's tree over its limit."""
+        self.scheduler.over_memory(worker, self.now_s)
+        self.settle_down()
+
+    def see_memory(self, free_bytes: int) -> bool:
+        """Tell how much memory is free; return whether to look again."""
+        assert isinstance(self.scheduler, AdmittingScheduler)
+        looks_again = self.scheduler.memory_seen(free_bytes, self.now_s)
+        self.settle_down()
+        return looks_again
+
+    def fail_to_see_memory(self) -> None:
+        """Nobody could be found to look."""
+        assert isinstance(self.scheduler, AdmittingScheduler)
+        self.scheduler.memory_not_seen(self.now_s)
+        self.settle_down()
+
+    def see_mark(self, worker: Worker, started: int, up_to: int) -> None:
+        """Tell where the worker's mark stands a moment after a revocation."""
+        self.scheduler.mark_seen(worker, started, up_to, self.now_s)
+        self.settle_down()
+
+    def ask_for_look(self, worker: Worker, *, takes_s: float) -> None:
+        """Ask the child's chunk to look at the clock: that is written within `takes_s` from now."""
+        self.scheduler.look_was_asked(worker, self.now_s, self.now_s + takes_s)
+
+    def revoke(self, worker: Worker) -> int:
+        """Have all that the worker was sent revoked, as if that had just been written; return up to where."""
+        worker.revoked_up_to = worker.sent
+        return worker.sent
 
     def judge(self, command: s.Judge) -> str:
         """Ask the job's own policy, and pass the verdict on."""
@@ -289,9 +407,13 @@ class World:
 
     def say(self, child: Child, kind: str, number: int = 0, body: bytes = b"") -> None:
         child.said.append((kind, number, body))
-        if self.is_obedient:
-            self.read(child.worker)
-            self.settle_down()
+        if self._reads_now:
+            self.hear(child.worker)
+
+    def hear(self, worker: Worker) -> None:
+        """Read what the worker said, and carry out what follows."""
+        self.read(worker)
+        self.settle_down()
 
     def hello(self, worker: Worker) -> None:
         child = self.children[worker]
@@ -301,7 +423,7 @@ class World:
     def begin(self, worker: Worker) -> Job | None:
         """Have an unoccupied child take its next request; return the job whose user code runs now."""
         child = self.children[worker]
-        while child.is_alive and child.running is None and child.loop is None and child.requests:
+        while child.is_alive and not child.is_frozen and child.job is None and child.requests:
             sequence, attempt, job = child.requests.popleft()
             child.started = sequence
             if sequence <= child.revoked:
@@ -309,16 +431,20 @@ class World:
                 if worker not in self.children:
                     return None
                 continue
-            name = job.handle.name  # type: ignore[attr-defined]
             if job.recipe.is_loop:
                 child.loop = job
                 self._note_iteration(child)
             else:
-                known = [entry for entry in self.begun if entry[:2] == (name, attempt)]
-                assert not known, f"attempt {attempt} of {name} runs twice, in {known[0][2]} and {worker.number}"
+                known = [each.worker for each in self.begun if (each.job, each.attempt) == (job, attempt)]
+                name = job.handle.name  # type: ignore[attr-defined]
+                assert not known, f"attempt {attempt} of {name} runs twice, in {known[0]} and {worker}"
                 child.running = (sequence, job)
-            self.begun.append((name, attempt, worker.number))
+            self.begun.append(Begun(job, attempt, worker))
         return child.job
+
+    def freeze(self, worker: Worker) -> None:
+        """Have the child begin nothing that it is given, as one that was stopped."""
+        self.children[worker].is_frozen = True
 
     def _note_iteration(self, child: Child) -> None:
         self.begun_s[child.worker] = self.now_s
@@ -330,6 +456,22 @@ class World:
         sequence, _ = child.running
         child.running = None
         self.say(child, "failure" if fails else "value", sequence)
+        if self.begins_at_once and worker in self.children:
+            self.begin(worker)
+
+    def answer(self, job: Job, *, fails: bool = False, after_s: float = 0.0) -> None:
+        """End the call of this job, which runs."""
+        worker = self.worker_of(job)
+        self.advance(after_s)
+        self.finish(worker, fails=fails)
+
+    def look_at_clock(self, worker: Worker, *, later_s: float = 0.0) -> None:
+        """The child's chunk looks at the clock before its next row."""
+        self.begun_s[worker] = self.now_s + later_s
+
+    def pass_look(self, worker: Worker) -> None:
+        """The child's chunk is at a later row than when it looked at the clock, now and from now on."""
+        self.past_look.add(worker)
 
     def fail_iteration(self, worker: Worker) -> None:
         child = self.children[worker]
@@ -354,7 +496,7 @@ class World:
         child = self.children[worker]
         child.is_alive = False
         self.accidents.add(worker)
-        if self.is_obedient:
+        if self._reads_now:
             self.bury(worker)
             self.settle_down()
 
@@ -390,17 +532,84 @@ class World:
     # -- looking -------------------------------------------------------------------------------------------
 
     def worker_of(self, job: Job) -> Worker:
+        """Return the worker that runs the job or, when it runs in none, has it in its pipe."""
+        for worker, child in self.children.items():
+            if child.job is job:
+                return worker
         assert job.worker is not None
         return job.worker
 
-    def running(self) -> list[str]:
-        """Names of the jobs whose user code runs, in order of the workers' numbers."""
-        children = sorted(self.children.values(), key=lambda child: child.worker.number)
-        return [child.job.handle.name for child in children if child.job is not None]  # type: ignore[attr-defined]
+    def workers(self) -> list[Worker]:
+        """Return the workers whose process was started and has not been buried, in that order."""
+        return sorted(self.children, key=lambda worker: worker.number)
 
-    def begin_all(self) -> list[str]:
+    def state_of(self, worker: Worker) -> str:
+        return worker.state
+
+    def idle(self) -> list[Worker]:
+        return list(self.scheduler.idle)
+
+    def spares(self) -> list[Worker]:
+        return list(self.scheduler.spares)
+
+    @property
+    def active(self) -> int:
+        """How many workers count against `max_workers`."""
+        return self.scheduler.active
+
+    def count(self, figure: str) -> int:
+        """Return one of the scheduler's figures: "retried", "stopped", ..."""
+        counted: int = getattr(self.scheduler, figure)
+        return counted
+
+    def count_queued(self) -> int:
+        return self.scheduler.count_queued()
+
+    def in_flight(self, worker: Worker) -> list[Job]:
+        """Return the jobs that were sent to the worker and are not answered, as the scheduler sees it."""
+        return list(worker.inflight)
+
+    def waiting_in(self, worker: Worker) -> list[Job]:
+        """Return the jobs that the worker was sent and has not begun."""
+        return [job for _, _, job in self.children[worker].requests]
+
+    def running(self) -> list[Job]:
+        """Return the jobs whose user code runs, in order of the workers' numbers."""
+        jobs = (self.children[worker].job for worker in self.workers())
+        return [job for job in jobs if job is not None]
+
+    def running_in(self, worker: Worker) -> Job | None:
+        return self.children[worker].job
+
+    def begun_jobs(self) -> list[Job]:
+        """Return the jobs whose user code began, in that order, once for each attempt."""
+        return [each.job for each in self.begun]
+
+    def begun_in(self, worker: Worker) -> list[Job]:
+        return [each.job for each in self.begun if each.worker is worker]
+
+    def endings(self) -> dict[Job, str]:
+        """Return how each job ended that has."""
+        return {job: ending for job in self.jobs if (ending := ending_of(job)) is not None}
+
+    @property
+    def has_finished(self) -> bool:
+        """Whether the close has come to its end."""
+        return self.scheduler.has_finished
+
+    @property
+    def has_workers(self) -> bool:
+        """Whether the scheduler knows of any worker that is not gone."""
+        return bool(self.scheduler.workers)
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether the manager has given up because no worker can be started."""
+        return self.scheduler.broken_by is not None
+
+    def begin_all(self) -> list[Job]:
         """Have every unoccupied child take its next request; return what runs."""
-        for worker in sorted(self.children, key=lambda worker: worker.number):
+        for worker in self.workers():
             if worker in self.children:
                 self.begin(worker)
         return self.running()
@@ -419,7 +628,7 @@ class World:
             if busy:
                 self.finish(busy[0])
             else:
-                due_s = self.scheduler.next_due_s
+                due_s = self.next_due_s
                 assert due_s != float("inf"), "nothing runs, and nothing is due: jobs are stuck"
                 self.advance(max(0.0, due_s - self.now_s))
         raise AssertionError("the jobs do not come to an end")
@@ -464,6 +673,16 @@ class World:
             scheduler.succeeded + scheduler.failed + scheduler.cancelled
             + scheduler.unsettled + scheduler.unsettled_loops
         )  # fmt: skip
+
+
+def prompt_world(max_workers: int = 2, **options: Any) -> World:
+    """Return a world in which all happens at once but the end of a call, which the test tells."""
+    return World(max_workers, begins_at_once=True, **options)
+
+
+def slow_world(max_workers: int = 2, **options: Any) -> World:
+    """Return a world in which processes start and stop as the test tells, too."""
+    return World(max_workers, is_obedient=False, reads_at_once=True, begins_at_once=True, **options)
 
 
 def ending_of(job: Job) -> str | None:

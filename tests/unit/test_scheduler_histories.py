@@ -52,7 +52,7 @@ class SchedulerMachine(RuleBasedStateMachine):
         """Return the worker of one of the children that are as wanted."""
         fitting = [
             worker
-            for worker in sorted(self.world.children, key=lambda worker: worker.number)
+            for worker in self.world.workers()
             if wanted(self.world.children[worker])
         ]
         return fitting[index % len(fitting)] if fitting else None
@@ -92,8 +92,7 @@ class SchedulerMachine(RuleBasedStateMachine):
             worker = self.child(0, lambda child: child.is_alive and not child.is_ready)
             if worker is not None:
                 self.world.hello(worker)
-                self.world.read(worker)
-        self.world.settle_down()
+                self.world.hear(worker)
 
     @rule(index=st.integers(0, 5))
     def begin(self, index: int) -> None:
@@ -121,8 +120,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def read(self, index: int) -> None:
         worker = self.child(index, lambda child: child.said)
         if worker is not None:
-            self.world.read(worker)
-            self.world.settle_down()
+            self.world.hear(worker)
 
     @rule(index=st.integers(0, 5))
     def die(self, index: int) -> None:
@@ -153,9 +151,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def fail_to_launch(self) -> None:
         worker = self.child(0, lambda child: child.is_alive and not child.is_ready and not child.said)
         if worker is not None:
-            del self.world.children[worker]
-            self.world.scheduler.launch_failed(worker, self.world.now_s)
-            self.world.settle_down()
+            self.world.fail_launch(worker)
 
     # -- the supervisor ------------------------------------------------------------------------------------
 
@@ -180,19 +176,18 @@ class SchedulerMachine(RuleBasedStateMachine):
         world.close(0.0)
         for worker in list(world.children):
             if worker in world.children:
-                world.read(worker)
-                world.settle_down()
+                world.hear(worker)
         for _ in range(1000):
-            if world.scheduler.has_finished:
+            if world.has_finished:
                 break
-            if world.scheduler.next_due_s == float("inf"):
+            if world.next_due_s == float("inf"):
                 world.staff()
                 break
-            world.advance(max(0.0, world.scheduler.next_due_s - world.now_s))
+            world.advance(max(0.0, world.next_due_s - world.now_s))
             world.begin_all()
-        assert world.scheduler.has_finished, "closing does not come to an end"
+        assert world.has_finished, "closing does not come to an end"
         assert [job.handle.name for job in world.jobs if ending_of(job) is None] == []  # type: ignore[attr-defined]
-        assert not world.scheduler.workers
+        assert not world.has_workers
         assert not world.children
         world.check()
 

@@ -26,12 +26,6 @@ def piped(world: World, *recipes: Recipe) -> tuple[Worker, list[Job]]:
     return worker, jobs
 
 
-def hear(world: World, worker: Worker) -> None:
-    """Read what the worker said, and carry out what follows."""
-    world.read(worker)
-    world.settle_down()
-
-
 def begun(world: World, job: Job) -> Worker:
     """Have the job begin in a world that moves only as it is told from here on; return its worker."""
     worker = world.worker_of(job)
@@ -52,7 +46,7 @@ def test_cancel_of_a_job_that_has_answered_spares_the_next():
     world.finish(worker)  # the answer is in the pipe, unread
     world.begin(worker)
     world.cancel(first)
-    hear(world, worker)
+    world.hear(worker)
     world.advance(0.002)  # the look at the mark
     assert not world.children[worker].is_asked_to_stop
 
@@ -61,7 +55,7 @@ def test_timeout_holds_for_a_job_that_was_sent_behind_one_without():
     world = World(1)
     worker, _ = piped(world, short("free"), short("limited", timeout_s=0.1))
     world.finish(worker)
-    hear(world, worker)
+    world.hear(worker)
     world.begin(worker)
     world.advance(0.2)
     assert world.children[worker].is_asked_to_stop
@@ -74,11 +68,11 @@ def test_no_attempt_follows_one_that_fails_while_the_close_stops_it():
     world.close(0.0)
     world.advance(0.0)
     world.finish(worker, fails=True)
-    hear(world, worker)
+    world.hear(worker)
     obey(world)
     world.begin_all()
     assert len(world.begun) == 1
-    assert world.scheduler.has_finished
+    assert world.has_finished
 
 
 def test_no_attempt_follows_one_that_timed_out_when_the_close_ran_out_of_time():
@@ -90,7 +84,7 @@ def test_no_attempt_follows_one_that_timed_out_when_the_close_ran_out_of_time():
     world.advance(0.0)
     obey(world)
     assert world.begin_all() == []
-    assert world.scheduler.has_finished
+    assert world.has_finished
 
 
 def test_job_that_a_close_stops_before_it_began_is_cancelled():
@@ -100,11 +94,11 @@ def test_job_that_a_close_stops_before_it_began_is_cancelled():
     jobs = [world.submit(f"job {number}", recipe) for number in range(3)]
     worker = begun(world, blocker)
     world.finish(worker)
-    hear(world, worker)
+    world.hear(worker)
     world.close(0.0)
     world.advance(0.0)
     world.begin(worker)  # skips all of them
-    hear(world, worker)
+    world.hear(worker)
     obey(world)
     assert [ending_of(job) for job in jobs] == [CANCELLED] * 3
 
@@ -115,7 +109,7 @@ def test_loop_goes_on_after_an_iteration_that_ended_when_its_timeout_stopped_it(
     worker = begun(world, loop)
     world.advance(1.1)
     world.end_loop(worker)  # it looked at `stopping`
-    hear(world, worker)
+    world.hear(worker)
     assert ending_of(loop) is None
     obey(world)
     assert world.failed_iterations["loop"] == 1
@@ -126,7 +120,7 @@ def test_loop_ends_at_a_deadline_that_passed_while_the_policy_thought():
     loop = world.submit("loop", Recipe("loop", b"", is_loop=True, deadline_s=1))
     worker = begun(world, loop)
     world.fail_iteration(worker)
-    hear(world, worker)
+    world.hear(worker)
     world.advance(1.5)
     obey(world)
     assert ending_of(loop) == "failed"
@@ -154,7 +148,7 @@ def test_answer_of_a_job_whose_deadline_passed_in_the_pipe_is_dropped():
     world.finish(worker)
     world.begin(worker)
     world.finish(worker)
-    hear(world, worker)
+    world.hear(worker)
     obey(world)
     assert ending_of(late) == "failed"
 
@@ -164,7 +158,7 @@ def test_break_reaches_jobs_that_come_back_later():
     recipe = short()
     worker, (_, behind) = piped(world, recipe, recipe)
     (spare,) = set(world.children) - {worker}
-    world.scheduler.initializer_failed(spare, b"", world.now_s)
+    world.fail_initializer(spare)
     world.die(worker)
     world.bury(worker)
     obey(world)
@@ -175,13 +169,13 @@ def test_break_ends_a_loop_that_waits_for_a_verdict():
     world = World(1)
     worker = begun(world, world.submit("loop", Recipe("loop", b"", is_loop=True)))
     world.fail_iteration(worker)
-    hear(world, worker)
+    world.hear(worker)
     (spare,) = set(world.children) - {worker}
-    world.scheduler.initializer_failed(spare, b"", world.now_s)
+    world.fail_initializer(spare)
     obey(world)
     world.close()
     world.advance(10)
-    assert world.scheduler.has_finished
+    assert world.has_finished
 
 
 def test_cancelling_what_is_queued_spares_what_has_run():
@@ -189,8 +183,8 @@ def test_cancelling_what_is_queued_spares_what_has_run():
     job = world.submit("job", Recipe("failing", b""))
     worker = begun(world, job)
     world.finish(worker, fails=True)
-    hear(world, worker)
-    world.scheduler.cancel_queued(world.now_s)
+    world.hear(worker)
+    world.cancel_queued()
     obey(world)
     assert ending_of(job) == "failed"
 
@@ -200,15 +194,15 @@ def test_worker_that_comes_late_takes_what_waits_behind_a_long_task():
     recipe = short()
     jobs = [world.submit(recipe=recipe) for _ in range(4)]
     world.staff()
-    first, second = sorted(world.children, key=lambda worker: worker.number)
+    first, second = world.workers()
     world.hello(first)
-    hear(world, first)
+    world.hear(first)
     world.begin(first)
     world.finish(first)
-    hear(world, first)
+    world.hear(first)
     world.begin(first)
     assert all(job.worker is first for job in jobs[1:])
     world.hello(second)
-    hear(world, second)
+    world.hear(second)
     world.advance(0.01)
     assert all(job.worker is second for job in jobs[2:])
