@@ -13,7 +13,7 @@ ROOT = Path(procbackground.__file__).parent
 
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
-LEAVES = {"task", "retry", "events", "report", "errors", "_broken"}
+LEAVES = {"_sync", "task", "retry", "events", "report", "errors", "_broken"}
 CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
@@ -31,6 +31,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "report": {"errors", "task"},
     "task": {"retry"},
     "retry": set(),
+    "_sync": set(),
     "errors": {"_broken"},  # on first use: it takes concurrent.futures.process along
     "_broken": {"errors"},
 }
