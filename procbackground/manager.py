@@ -22,7 +22,6 @@ from procbackground._submit.map.mapper import AdaptingMapper, Chunk, Columns, Ma
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
 from procbackground._state.job import Job, Recipe
-from procbackground._state.scheduler import resolve
 from procbackground._submit.stream import Stream
 from procbackground._supervisor.loop import Supervisor, close_all_at_exit
 from procbackground._supervisor.machine import usable_cpus
@@ -30,7 +29,7 @@ from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import NO_LIMIT, Task, TaskFields, TaskType, check_duration, parse_size
+from procbackground.task import NO_LIMIT, Task, TaskFields, TaskType, check_duration, parse_size, resolve
 
 if TYPE_CHECKING:
     from contextvars import ContextVar

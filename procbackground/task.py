@@ -101,6 +101,13 @@ def check_duration(name: str, seconds: float | None) -> None:
         raise ValueError(f"{name} must be more than 0 seconds, not {seconds!r}")
 
 
+def resolve(value: float | None, default: float | None) -> float:
+    """Return the limit in force: the task's `value`, else the manager's `default`, else `NO_LIMIT`."""
+    if value is not None:
+        return value
+    return NO_LIMIT if default is None else default
+
+
 def qualified_name(fn: Callable[..., Any]) -> str:
     """Return the name under which `fn` shows in events: its qualified name, or its type's when it has none."""
     while isinstance(fn, functools.partial):

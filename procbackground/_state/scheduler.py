@@ -21,6 +21,7 @@ from procbackground._state.fleet import JobQueue, Worker
 from procbackground._state.job import JUDGED, LOOK_AFTER_S, SETTLED, WAITING, Job
 from procbackground.report import Outcome
 from procbackground.task import NO_LIMIT
+from procbackground.task import resolve as resolve  # for importers of its former place
 
 LOOK_AGAIN_S = 0.050  # between two looks at a chunk that has had its first
 
@@ -1365,10 +1366,3 @@ def outcome_of(kind: str) -> Outcome:
         FOR_CANCEL: Outcome.CANCELLED,
         FOR_CLOSE: Outcome.CANCELLED,
     }.get(kind, Outcome.DIED)
-
-
-def resolve(value: float | None, default: float | None) -> float:
-    """Return a limit in force: the task's, else the manager's, else none."""
-    if value is not None:
-        return value
-    return NO_LIMIT if default is None else default
