@@ -27,7 +27,7 @@ class Breakage(NamedTuple):
 
     def error(self, job: Job | None = None) -> ProcbackgroundError:
         """Return a new error for the handle of `job`, or for a caller who submits now."""
-        from procbackground._broken import InitializerError
+        from procbackground.errors import InitializerError
 
         facts: dict[str, Any] = {} if job is None else {"task": job.handle.task, "attempt": job.attempt}
         error = InitializerError(self.message, pid=self.pid, **facts)

@@ -114,7 +114,7 @@ def pass_verdict(command: s.Judge, wall: Callable[[float], float], now_s: float)
 
 
 def _outcome_of_error(error: BaseException) -> Outcome:
-    from procbackground._broken import WorkerDiedError
+    from procbackground.errors import WorkerDiedError
 
     for kind, outcome in (
         (TaskTimeoutError, Outcome.TIMED_OUT),
@@ -189,7 +189,7 @@ def _explain_end(command: s.Judge) -> ProcbackgroundError:
             limit=limit_bytes,
             peak=peak_bytes,
         )
-    from procbackground._broken import WorkerDiedError
+    from procbackground.errors import WorkerDiedError
 
     hint = "the task may have run in part; give it a retry policy if it can run again"
     if worker.was_oom:
