@@ -13,47 +13,48 @@ from typing import Any
 
 from procbackground._state import fleet
 from procbackground._submit.map.mapper import AdaptingMapper
-from procbackground._supervisor import loop, machine
+from procbackground._supervisor import exits, machine, supervisor, zygote
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 
-# Where a bug can end the supervisor, by what makes it go there, and the method that does it.
+# Where a bug can end the supervisor, by what makes it go there: the object that has the method, and the method.
 _PLACES = {
-    "any pass": "_step",
-    "a command": "_carry_out",
-    "an answer": "_take",
-    "a batch of values": "_settle_values",  # when they are in no list of the scheduler's
-    "a death": "_bury",
+    "any pass": ("", "_step"),
+    "a command": ("", "_carry_out"),
+    "an answer": ("", "_take_frames"),
+    "a batch of values": ("settler", "_settle_batch"),  # when they are in no list of the scheduler's
+    "a death": ("exits", "_finish_exit"),
 }
 
 
 class View:
-    """A manager's inside at the moment of each question."""
+    """A manager's inside at the moment of each question, which the supervisor thread answers."""
 
     def __init__(self, manager: Manager) -> None:
         self._manager = manager
         self._supervisor = manager._supervisor
-        self._scheduler = manager._supervisor.scheduler
+        self._loop = manager._supervisor._loop
+        self._scheduler = self._loop.scheduler
+
+    def _ask(self, question: Callable[[], Any]) -> Any:
+        return self._loop.inbox.ask(question) if self._loop.is_ready else question()
 
     # -- workers -------------------------------------------------------------------------------------------
 
     @property
     def worker_pids(self) -> list[int]:
         """Pids of all workers whose process was started and is not known to be gone."""
-        with self._supervisor.lock:
-            return [worker.pid for worker in self._scheduler.workers if worker.pid]
+        return self._ask(lambda: [worker.pid for worker in self._scheduler.workers if worker.pid])  # type: ignore[no-any-return]
 
     @property
     def idle(self) -> int:
         """How many workers are free for a task that would be queued otherwise."""
-        with self._supervisor.lock:
-            return len(self._scheduler.idle) if self._scheduler.has_room else 0
+        return self._ask(lambda: len(self._scheduler.idle) if self._scheduler.has_room else 0)  # type: ignore[no-any-return]
 
     @property
     def spare_pids(self) -> list[int]:
         """Pids of the processes that have run nothing and are kept ready."""
-        with self._supervisor.lock:
-            return [worker.pid for worker in self._scheduler.spares]
+        return self._ask(lambda: [worker.pid for worker in self._scheduler.spares])  # type: ignore[no-any-return]
 
     @property
     def spares(self) -> int:
@@ -63,40 +64,42 @@ class View:
     @property
     def loop_pids(self) -> list[int]:
         """Pids of the workers that were given a loop, whether they have begun it or not."""
-        with self._supervisor.lock:
-            return [worker.pid for worker in self._scheduler.workers if worker.loop is not None]
+        workers = self._scheduler.workers
+        return self._ask(lambda: [worker.pid for worker in workers if worker.loop is not None])  # type: ignore[no-any-return]
 
     def in_flight(self, pid: int) -> int:
         """How many requests were sent to the worker `pid` and are not answered, the running one included."""
-        with self._supervisor.lock:
-            return next(len(worker.inflight) for worker in self._scheduler.workers if worker.pid == pid)
+        workers = self._scheduler.workers
+        return self._ask(lambda: next(len(each.pipeline.jobs) for each in workers if each.pid == pid))  # type: ignore[no-any-return]
 
     @property
     def is_idle(self) -> bool:
         """Whether no task is queued, running or waiting for a retry, and every worker is idle or spare."""
-        with self._supervisor.lock:
-            resting = (fleet.IDLE, fleet.SPARE)
-            has_tasks = self._scheduler.unsettled or self._scheduler.unsettled_loops
-            return not has_tasks and all(worker.state in resting for worker in self._scheduler.workers)
+        scheduler = self._scheduler
+
+        def is_idle() -> bool:
+            has_tasks = scheduler.unsettled or scheduler.unsettled_loops
+            return not has_tasks and all(each.state in (fleet.IDLE, fleet.SPARE) for each in scheduler.workers)
+
+        return self._ask(is_idle)  # type: ignore[no-any-return]
 
     # -- tasks and callers ---------------------------------------------------------------------------------
 
     @property
     def queued(self) -> int:
         """How many one-offs wait in the queue, those that were sent ahead to a worker not included."""
-        with self._supervisor.lock:
-            return self._scheduler.queue.length + self._scheduler.fresh_queue.length
+        return self._ask(lambda: self._scheduler.queue.length + self._scheduler.fresh_queue.length)  # type: ignore[no-any-return]
 
     @property
     def waiting_callers(self) -> int:
         """How many threads wait in a submit until the queue has room."""
-        with self._supervisor.lock:
-            return len(self._supervisor._room._line)
+        assert self._loop.gate is not None
+        return self._loop.gate.waiting_callers
 
     @property
     def has_waiting_callbacks(self) -> bool:
         """Whether a done-callback, or other code of the user's, waits for a thread."""
-        return self._supervisor._errands.has_backlog
+        return self._loop.user_code.has_backlog
 
     @property
     def supervisor_thread(self) -> threading.Thread | None:
@@ -124,26 +127,26 @@ class View:
     @property
     def most_memory_seen(self) -> int:
         """The most bytes that the monitor has seen the tree of any worker hold at its present task."""
-        records = list(self._supervisor._monitor._records.values())
+        records = list(self._loop.monitor._records.values())
         return max((record.peak_bytes for record in records), default=0)
 
     @property
     def is_memory_unwatched(self) -> bool:
         """Whether the monitor's thread waits to be wanted, without looking at anything."""
-        return self._supervisor._monitor._is_parked
+        return self._loop.monitor._is_parked
 
     # -- deaths --------------------------------------------------------------------------------------------
 
     @property
-    def exit_code_bounds(self) -> list[float]:
-        """Until when the supervisor waits for the exit code of each worker that has ended; later after each look."""
-        return list(dict(self._supervisor._dying).values())
+    def exit_code_looks(self) -> list[float]:
+        """When the supervisor looks next for the exit code of each worker that has ended."""
+        return [awaited.look_s for awaited in list(self._loop.exits._awaited.values())]
 
     @property
     def forks_asked_for(self) -> int:
         """How many forks the zygote was asked for and has not answered."""
-        zygote = self._supervisor._zygote
-        return 0 if zygote is None else len(zygote._pending)
+        launcher = self._loop.launcher
+        return len(launcher._pending) if isinstance(launcher, zygote.Zygote) else 0
 
     # -- faults --------------------------------------------------------------------------------------------
 
@@ -153,11 +156,12 @@ class View:
         def fail(*args: object) -> None:
             raise error
 
-        setattr(self._supervisor, _PLACES[place], fail)
+        part, method = _PLACES[place]
+        setattr(getattr(self._loop, part) if part else self._loop, method, fail)
 
     def fail_next_look_at_memory(self, error: Exception) -> None:
         """Have the monitor's next look at the workers' memory raise `error`."""
-        monitor: Any = self._supervisor._monitor
+        monitor: Any = self._loop.monitor
 
         def fail(followed: object) -> float:
             del monitor._watch
@@ -168,24 +172,24 @@ class View:
     @contextmanager
     def finalizers_held(self) -> Iterator[threading.Event]:
         """Hold each thread that wants something done soon, as finalizers do; yield an event that is set then."""
-        supervisor: Any = self._supervisor
+        held: Any = self._supervisor
         has_come, may_go_on = threading.Event(), threading.Event()
 
         def hold(errand: Callable[[], None]) -> None:
             has_come.set()
             may_go_on.wait()
-            loop.Supervisor.do_soon(supervisor, errand)
+            supervisor.Supervisor.do_soon(held, errand)
 
-        supervisor.do_soon = hold
+        held.do_soon = hold
         try:
             yield has_come
         finally:
-            del supervisor.do_soon
+            del held.do_soon
             may_go_on.set()
 
     def hold_supervisor(self, when: Callable[[], bool]) -> HeldSupervisor:
         """Hold the supervisor's thread before its next wait at which `when()` is true. Linux only."""
-        return HeldSupervisor(self._supervisor, when)
+        return HeldSupervisor(self._loop, when)
 
 
 PLACES_TO_BREAK = tuple(_PLACES)
@@ -194,38 +198,40 @@ PLACES_TO_BREAK = tuple(_PLACES)
 class HeldSupervisor:
     """A supervisor's thread that is held before it waits, so that several things happen in one wait of it."""
 
-    def __init__(self, supervisor: Any, when: Callable[[], bool]) -> None:
+    def __init__(self, loop: Any, when: Callable[[], bool]) -> None:
         self.is_held = threading.Event()
-        self._supervisor = supervisor
-        self._may_go_on = threading.Event()
+        self._loop = loop
+        self._may_continue = threading.Event()
         self._when = when
-        self._poll = supervisor._poller.poll
-        supervisor._poller.poll = self._hold
+        self._poll = loop.watches.poll
+        loop.watches.poll = self._hold
 
     def release(self) -> None:
-        """Let it go on; its next wait reports what the zygote says first, as the kernel may."""
-        self._may_go_on.set()
+        """Let it continue; its next wait reports the zygote's messages first, as the kernel may."""
+        self._may_continue.set()
 
     def _hold(self, timeout_s: float | None) -> list[tuple[int, int]]:
         if not self._when():
             return self._poll(timeout_s)  # type: ignore[no-any-return]
         self.is_held.set()
-        self._may_go_on.wait()
-        self._supervisor._poller.poll = self._poll
-        zygote_fd = self._supervisor._zygote._control.fileno()
+        self._may_continue.wait()
+        self._loop.watches.poll = self._poll
+        zygote_fd = self._loop.launcher._control.fileno()
         return sorted(self._poll(0), key=lambda event: event[0] != zygote_fd)
 
 
 @contextmanager
 def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
     """Change how long exit codes and the zygote's answers are waited for."""
-    constants: Any = loop
-    before = constants.EXIT_CODE_S, constants.ANSWER_S
-    constants.EXIT_CODE_S, constants.ANSWER_S = exit_code_s, zygote_answer_s
+    places: list[tuple[Any, str, float]] = [(exits, "EXIT_CODE_S", exit_code_s), (zygote, "ANSWER_S", zygote_answer_s)]
+    before = [(module, name, getattr(module, name)) for module, name, _ in places]
+    for module, name, seconds in places:
+        setattr(module, name, seconds)
     try:
         yield
     finally:
-        constants.EXIT_CODE_S, constants.ANSWER_S = before
+        for module, name, seconds in before:
+            setattr(module, name, seconds)
 
 
 def is_sent_ahead(handle: TaskHandle[Any]) -> bool:

@@ -1,6 +1,7 @@
 """Every exception that the package raises, each with the facts of the failure as attributes.
 
-At the bottom of the import order: the child imports it too, so it stays free of psutil, tenacity and loguru.
+At the bottom of the import order. The child imports it too, so it loads neither psutil, tenacity and loguru nor
+`concurrent.futures.process`.
 """
 
 from __future__ import annotations
@@ -10,10 +11,9 @@ import signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from concurrent.futures.process import BrokenProcessPool
     from typing import Any
 
-    from procbackground._broken import InitializerError as InitializerError
-    from procbackground._broken import WorkerDiedError as WorkerDiedError
     from procbackground.task import Task
 
 
@@ -134,9 +134,61 @@ def death_phrase(exit_code: int | None) -> str:
     return "died" if exit_code is None else f"ended with exit code {exit_code}"
 
 
-def __getattr__(name: str) -> Any:
-    if name in ("InitializerError", "WorkerDiedError"):
-        from procbackground import _broken
+class _WorkerDied(ProcbackgroundError):
+    """The worker ended before it answered; the task may have run in part.
 
-        return getattr(_broken, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell;
+    `log_lines`, the last lines that the attempt logged by `logging` or loguru; `peak_memory`, the highest resident
+    size of the process over its life in bytes (`ru_maxrss`), None where the system could not tell.
+    """
+
+    def __init__(
+        self,
+        message: str = "",
+        *,
+        exit_code: int | None = None,
+        log_lines: tuple[str, ...] = (),
+        peak_memory: int | None = None,
+        **facts: Any,
+    ) -> None:
+        super().__init__(message, **facts)
+        self.exit_code = exit_code
+        self.log_lines = log_lines
+        self.peak_memory = peak_memory
+
+    @property
+    def signal(self) -> str | None:
+        """Name of the signal that killed the worker, such as "SIGKILL", or None."""
+        return signal_name(self.exit_code)
+
+
+class _InitializerFailed(ProcbackgroundError):
+    """The initializer failed or hung in a starting worker, or workers die before they take their first task.
+
+    The child's traceback, or its stack where it hung, is the `__cause__`, as far as there is one.
+
+    The manager starts no further workers: what was queued fails with this, and so does what is submitted later.
+    """
+
+
+# Two errors are a `BrokenProcessPool` as well. Its module takes 13 ms to import and no child needs it, so the parent
+# makes these classes on first use, from the ones above.
+
+if TYPE_CHECKING:
+
+    class WorkerDiedError(_WorkerDied, BrokenProcessPool): ...
+
+    class InitializerError(_InitializerFailed, BrokenProcessPool): ...
+
+
+_MADE_ON_FIRST_USE = {"WorkerDiedError": _WorkerDied, "InitializerError": _InitializerFailed}
+
+
+def __getattr__(name: str) -> Any:
+    base = _MADE_ON_FIRST_USE.get(name)
+    if base is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from procbackground._broken import BrokenProcessPool
+
+    facts = {"__doc__": base.__doc__, "__module__": __name__}
+    return globals().setdefault(name, type(name, (base, BrokenProcessPool), facts))  # the same for all threads

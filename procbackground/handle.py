@@ -15,8 +15,10 @@ from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
+from procbackground._sync import acquire_within
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
 
@@ -70,6 +72,17 @@ class _MadeOnFirstTouch:
         return self if handle is None else handle.__dict__.setdefault(self.name, self.make())
 
 
+class _Condition(threading.Condition):
+    """A condition that a signal handler cannot leave locked by raising at the begin or the end of a `with`.
+
+    `Condition.__enter__` is written in Python: the handler may run after it took the lock and before it returns, and
+    nobody would release the lock then. Here `with` finds the methods of the lock itself, which are C functions.
+    """
+
+    __enter__ = property(attrgetter("_lock.__enter__"))
+    __exit__ = property(attrgetter("_lock.__exit__"))
+
+
 class _ConditionOnFirstTouch:
     """`Future._condition`, made when somebody first needs it. See `TaskHandle._settle` for the other half."""
 
@@ -77,11 +90,11 @@ class _ConditionOnFirstTouch:
         if handle is None:
             return self
         attributes = handle.__dict__
-        condition = threading.Condition()
-        claimed = attributes.setdefault("_claim", condition)  # atomic: one of us and the finisher is first
+        condition = _Condition()
+        claimed = attributes.setdefault("_claim", condition)  # atomic: either we or the finisher are first
         if claimed is _FINISHER:
-            # The finisher found nobody waiting and is a few bytecodes away from storing the state. Only then
-            # may a waiter look: as_completed() would otherwise count the handle twice.
+            # The finisher found nobody waiting and is a few bytecodes away from storing the state. A waiter may look
+            # only after that: as_completed() would otherwise count the handle twice.
             while handle._state not in _DONE:
                 time.sleep(0)
             claimed = condition
@@ -125,12 +138,19 @@ class TaskHandle(Future[R]):
 
     @property
     def task(self) -> Task[R]:
-        """The task. For `run` and `submit` it is made here, on first use."""
+        """The task. For `run` and `submit` it is made here, on first use; all threads get the same object."""
+        # The order of the reads and writes is what makes that so. A thread that finds `_make` here, but whose arguments
+        # another has dropped since, finds `_task`, too, as that is stored before.
         make = self._make
-        if make is not None:
-            self._args = make(self._args, self._kwargs or {})
-            self._make = self._kwargs = None
-        return self._args  # type: ignore[no-any-return]
+        args, kwargs = self._args, self._kwargs
+        if make is None:
+            return args  # type: ignore[no-any-return]
+        task: Task[R] | None = self.__dict__.get("_task")
+        if task is None:
+            task = self.__dict__.setdefault("_task", make(args, kwargs or {}))
+        self._args, self._kwargs = task, None
+        self._make = None
+        return task
 
     @property
     def attempts(self) -> list[Attempt]:
@@ -209,16 +229,22 @@ class TaskHandle(Future[R]):
 
     def _wait(self, timeout: float | None) -> None:
         # A bare lock wakes 10 % sooner than a condition (61 against 68 µs for a whole round trip). The order
-        # matters: we enter the list and look at the state, the finisher stores the state and reads the list.
+        # matters: we append our lock and look at the state, the finisher stores the state and takes the locks.
         lock = _thread.allocate_lock()
         lock.acquire()
-        self.__dict__.setdefault("_sleepers", []).append(lock)
-        if self._state in _DONE:
-            return
-        if not lock.acquire(True, -1 if timeout is None else max(0.0, min(timeout, threading.TIMEOUT_MAX))):
+        sleepers: list[_thread.LockType] = self.__dict__.setdefault("_sleepers", [])
+        try:
+            sleepers.append(lock)
             if self._state in _DONE:
                 return
-            raise FutureTimeoutError
+            if not acquire_within(lock, timeout) and self._state not in _DONE:
+                raise FutureTimeoutError
+        finally:
+            if self._state not in _DONE:  # else the list goes with the wait
+                try:
+                    sleepers.remove(lock)  # or each wait that times out would leave a lock behind
+                except ValueError:
+                    pass  # interrupted before it was appended
 
     def _settle(
         self,
@@ -252,12 +278,13 @@ class TaskHandle(Future[R]):
                         waiter.add_result(self)
                 claimed.notify_all()
             has_callbacks = bool(attributes.get("_done_callbacks"))
-        waiting = attributes.get("_sleepers")
+        waiting = attributes.pop("_sleepers", None)
         if waiting is not None:
             if sleepers is not None:
                 sleepers += waiting
             else:
-                for lock in waiting:
+                # Of a copy: a wait that times out now removes its lock, and the iteration would skip the next one.
+                for lock in tuple(waiting):
                     lock.release()
         return has_callbacks
 

@@ -102,7 +102,7 @@ def check_duration(name: str, seconds: float | None) -> None:
 
 
 def resolve(value: float | None, default: float | None) -> float:
-    """Return a limit in force: the task's, else the manager's, else none."""
+    """Return the limit in force: the task's `value`, else the manager's `default`, else `NO_LIMIT`."""
     if value is not None:
         return value
     return NO_LIMIT if default is None else default

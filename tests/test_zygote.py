@@ -180,7 +180,7 @@ def test_an_import_that_takes_long_costs_no_death_its_explanation(make_manager, 
     looks: set[float] = set()
 
     def has_looked_twice() -> bool:
-        looks.update(view.exit_code_bounds)
+        looks.update(view.exit_code_looks)
         return len(looks) > 2
 
     wait_until(has_looked_twice, "the supervisor waits for the exit code")

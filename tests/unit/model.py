@@ -11,10 +11,9 @@ from __future__ import annotations
 from collections import Counter, deque
 from typing import Any, NamedTuple
 
-from procbackground._state import fleet
-from procbackground._state import scheduler as s
-from procbackground._state.admission import AdmittingScheduler
-from procbackground._state.fleet import Worker
+from procbackground._state import commands as c
+from procbackground._state import fleet, outcomes
+from procbackground._state.fleet import Death, Worker
 from procbackground._state.job import Job, Recipe
 from procbackground._state.scheduler import Scheduler
 from procbackground.report import Outcome
@@ -93,11 +92,8 @@ class World:
         **options: Any,
     ) -> None:
         self.now_s = 1000.0
-        options = {"max_workers": max_workers, "wall": lambda monotonic_s: monotonic_s, **options}
-        self.scheduler: Scheduler = (
-            Scheduler(**options)
-            if min_free_bytes is None
-            else AdmittingScheduler(min_free_bytes=min_free_bytes, **options)
+        self.scheduler = Scheduler(
+            max_workers=max_workers, wall=lambda monotonic_s: monotonic_s, min_free_bytes=min_free_bytes, **options
         )
         self.is_obedient = is_obedient
         self._reads_at_once = reads_at_once
@@ -106,8 +102,8 @@ class World:
         self.is_stubborn = False  # children ignore SIGTERM
         self.children: dict[Worker, Child] = {}  # of processes that have not been buried
         self.jobs: list[Job] = []
-        self.verdicts: deque[s.Judge] = deque()
-        self.log: list[s.Command] = []
+        self.verdicts: deque[c.Judge] = deque()
+        self.log: list[c.Command] = []
         self.begun: list[Begun] = []
         self.most_active = 0  # workers at a time that counted against `max_workers`
         self.failed_iterations: Counter[str] = Counter()
@@ -121,23 +117,17 @@ class World:
 
     # -- the caller ----------------------------------------------------------------------------------------
 
-    def submit(
-        self, name: str = "", recipe: Recipe | None = None, *, is_cancelled_first: bool = False, **limits: Any
-    ) -> Job:
-        """Give the scheduler a job, which an observer may have cancelled that was told of it before."""
+    def submit(self, name: str = "", recipe: Recipe | None = None, *, is_alone: bool = True, **limits: Any) -> Job:
+        """Give the scheduler a job; with others behind it in the inbox it is not `is_alone`."""
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
         job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, b"payload")  # type: ignore[arg-type]
         self.jobs.append(job)
-        if is_cancelled_first:
-            assert self.cancel(job)
         if recipe.is_loop:
-            if not self.scheduler.accept_loop(job, self.now_s):
-                self._end(job, CANCELLED)
+            self.scheduler.accept_loop(job, self.now_s)
         else:
-            worker = self.scheduler.accept(job, self.now_s)
+            worker = self.scheduler.accept(job, self.now_s, is_alone=is_alone)
             if worker is not None:
                 self._write(worker, [job])
-                worker.in_writing = None
         if self._reads_now:
             self.staff()
         return job
@@ -184,9 +174,9 @@ class World:
         self.scheduler.clock_advanced(self.now_s, self._clocks_s)
         self.settle_down()
 
-    def _clocks_s(self, worker: Worker) -> s.Clocks:
-        began_s = self.begun_s.get(worker, worker.head_since_s)
-        return s.Clocks(began_s, began_s, worker not in self.past_look)
+    def _clocks_s(self, worker: Worker) -> c.Clocks:
+        began_s = self.begun_s.get(worker, worker.pipeline.head_since_s)
+        return c.Clocks(began_s, began_s, worker not in self.past_look)
 
     @property
     def next_due_s(self) -> float:
@@ -195,16 +185,16 @@ class World:
 
     def timers(self) -> int:
         """Return how many entries the scheduler keeps for later times."""
-        return len(self.scheduler._timers)
+        return len(self.scheduler.timers)
 
     @property
     def no_launch_before_s(self) -> float:
         """Until when no process is started, as the last starts failed."""
-        return self.scheduler._no_launch_before_s
+        return self.scheduler.launches._not_before_s
 
     def launches_kept(self) -> int:
         """Return how many launches the scheduler watches, those that have started included."""
-        return len(self.scheduler._launched)
+        return len(self.scheduler.launches._launched)
 
     # -- the supervisor ------------------------------------------------------------------------------------
 
@@ -220,44 +210,44 @@ class World:
             if not self.is_obedient or not self._obey():
                 return
 
-    def _carry_out(self, command: s.Command) -> None:
+    def _carry_out(self, command: c.Command) -> None:
         match command:
-            case s.Launch(worker):
+            case c.Launch(worker):
                 self.children[worker] = Child(worker)
                 worker.pid = 100 + worker.number
-            case s.Send(worker, jobs):
+            case c.Send(worker, jobs):
                 self._write(worker, jobs)
-            case s.Judge(job, kind, _, worker, _, _):
-                if kind == s.DIED:
+            case c.Judge(job, kind, _, worker, _, _):
+                if kind == c.DIED:
                     name = job.handle.name  # type: ignore[attr-defined]
                     assert worker in self.accidents, f"{name} is charged with the death of a worker that was stopped"
                 self.verdicts.append(command)
-            case s.Cancelled(job, _):
+            case c.Cancelled(job, _):
                 self._end(job, CANCELLED)
-            case s.Broke(job):
+            case c.Broke(job):
                 self._end(job, BROKE)
-            case s.GoOn(worker):
+            case c.ContinueLoop(worker):
                 child = self.children.get(worker)
                 if child is not None and child.is_alive:
                     child.waits_for_verdict = False
                     self._note_iteration(child)
-            case s.Terminate(worker, _):
+            case c.Terminate(worker, _):
                 if worker in self.children:
                     self.children[worker].is_asked_to_stop = True
-            case s.Kill(worker):
+            case c.Kill(worker):
                 child = self.children.get(worker)
                 if child is not None:
                     child.is_alive = False
-            case s.Dismiss(worker) | s.EndLoop(worker):
+            case c.Dismiss(worker) | c.EndLoop(worker):
                 if worker in self.children:
                     self.children[worker].is_dismissed = True
-            case s.Revoke(worker, up_to):
+            case c.Revoke(worker, up_to):
                 if worker in self.children:
                     self.children[worker].revoked = up_to
-            case s.LookAtMark(worker, up_to):
-                started = self.children[worker].started if worker in self.children else worker.sent
+            case c.ReadMark(worker, up_to):
+                started = self.children[worker].started if worker in self.children else worker.pipeline.sent
                 self.scheduler.mark_seen(worker, started, up_to, self.now_s)
-            case s.AskForLook(worker):
+            case c.AskForLook(worker):
                 self.scheduler.look_was_asked(worker, self.now_s, self.now_s)
             case _:
                 pass  # news for observers, and requests for a look at the memory
@@ -316,10 +306,10 @@ class World:
         """Read the pipe dry, then believe the death."""
         child = self.children[worker]
         assert not child.is_alive
+        self.scheduler.process_ended(worker, self.now_s)
         while child.said:
             self.read(worker)
-        worker.exit_code = -9
-        self.scheduler.worker_gone(worker, child.started, self.now_s)
+        self.scheduler.worker_gone(worker, child.started, Death(exit_code=-9), self.now_s)
         assert worker.state == fleet.GONE
         del self.children[worker]
 
@@ -340,14 +330,12 @@ class World:
 
     def see_memory(self, free_bytes: int) -> bool:
         """Tell how much memory is free; return whether to look again."""
-        assert isinstance(self.scheduler, AdmittingScheduler)
         looks_again = self.scheduler.memory_seen(free_bytes, self.now_s)
         self.settle_down()
         return looks_again
 
     def fail_to_see_memory(self) -> None:
         """Nobody could be found to look."""
-        assert isinstance(self.scheduler, AdmittingScheduler)
         self.scheduler.memory_not_seen(self.now_s)
         self.settle_down()
 
@@ -362,16 +350,15 @@ class World:
 
     def revoke(self, worker: Worker) -> int:
         """Have all that the worker was sent revoked, as if that had just been written; return up to where."""
-        worker.revoked_up_to = worker.sent
-        return worker.sent
+        return worker.pipeline.recall()
 
-    def judge(self, command: s.Judge) -> str:
+    def judge(self, command: c.Judge) -> str:
         """Ask the job's own policy, and pass the verdict on."""
         job, kind = command.job, command.kind
-        can_retry = kind != s.FOR_DEADLINE and command.body != UNLOADABLE
+        can_retry = kind != c.FOR_DEADLINE and command.body != UNLOADABLE
         if command.worker is not None:
-            assert job.has_settled or kind != s.DIED or command.worker.exit_code is not None
-            outcome = {s.VALUE: Outcome.SUCCEEDED, s.FAILURE: Outcome.RAISED}.get(kind) or s.outcome_of(kind)
+            assert job.has_settled or kind != c.DIED or command.worker.death.exit_code is not None
+            outcome = {c.VALUE: Outcome.SUCCEEDED, c.FAILURE: Outcome.RAISED}.get(kind) or outcomes.outcome_of(kind)
             job.record(outcome, self.now_s, lambda time_s: time_s, pid=command.worker.pid)
         delay_s = None
         if job.recipe.retry is not None and can_retry:
@@ -379,7 +366,7 @@ class World:
             delay_s = job.recipe.retry.next_delay_s(
                 (pow, (2, 2), {}),
                 job.attempt,
-                (kind != s.VALUE, "value" if kind == s.VALUE else Boom(kind)),
+                (kind != c.VALUE, "value" if kind == c.VALUE else Boom(kind)),
                 self.now_s if history.first_started_s is None else history.first_started_s,
                 history.idle_for_s,
                 self.now_s,
@@ -387,12 +374,12 @@ class World:
         if job.recipe.is_loop and can_retry:
             waiting = command.worker if command.waits else None
             ruling = self.scheduler.loop_judged(job, waiting, delay_s, self.now_s)
-            if ruling == s.OVER:
+            if ruling == outcomes.FINAL:
                 self.failed_iterations[job.handle.name] += 1  # type: ignore[attr-defined]
         else:
             ruling = self.scheduler.judged(job, delay_s, self.now_s)
-            if ruling == s.OVER:
-                self._end(job, SUCCEEDED if kind == s.VALUE else FAILED, kind)
+            if ruling == outcomes.FINAL:
+                self._end(job, SUCCEEDED if kind == c.VALUE else FAILED, kind)
         return ruling
 
     def _end(self, job: Job, ending: str, why: str | None = None) -> None:
@@ -567,7 +554,7 @@ class World:
 
     def in_flight(self, worker: Worker) -> list[Job]:
         """Return the jobs that were sent to the worker and are not answered, as the scheduler sees it."""
-        return list(worker.inflight)
+        return list(worker.pipeline.jobs)
 
     def waiting_in(self, worker: Worker) -> list[Job]:
         """Return the jobs that the worker was sent and has not begun."""
@@ -635,44 +622,19 @@ class World:
 
     def check(self) -> None:
         """Refuse a state that may never be: see each claim."""
+        self.scheduler.check()
         scheduler = self.scheduler
         one_offs = [job for job in self.jobs if not job.recipe.is_loop]
-        places: Counter[int] = Counter()
-        for queue in (scheduler.queue, scheduler.fresh_queue):
-            listed = list(queue)
-            places.update(id(job) for job in listed)
-            assert len(listed) == queue.length, "a queue's length is not the number of jobs that wait in it"
-        places.update(id(job) for job in scheduler._waiting - scheduler.loops)
-        places.update(id(job) for job in scheduler.loops)
-        for worker in scheduler.workers:
-            places.update(id(job) for job in worker.inflight if job.state in ("sent", "stopping"))
-            sequences = [job.sequence for job in worker.inflight]
-            live = [
-                job.sequence for job in worker.inflight if job.worker is worker and not job.has_settled
-            ]
-            assert live == sorted(set(live)), f"sequences in {worker}: {sequences}"
+        places = Counter(id(job) for job in scheduler.all_jobs())
         for job in self.jobs:
-            receipt: Any = job.handle
-            expected = 0 if receipt.ending is not None else 1
-            assert places[id(job)] == expected, (
-                f"{receipt.name} is in {places[id(job)]} places, {job.state}, {receipt.ending}"
-            )
-        counted = [worker for worker in scheduler.workers if worker.counts]
-        assert len(counted) == scheduler.active <= scheduler.max_workers, "more workers than allowed"
-        occupied = [w for w in scheduler.workers if w.inflight]
-        assert len(occupied) <= scheduler.max_workers, "more one-offs run than allowed"
-        in_pool = {w for w in scheduler.workers if w.state in (fleet.IDLE, fleet.BUSY) and w.loop is None}
-        assert in_pool.issuperset(scheduler.idle), "a worker is listed as idle and is not"
-        endings = Counter(job.handle.ending for job in self.jobs)  # type: ignore[attr-defined]
+            expected = 0 if ending_of(job) is not None else 1
+            assert places[id(job)] == expected, f"{job.handle.name} is in {places[id(job)]} places, {job.state}"  # type: ignore[attr-defined]
+        endings = Counter(map(ending_of, self.jobs))
         assert scheduler.added == len(self.jobs)
         assert scheduler.succeeded == endings[SUCCEEDED]
         assert scheduler.failed == endings[FAILED] + endings[BROKE]
         assert scheduler.cancelled == endings[CANCELLED]
-        assert scheduler.unsettled == sum(job.handle.ending is None for job in one_offs)  # type: ignore[attr-defined]
-        assert scheduler.added == (
-            scheduler.succeeded + scheduler.failed + scheduler.cancelled
-            + scheduler.unsettled + scheduler.unsettled_loops
-        )  # fmt: skip
+        assert scheduler.unsettled == sum(ending_of(job) is None for job in one_offs)
 
 
 def prompt_world(max_workers: int = 2, **options: Any) -> World:

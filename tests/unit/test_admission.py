@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from procbackground._state import scheduler as s
-from procbackground._state.admission import LOOK_AGAIN_S
+from procbackground._state import commands as c
+from procbackground._state.gate import WATCH_AGAIN_S
 from procbackground._state.job import SHORT_TASK_S, Recipe
 from procbackground.retry import Retry
 from tests.unit.model import World, prompt_world
@@ -20,11 +20,11 @@ def world() -> World:
 
 def test_nothing_begins_before_the_memory_is_known(world):
     job = world.submit()
-    assert len(world.commands(s.LookAtMemory)) == 1
+    assert len(world.commands(c.WatchMemory)) == 1
     assert not world.workers()
     assert world.see_memory(PLENTY)
     assert world.running() == [job]
-    assert not world.commands(s.AdmissionHeld)
+    assert not world.commands(c.AdmissionHeld)
 
 
 def test_attempts_wait_while_memory_is_short_and_begin_when_it_is_not(world):
@@ -32,11 +32,11 @@ def test_attempts_wait_while_memory_is_short_and_begin_when_it_is_not(world):
     assert world.see_memory(LITTLE)
     assert world.see_memory(LITTLE)
     assert not world.workers()
-    assert world.commands(s.AdmissionHeld) == [s.AdmissionHeld(LITTLE)]
+    assert world.commands(c.AdmissionHeld) == [c.AdmissionHeld(LITTLE)]
     world.advance(3.0)
     assert world.see_memory(MINIMUM)
     assert world.running() == jobs[:2]
-    assert world.commands(s.AdmissionResumed) == [s.AdmissionResumed(MINIMUM, 3.0)]
+    assert world.commands(c.AdmissionResumed) == [c.AdmissionResumed(MINIMUM, 3.0)]
 
 
 def test_what_runs_goes_on_and_the_next_waits(world):
@@ -114,15 +114,15 @@ def test_nobody_looks_while_nothing_is_to_be_done_and_the_next_task_asks_again(w
     assert not world.see_memory(PLENTY)
     other = world.submit()
     assert world.running() == []  # what was seen then is not what is now
-    assert len(world.commands(s.LookAtMemory)) == 2
+    assert len(world.commands(c.WatchMemory)) == 2
     assert world.see_memory(LITTLE)
     world.cancel(other)
     assert not world.see_memory(LITTLE)  # a hold ends when nobody waits
-    assert len(world.commands(s.AdmissionHeld)) == len(world.commands(s.AdmissionResumed)) == 1
+    assert len(world.commands(c.AdmissionHeld)) == len(world.commands(c.AdmissionResumed)) == 1
 
 
 def test_when_nobody_can_look_somebody_is_asked_again(world):
     world.submit()
     world.fail_to_see_memory()
-    world.advance(LOOK_AGAIN_S)
-    assert len(world.commands(s.LookAtMemory)) == 2
+    world.advance(WATCH_AGAIN_S)
+    assert len(world.commands(c.WatchMemory)) == 2

@@ -192,3 +192,62 @@ def test_raising_the_outcome_twice_raises_the_same_exception():
             handle.result()
         errors.append(caught.value)
     assert errors[0] is errors[1]
+
+
+def test_waits_that_time_out_leave_no_locks():
+    handle = new_handle()
+    for _ in range(10_000):
+        with pytest.raises(TimeoutError):
+            handle.result(timeout=0)
+    assert handle.__dict__["_sleepers"] == []
+
+
+def test_waits_that_time_out_while_the_handle_is_settled_keep_nobody_asleep():
+    """A lock that leaves the list just then must not have another one skipped."""
+    handles = [new_handle() for _ in range(HANDLES)]
+
+    def look_briefly() -> None:
+        for handle in handles:
+            while not handle.done():
+                try:
+                    handle.exception(timeout=1e-6)
+                except (TimeoutError, CancelledError):
+                    pass
+
+    def wait_for_all() -> None:
+        for handle in handles:
+            try:
+                handle.exception()
+            except CancelledError:
+                pass
+
+    in_threads(finisher(handles), look_briefly, wait_for_all, look_briefly, wait_for_all)
+
+
+def test_all_threads_get_the_same_task():
+    made: list[Task[int]] = []
+
+    def make(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Task[int]:
+        task = Task(pow, args, kwargs)
+        made.append(task)
+        return task
+
+    for _ in range(HANDLES // 4):
+        handle: TaskHandle[int] = TaskHandle(NoOwner(), make, (2, 3), {"mod": 5})
+        seen: list[Task[int]] = []
+        readers = [lambda handle=handle, seen=seen: seen.append(handle.task)] * 4
+        in_threads(*readers)
+        assert len(set(map(id, seen))) == 1
+        assert handle.task is seen[0]
+        assert (seen[0].args, seen[0].kwargs) == ((2, 3), {"mod": 5})
+
+
+@pytest.mark.parametrize("state", [FINISHED, CANCELLED_AND_NOTIFIED])
+def test_condition_of_a_handle_works_as_any_other(state: str):
+    handle = new_handle()
+    with handle._condition:  # type: ignore[attr-defined]
+        assert handle._condition._is_owned()  # type: ignore[attr-defined]
+        assert not handle._condition.wait(0)  # type: ignore[attr-defined]
+    handle._settle(state, 1, None)
+    assert handle._condition.acquire(blocking=False)  # type: ignore[attr-defined]
+    handle._condition.release()  # type: ignore[attr-defined]

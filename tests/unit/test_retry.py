@@ -1,5 +1,7 @@
 """What a retry policy decides from an outcome, the times and the number of attempts: tenacity's answers, unslept."""
 
+import copy
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -274,3 +276,70 @@ def test_error_of_a_users_strategy_comes_out_as_it_is():
 
 def test_policy_shows_what_it_is_made_of():
     assert "stop_after_attempt" in repr(Retry.of_attempts(2))
+
+
+def twice(make: Callable[[], Retry]) -> tuple[Retry, Retry]:
+    return make(), make()
+
+
+def always(state: Any) -> bool:
+    return True
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        Retry,
+        lambda: Retry(stop=tenacity.stop_after_attempt(3)),
+        lambda: Retry(stop=tenacity.stop_after_delay(3), wait=tenacity.wait_fixed(1)),
+        lambda: Retry(wait=tenacity.wait_random(1, 2)),
+        lambda: Retry(wait=tenacity.wait_incrementing(1, 2, 3)),
+        lambda: Retry(wait=tenacity.wait_exponential(max=10)),
+        lambda: Retry(wait=tenacity.wait_random_exponential(max=10), retry=tenacity.retry_if_exception_type(OSError)),
+        lambda: Retry(retry=tenacity.retry_if_exception_type((OSError, KeyError))),
+        lambda: Retry(stop=always),
+    ],
+)
+def test_policies_of_the_same_strategies_are_equal(make: Callable[[], Retry]):
+    first, second = twice(make)
+    assert first == second
+    assert hash(first) == hash(second)
+    assert pickle.loads(pickle.dumps(first)) == first
+    assert copy.copy(first) == first
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (Retry(), Retry(stop=tenacity.stop_after_attempt(3))),
+        (Retry(stop=tenacity.stop_after_attempt(2)), Retry(stop=tenacity.stop_after_attempt(3))),
+        (Retry(wait=tenacity.wait_exponential(max=3)), Retry(wait=tenacity.wait_random_exponential(max=3))),
+        (Retry(retry=tenacity.retry_if_exception_type(OSError)), Retry()),
+        (Retry(stop=lambda state: True), Retry(stop=lambda state: True)),
+        # Combinations may contain anything, and so equal only themselves.
+        (Retry(stop=tenacity.stop_never | always), Retry(stop=tenacity.stop_never | always)),  # type: ignore[operator]
+        (Retry(), _OwnRetry()),
+        (_OwnRetry(), _OwnRetry()),
+    ],
+)
+def test_policies_of_other_strategies_differ(first: Retry, second: Retry):
+    assert first != second
+    assert hash(second) == hash(second)
+
+
+def test_policies_with_exception_types_in_a_list_can_be_keys():
+    first, second = twice(lambda: Retry(retry=tenacity.retry_if_exception_type([OSError])))  # type: ignore[arg-type]
+    assert len({first, second}) == 2
+
+
+def test_policy_that_was_changed_equals_what_it_is_now():
+    policy, other = Retry(stop=tenacity.stop_after_attempt(2)), Retry(stop=tenacity.stop_after_attempt(3))
+    assert policy != other
+    policy.stop = tenacity.stop_after_attempt(3)
+    assert policy == other
+    assert hash(policy) == hash(other)
+
+
+def test_an_int_stands_for_one_policy():
+    assert Retry.of_attempts(3) is Retry.of_attempts(3)
+    assert Retry.of_attempts(3) == Retry(stop=tenacity.stop_after_attempt(3))

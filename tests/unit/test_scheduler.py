@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from tenacity import stop_after_attempt, wait_fixed
 
-from procbackground._state import scheduler as s
+from procbackground._state import commands as c
+from procbackground._state import launches, loops, pipeline, staffing
 from procbackground._state.fleet import Worker
 from procbackground._state.job import (
     LOOK_AFTER_S,
@@ -144,7 +145,7 @@ def test_isolated_job_has_a_worker_of_its_own():
     while world.running():
         world.answer(world.running()[0])
     assert world.begun_jobs() == [plain, *isolated, after]
-    dismissed = [command.worker for command in world.commands(s.Dismiss)]
+    dismissed = [command.worker for command in world.commands(c.Dismiss)]
     assert len(set(dismissed)) == 3  # of the first plain job, to make room, and of both isolated ones
     assert world.most_active == 1
 
@@ -218,7 +219,7 @@ def test_cancel_of_a_queued_job_touches_no_worker():
     world = prompt_world(1)
     first, second, third = world.submit_many(3)
     assert world.cancel(second)
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
     world.answer(first)
     assert world.running() == [third]
     assert second not in world.begun_jobs()
@@ -237,7 +238,7 @@ def test_cancel_of_a_running_job_stops_its_worker_and_the_next_job_gets_another(
     job, other = world.submit_many(2)
     worker = world.worker_of(job)
     assert world.cancel(job)
-    assert [command.worker for command in world.commands(s.Terminate)] == [worker]
+    assert [command.worker for command in world.commands(c.Terminate)] == [worker]
     assert world.endings() == {job: "cancelled"}
     assert world.running() == [other]
 
@@ -246,9 +247,9 @@ def test_cancel_of_a_running_job_puts_those_behind_it_elsewhere_uncharged_and_in
     world = prompt_world(1)
     jobs = with_prefetch(world, 4)
     world.cancel(jobs[0])
-    assert not world.commands(s.Terminate)  # the signal might hit the next one
-    world.advance(s.RESCUE_LOOK_S)
-    assert len(world.commands(s.Terminate)) == 1
+    assert not world.commands(c.Terminate)  # the signal might hit the next one
+    world.advance(pipeline.READ_MARK_S)
+    assert len(world.commands(c.Terminate)) == 1
     while world.running():
         world.answer(world.running()[0])
     assert world.begun_jobs()[-3:] == jobs[1:]
@@ -259,12 +260,12 @@ def test_cancel_of_a_prefetched_job_stops_nothing_unless_it_proves_long():
     world = prompt_world(1)
     jobs = with_prefetch(world, 3)
     assert world.cancel(jobs[1])
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
     world.answer(jobs[0])
     world.answer(jobs[1])
     world.answer(jobs[2])
     assert world.endings()[jobs[1]] == "cancelled"
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
 
 
 def test_cancelled_job_that_runs_long_all_the_same_is_stopped():
@@ -272,8 +273,8 @@ def test_cancelled_job_that_runs_long_all_the_same_is_stopped():
     jobs = with_prefetch(world, 3)
     world.cancel(jobs[1])
     world.answer(jobs[0])
-    world.advance(s.RESCUE_AFTER_S + s.RESCUE_LOOK_S)
-    assert len(world.commands(s.Terminate)) == 1
+    world.advance(staffing.RESCUE_AFTER_S + pipeline.READ_MARK_S)
+    assert len(world.commands(c.Terminate)) == 1
     assert world.running() == [jobs[2]]
 
 
@@ -290,7 +291,7 @@ def test_jobs_behind_one_that_runs_long_go_to_an_idle_worker_uncharged_and_once(
     other_worker = world.worker_of(jobs[4])
     while other_worker not in world.idle():
         world.finish(other_worker)
-    world.advance(2 * s.RESCUE_AFTER_S + s.RESCUE_LOOK_S)
+    world.advance(2 * staffing.RESCUE_AFTER_S + pipeline.READ_MARK_S)
     assert world.worker_of(behind[0]) is other_worker
     while world.running_in(other_worker) is not None:
         world.finish(other_worker)
@@ -298,7 +299,7 @@ def test_jobs_behind_one_that_runs_long_go_to_an_idle_worker_uncharged_and_once(
     assert world.worker_of(long) is long_worker
     assert [world.begun_jobs().count(job) for job in behind] == [1, 1, 1]
     assert [job.attempt for job in behind] == [1, 1, 1]
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
 
 
 def test_job_behind_one_that_runs_long_gets_a_new_worker_where_the_other_died():
@@ -309,7 +310,7 @@ def test_job_behind_one_that_runs_long_gets_a_new_worker_where_the_other_died():
     world.answer(blockers[0])
     assert sent_ahead(world) == [behind]
     world.die(world.worker_of(blockers[1]))  # nothing is queued
-    world.advance(2 * s.RESCUE_AFTER_S + s.RESCUE_LOOK_S)
+    world.advance(2 * staffing.RESCUE_AFTER_S + pipeline.READ_MARK_S)
     assert world.running() == [long, behind]
     assert world.begun_jobs().count(behind) == 1
 
@@ -354,10 +355,10 @@ def test_attempt_over_its_timeout_is_stopped_with_its_stack_taken():
     world = prompt_world()
     job = world.submit(timeout_s=10)
     world.advance(9.9)
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
     world.advance(0.2)
-    assert [command.wants_stack for command in world.commands(s.Terminate)] == [True]
-    assert [command.kind for command in world.commands(s.Judge)] == [s.FOR_TIMEOUT]
+    assert [command.wants_stack for command in world.commands(c.Terminate)] == [True]
+    assert [command.kind for command in world.commands(c.Judge)] == [c.FOR_TIMEOUT]
     assert world.endings() == {job: "failed"}
 
 
@@ -380,10 +381,10 @@ def test_row_that_looked_at_the_clock_has_its_timeout_from_then():
     world.advance(9)
     world.look_at_clock(worker)
     world.advance(9.9)
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
     world.advance(0.2)
     assert world.endings() == {job: "failed"}
-    assert not world.commands(s.AskForLook)
+    assert not world.commands(c.AskForLook)
 
 
 def test_row_of_unknown_begin_has_its_timeout_from_when_its_chunk_was_asked_for_a_look():
@@ -392,12 +393,12 @@ def test_row_of_unknown_begin_has_its_timeout_from_when_its_chunk_was_asked_for_
     (worker,) = world.workers()
     world.pass_look(worker)
     world.advance(LOOK_AFTER_S)
-    assert [command.worker for command in world.commands(s.AskForLook)] == [worker]
+    assert [command.worker for command in world.commands(c.AskForLook)] == [worker]
     world.advance(9.99)
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
     world.advance(0.02)
     assert world.endings() == {job: "failed"}
-    assert len(world.commands(s.AskForLook)) == 1
+    assert len(world.commands(c.AskForLook)) == 1
 
 
 @pytest.mark.parametrize("timeout_s", [LOOK_AFTER_S / 3, 10.0])
@@ -410,9 +411,9 @@ def test_chunk_that_goes_on_is_asked_for_a_look_again(timeout_s):
     for asked in range(1, 10):
         world.look_at_clock(worker)
         world.advance(min(LOOK_AFTER_S, timeout_s) * 1.01)
-        assert len(world.commands(s.AskForLook)) == asked
+        assert len(world.commands(c.AskForLook)) == asked
         world.advance(timeout_s * 0.9)  # the row that ran then ends, and the next begins with a look
-        assert not world.commands(s.Terminate)
+        assert not world.commands(c.Terminate)
 
 
 def test_look_while_it_was_asked_for_may_have_missed_it():
@@ -424,10 +425,10 @@ def test_look_while_it_was_asked_for_may_have_missed_it():
     world.advance(1)
     world.ask_for_look(worker, takes_s=0.002)
     world.look_at_clock(worker, later_s=0.001)
-    before = len(world.commands(s.AskForLook))
+    before = len(world.commands(c.AskForLook))
     world.advance(10.003)  # its chunk was asked again 4 ms after the first time
-    assert len(world.commands(s.AskForLook)) == before + 1
-    assert not world.commands(s.Terminate)
+    assert len(world.commands(c.AskForLook)) == before + 1
+    assert not world.commands(c.Terminate)
 
 
 def test_row_of_unknown_begin_is_not_taken_for_stalled_by_what_came_before_it():
@@ -437,10 +438,10 @@ def test_row_of_unknown_begin_is_not_taken_for_stalled_by_what_came_before_it():
     world.advance(0.9)  # of one that looked
     world.pass_look(worker)
     world.advance(1)
-    assert len(world.commands(s.AskForLook)) == 1
-    assert not world.commands(s.Stalled)
+    assert len(world.commands(c.AskForLook)) == 1
+    assert not world.commands(c.Stalled)
     world.advance(1)
-    assert len(world.commands(s.Stalled)) == 1
+    assert len(world.commands(c.Stalled)) == 1
 
 
 def test_worker_that_ignores_the_stop_is_killed_after_the_grace():
@@ -449,9 +450,9 @@ def test_worker_that_ignores_the_stop_is_killed_after_the_grace():
     (worker,) = world.workers()
     world.hello(worker)
     world.advance(14.9)
-    assert not world.commands(s.Kill)
+    assert not world.commands(c.Kill)
     world.advance(0.2)
-    assert [command.worker for command in world.commands(s.Kill)] == [worker]
+    assert [command.worker for command in world.commands(c.Kill)] == [worker]
 
 
 def test_answer_that_comes_while_the_worker_is_being_stopped_counts():
@@ -470,8 +471,8 @@ def test_deadline_ends_a_job_that_is_still_queued():
     running, late = world.submit(), world.submit(deadline_s=5)
     world.advance(5)
     assert world.endings() == {late: "failed"}
-    (command,) = world.commands(s.Judge)
-    assert (command.kind, command.worker) == (s.FOR_DEADLINE, None)
+    (command,) = world.commands(c.Judge)
+    assert (command.kind, command.worker) == (c.FOR_DEADLINE, None)
     world.answer(running)
     assert world.begun_jobs() == [running]
 
@@ -490,7 +491,7 @@ def test_silent_attempt_is_reported_once_and_runs_on():
     world = prompt_world()
     job = world.submit(stalled_s=3)
     world.advance(20)
-    assert [command.job for command in world.commands(s.Stalled)] == [job]
+    assert [command.job for command in world.commands(c.Stalled)] == [job]
     assert world.running() == [job]
 
 
@@ -498,8 +499,8 @@ def test_attempt_over_its_memory_is_killed_without_being_asked():
     world = prompt_world()
     job = world.submit(memory_limit=1)
     world.exceed_memory(world.worker_of(job))
-    assert not world.commands(s.Terminate)
-    assert len(world.commands(s.Kill)) == 1
+    assert not world.commands(c.Terminate)
+    assert len(world.commands(c.Kill)) == 1
     assert world.endings() == {job: "failed"}
 
 
@@ -508,8 +509,8 @@ def test_death_charges_only_the_started_job_and_puts_the_others_first_in_order()
     jobs = with_prefetch(world, 5)
     later = world.submit()
     world.die(world.worker_of(jobs[0]))
-    assert world.endings() == {world.commands(s.Judge)[0].job: "failed"} | {world.begun_jobs()[0]: "succeeded"}
-    assert world.commands(s.Judge)[0].job is jobs[0]
+    assert world.endings() == {world.commands(c.Judge)[0].job: "failed"} | {world.begun_jobs()[0]: "succeeded"}
+    assert world.commands(c.Judge)[0].job is jobs[0]
     while world.running():
         world.answer(world.running()[0], after_s=SHORT_TASK_S)
     assert world.begun_jobs()[-5:] == [*jobs[1:], later]
@@ -520,7 +521,7 @@ def test_death_before_the_first_was_begun_charges_nobody():
     world = prompt_world(1)
     worker, jobs = frozen_with(world, 3)
     world.die(worker)
-    assert not world.commands(s.Judge)
+    assert not world.commands(c.Judge)
     assert world.running() == [jobs[0]]
 
 
@@ -547,7 +548,7 @@ def test_retried_job_that_never_began_elsewhere_keeps_its_claim_to_a_fresh_worke
 def test_workers_that_die_before_they_are_ready_break_the_manager_after_a_few():
     world = slow_world(1)
     jobs = world.submit_many(2)
-    for _ in range(s.DEATHS_TO_BREAK):
+    for _ in range(launches.DEATHS_TO_BREAK):
         assert not world.endings()
         (worker,) = world.workers()
         world.die(worker)
@@ -561,7 +562,7 @@ def test_launch_that_fails_for_the_moment_is_tried_again_and_loses_nothing():
     (worker,) = world.workers()
     world.fail_launch(worker)
     assert not world.workers()
-    world.advance(s.LAUNCH_RETRY_S)
+    world.advance(launches.LAUNCH_RETRY_S)
     (worker,) = world.workers()
     world.hello(worker)
     assert world.running() == [job]
@@ -634,7 +635,7 @@ def test_loop_goes_on_after_a_failed_iteration_in_the_same_process():
     loop = world.submit(is_loop=True)
     worker = world.worker_of(loop)
     world.fail_iteration(worker)
-    assert [command.worker for command in world.commands(s.GoOn)] == [worker]
+    assert [command.worker for command in world.commands(c.ContinueLoop)] == [worker]
     assert world.running() == [loop]
 
 
@@ -645,7 +646,7 @@ def test_loop_that_its_process_had_not_begun_goes_to_another_at_once_uncharged()
     world.die(worker)
     assert world.worker_of(loop) is not worker
     assert world.begin_all() == [loop]
-    assert not world.commands(s.Judge)
+    assert not world.commands(c.Judge)
 
 
 def test_loop_whose_process_died_gets_another_after_a_growing_pause():
@@ -658,7 +659,7 @@ def test_loop_whose_process_died_gets_another_after_a_growing_pause():
         while not world.running():
             world.advance(0.001)
         pauses_s.append(world.now_s - start_s)
-    assert pauses_s == pytest.approx([s.LOOP_RESTART_S * 2**n for n in range(4)], abs=0.002)
+    assert pauses_s == pytest.approx([loops.LOOP_RESTART_S * 2**n for n in range(4)], abs=0.002)
 
 
 def test_what_was_sent_after_a_revocation_is_not_taken_back_by_its_look():
@@ -685,9 +686,9 @@ def test_a_worker_frozen_before_its_first_request_is_killed_after_the_grace():
     worker, jobs = frozen_with(world, 4)
     assert world.cancel(jobs[0])
     world.advance(4.0)
-    assert world.commands(s.Kill) == []
+    assert world.commands(c.Kill) == []
     world.advance(2.0)
-    assert [command.worker for command in world.commands(s.Kill)] == [worker]
+    assert [command.worker for command in world.commands(c.Kill)] == [worker]
     for job in jobs[1:]:
         world.answer(job)
     assert [ending_of(job) for job in jobs] == ["cancelled", "succeeded", "succeeded", "succeeded"]
@@ -700,17 +701,17 @@ def test_launches_that_fail_together_lengthen_the_pause_once():
     assert len(workers) == 8
     for worker in workers:
         world.fail_launch(worker)
-    assert world.next_due_s == world.now_s + s.LAUNCH_RETRY_S
-    world.advance(s.LAUNCH_RETRY_S)
+    assert world.next_due_s == world.now_s + launches.LAUNCH_RETRY_S
+    world.advance(launches.LAUNCH_RETRY_S)
     assert len(world.workers()) == 8
     world.fail_launch(world.workers()[0])
-    assert world.no_launch_before_s == world.now_s + 2 * s.LAUNCH_RETRY_S
+    assert world.no_launch_before_s == world.now_s + 2 * launches.LAUNCH_RETRY_S
 
 
 def test_the_pause_before_another_launch_grows_to_what_the_failure_calls_for():
     world = slow_world(1)
     world.submit()
-    for longest_s, expected_s in ((s.MAX_HELPER_RETRY_S, s.MAX_HELPER_RETRY_S), (2.0, 2.0)):
+    for longest_s, expected_s in ((launches.MAX_HELPER_RETRY_S, launches.MAX_HELPER_RETRY_S), (2.0, 2.0)):
         for _ in range(8):
             (worker,) = world.workers()
             world.fail_launch(worker, longest_pause_s=longest_s)

@@ -68,8 +68,10 @@ class SchedulerMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: not self.is_closing)
     @rule(name=st.sampled_from(sorted(RECIPES)))
-    def submit_what_an_observer_cancels(self, name: str) -> None:
-        self.world.submit(recipe=self.recipes[name], is_cancelled_first=True)
+    def submit_in_a_burst(self, name: str) -> None:
+        for _ in range(3):
+            self.world.submit(recipe=self.recipes[name], is_alone=False)
+        self.world.staff()
 
     @precondition(lambda self: self.world.jobs)
     @rule(index=st.integers(0, 30))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from procbackground._state import scheduler as s
+from procbackground._state import commands as c
+from procbackground._state import launches, stops
 from procbackground.retry import Retry
 from tests.unit.model import BROKE, World, prompt_world, slow_world
 
@@ -18,13 +19,13 @@ def test_start_that_hangs_is_asked_for_its_stack_and_breaks_the_manager():
     job = world.submit()
     (worker,) = world.workers()
     world.advance(START_S)
-    assert world.commands(s.Terminate) == [s.Terminate(worker, True)]
-    world.advance(s.STACK_WAIT_S)
-    assert world.commands(s.Kill) == [s.Kill(worker)]
+    assert world.commands(c.Terminate) == [c.Terminate(worker, True)]
+    world.advance(stops.STACK_WAIT_S)
+    assert world.commands(c.Kill) == [c.Kill(worker)]
     assert not world.endings()
     world.die(worker)
     assert world.endings() == {job: BROKE}
-    assert world.commands(s.Refuse)
+    assert world.commands(c.Refuse)
     assert not world.workers()
 
 
@@ -47,7 +48,7 @@ def test_starts_that_hang_three_times_in_a_row_break_a_manager_that_worked():
     world.answer(first)
     world.die(world.idle()[0])
     job = world.submit()
-    for _ in range(s.DEATHS_TO_BREAK):
+    for _ in range(launches.DEATHS_TO_BREAK):
         assert job not in world.endings()
         (worker,) = world.workers()
         world.advance(START_S)
@@ -63,7 +64,7 @@ def test_worker_that_is_ready_in_time_is_left_alone_for_good():
     world.hello(worker)
     world.advance(100 * START_S)
     assert world.running() == [job]
-    assert not world.commands(s.Terminate)
+    assert not world.commands(c.Terminate)
 
 
 def test_launches_without_end_leave_one_timer_behind():
@@ -78,13 +79,13 @@ def test_workers_that_die_before_their_first_task_slow_the_manager_and_break_it(
     world = slow_world(1)
     world.begins_at_once = False
     job = world.submit()
-    for count in range(1, s.IDLE_DEATHS_TO_BREAK + 1):
+    for count in range(1, launches.IDLE_DEATHS_TO_BREAK + 1):
         assert job not in world.endings()
         (worker,) = world.workers()
         world.hello(worker)
         world.die(worker)
         assert bool(world.workers()) == (count == 1)  # one may be bad luck; then there are pauses
-        world.advance(s.MAX_IDLE_DEATH_PAUSE_S)
+        world.advance(launches.MAX_IDLE_DEATH_PAUSE_S)
     assert world.endings() == {job: BROKE}
     assert not world.workers()
 
@@ -92,20 +93,20 @@ def test_workers_that_die_before_their_first_task_slow_the_manager_and_break_it(
 def test_deaths_of_spares_break_nothing_while_tasks_settle():
     world = prompt_world(1)
     world.answer(world.submit(retry=Retry.of_attempts(2)))
-    for _ in range(3 * s.IDLE_DEATHS_TO_BREAK):
+    for _ in range(3 * launches.IDLE_DEATHS_TO_BREAK):
         (spare,) = world.spares()
         world.die(spare)
         world.answer(world.submit())
-        world.advance(s.MAX_IDLE_DEATH_PAUSE_S)
+        world.advance(launches.MAX_IDLE_DEATH_PAUSE_S)
     assert not world.is_broken
 
 
 def test_deaths_of_spares_that_lived_for_long_break_nothing():
     world = prompt_world(1)
     world.answer(world.submit(retry=Retry.of_attempts(2)))
-    for _ in range(3 * s.IDLE_DEATHS_TO_BREAK):
+    for _ in range(3 * launches.IDLE_DEATHS_TO_BREAK):
         (spare,) = world.spares()
-        world.advance(2 * s.QUICK_DEATH_S)
+        world.advance(2 * launches.QUICK_DEATH_S)
         world.die(spare)
     assert not world.is_broken
 

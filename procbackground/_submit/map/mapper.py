@@ -167,7 +167,7 @@ class Chunk(TaskHandle[Any]):
             # Its arguments did not load, or its values: each row finds out for itself.
             parts += [mapper.follow(mapper.run, self._row(row)) for row in range(answered, count)]
             return parts
-        from procbackground._broken import WorkerDiedError
+        from procbackground.errors import WorkerDiedError
 
         if not isinstance(error, (WorkerDiedError, TaskTimeoutError, MemoryError)):
             return [*parts, self]  # the manager broke: every row has this error
