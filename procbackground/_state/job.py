@@ -124,7 +124,7 @@ class History:
 
     __slots__ = (
         "attempts", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
-        "retry_timer", "stalled_since_s", "unbegun_attempt",
+        "retry_timer", "send_failures", "stalled_since_s", "unbegun_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -134,6 +134,7 @@ class History:
         self.deadline_s: float = NO_LIMIT  # monotonic
         self.deadline_timer: Timer | None = None
         self.retry_timer: Timer | None = None
+        self.send_failures: int = 0  # times that its request could not be sent
         self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
         self.unbegun_attempt: int = 0  # whose event `on_task_started` was sent, though its worker never came to it
         self.iterations: int = 0  # of a loop's process, when an iteration of it failed last

@@ -59,6 +59,14 @@ class Pipeline:
         taken.reverse()
         return taken
 
+    def take_back_unsent(self, job: Job) -> list[Job]:
+        """Return the jobs from `job` on, which could not be written, the last one first; their numbers are free."""
+        taken: list[Job] = []
+        while self.jobs and self.jobs[-1].sequence >= job.sequence:
+            taken.append(self.jobs.pop())
+        self.sent = job.sequence - 1
+        return taken
+
     def skipped(self, sequence: int, now_s: float) -> Job | None:
         """The worker skipped request `sequence`; return its job, or None: that was taken back before."""
         if not self.jobs or self.jobs[0].sequence != sequence:

@@ -23,6 +23,8 @@ from procbackground._state.launches import Launches
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
 
+SENDS_TO_FAIL = 3  # of the arguments of one job, each to another worker
+
 
 class Scheduler(State):
     """All decisions of one manager."""
@@ -333,6 +335,32 @@ class Scheduler(State):
             outcomes.cancel(self, job, worker)
             return
         outcomes.judge(self, job, reason or c.DIED, b"", worker, worker.death.cost)
+
+    def not_sent(self, worker: Worker, job: Job, now_s: float) -> bool:
+        """The requests of the worker from this job's on could not be sent, and the worker lives: they go to another.
+
+        Returns False when that has happened too often to this job: then it has ended, and its handle is the caller's
+        to settle.
+        """
+        may_try_again = True
+        for each in worker.pipeline.take_back_unsent(job):
+            if each.worker is not worker:
+                continue  # it was cancelled
+            each.move(a.TAKEN_BACK)
+            if each is job:
+                history = job.with_history()
+                history.send_failures += 1
+                may_try_again = history.send_failures < SENDS_TO_FAIL
+            if each is job and not may_try_again:
+                outcomes.end(self, job)
+                job.worker = None
+            else:
+                outcomes.requeue(self, each)
+        worker.is_last = True  # it leaves after what it runs
+        if worker.state == fleet.BUSY and not worker.is_running:
+            stops.retire(self, worker, now_s)
+        self.needs_staff = True
+        return may_try_again
 
     # -- stopping ------------------------------------------------------------------------------------------
 

@@ -203,8 +203,9 @@ class Loop:
     def _make_parts(self) -> None:
         options = self.options
         self.workers = Workers(
-            self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks
-        )
+            self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
+            self.settler.fail,
+        )  # fmt: skip
         self.exits = Exits(
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self._read_once
         )

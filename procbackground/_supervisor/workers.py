@@ -6,6 +6,7 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Callable
 
 from procbackground import _platform
 from procbackground._state import commands as c
@@ -22,6 +23,7 @@ from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.watches import Watches
 from procbackground._wire import frames as wire
 from procbackground._wire.page import LOOKS, REVOKED, STARTED, STOP
+from procbackground.errors import SerializationError
 from procbackground.task import NO_LIMIT
 
 logger = logging.getLogger("procbackground")
@@ -39,6 +41,7 @@ class Workers:
         events: Events,
         monitor: Monitor,
         stacks: StackDumps,
+        fail: Callable[[Job, BaseException], None],
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -47,6 +50,7 @@ class Workers:
         self._events = events
         self._monitor = monitor
         self._stacks = stacks
+        self._fail = fail  # settles a job's handle
         self._is_sampled = "on_process_sampled" in events.wanted
         self._short_since_s: float | None = None  # since when no worker could be started, for want of something
 
@@ -64,7 +68,7 @@ class Workers:
                 self._events.head_started(worker)
         if len(jobs) == 1:
             job = jobs[0]
-            if job.flags & wire.PARCEL and not self._send_parcel(process, job):
+            if job.flags & wire.PARCEL and not self._send_parcel(worker, job):
                 return
             if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.request_watch()
@@ -74,22 +78,26 @@ class Workers:
         else:
             if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
                 self._monitor.request_watch()
-            for job in jobs:
-                if job.flags & wire.PARCEL and not self._send_parcel(process, job):
-                    return
+            for position, job in enumerate(jobs):
+                if job.flags & wire.PARCEL and not self._send_parcel(worker, job):
+                    jobs = jobs[:position]
+                    break
             data = b"".join(map(call_frame, jobs))
         if not process.channel.write(data):
             self._write_when_ready(process)
 
-    def _send_parcel(self, process: WorkerProcess, job: Job) -> bool:
-        """Send the descriptor of a parcel, before its request; return False where that is not possible.
+    def _send_parcel(self, worker: Worker, job: Job) -> bool:
+        """Send the descriptor of a parcel, before its request; return False where that is not possible now.
 
-        Then the worker, which has begun none of these requests, is replaced, and they go to another.
+        Then this request and those behind it go to another worker. What the worker runs is not concerned.
         """
         try:
-            process.channel.send_parcel(job.payload)
-        except OSError:
-            process.signal_group(signal.SIGKILL)
+            worker.process.channel.send_parcel(job.payload)
+        except (BrokenPipeError, ConnectionError):
+            pass  # it has died: its jobs come back when its end is known
+        except OSError as error:
+            if not self._scheduler.not_sent(worker, job, time.monotonic()):
+                self._fail(job, SerializationError(f"the arguments could not be sent to a worker: {error}"))
             return False
         return True
 

@@ -74,7 +74,7 @@ class Scene:
         # It stands at the gate, so what is in its worker's pipe stays there: it does hit others.
         worker = guilty._job.worker  # type: ignore[union-attr]
         assert worker is not None
-        assert len(worker.inflight) > 3, "no short tasks are in flight behind the guilty one"
+        assert len(worker.pipeline.jobs) > 3, "no short tasks are in flight behind the guilty one"
         if callable(strike):
             strike(arrival.pid)
         else:
