@@ -21,7 +21,7 @@ from procbackground.manager import Manager
 _PLACES = {
     "any pass": ("", "_step"),
     "a command": ("", "_carry_out"),
-    "an answer": ("", "_take_frames"),
+    "an answer": ("answers", "_take_frames"),
     "a batch of values": ("settler", "_settle_batch"),  # when they are in no list of the scheduler's
     "a death": ("exits", "_finish_exit"),
 }

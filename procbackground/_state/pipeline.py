@@ -24,6 +24,10 @@ from procbackground._state.job import Job
 READ_MARK_S: Final = 0.001  # after a recall; the poller's clock ticks in milliseconds
 
 
+class UnexpectedAnswer(Exception):
+    """An answer to a request that is not the worker's next: no worker sends that."""
+
+
 class Pipeline:
     """What one worker was sent and has not answered. A job that was cancelled meanwhile stays until its answer."""
 

@@ -20,6 +20,7 @@ from procbackground._state.fleet import Death, Worker
 from procbackground._state.gate import MemoryGate
 from procbackground._state.job import SETTLED, Job
 from procbackground._state.launches import Launches
+from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
 
@@ -124,12 +125,12 @@ class Scheduler(State):
         """`count` values came from the worker, the `last` of them to that request; return their jobs. Call `refill`
         afterwards.
 
-        Raises: `ValueError` when those are not the worker's next answers; nothing has changed then.
+        Raises: `UnexpectedAnswer` when those are not the worker's next answers; nothing has changed then.
         """
         pipeline = worker.pipeline
         jobs = pipeline.jobs
         if len(jobs) < count or jobs[count - 1].sequence != last:
-            raise ValueError(f"answer to request {last}, which was not due")
+            raise UnexpectedAnswer(f"answer to request {last}, which was not due")
         since_s = pipeline.head_since_s
         answered: list[Job] = []
         for _ in range(count):
@@ -163,14 +164,14 @@ class Scheduler(State):
     ) -> None:
         """The current job of the worker failed; it lives on. Call `refill` afterwards.
 
-        Raises: `ValueError` when no answer to that request was due; nothing has changed then.
+        Raises: `UnexpectedAnswer` when no answer to that request was due; nothing has changed then.
         """
         if worker.loop is not None:
             loops.load_failed(self, worker, worker.loop, body, now_s)
             return
         pipeline = worker.pipeline
         if not pipeline.jobs or sequence not in (None, pipeline.jobs[0].sequence):
-            raise ValueError(f"failure of request {sequence}, which was not due")
+            raise UnexpectedAnswer(f"failure of request {sequence}, which was not due")
         job = pipeline.jobs.popleft()
         job.started_s = pipeline.head_since_s
         job.recipe.learn(now_s - pipeline.head_since_s)

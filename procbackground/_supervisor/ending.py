@@ -54,8 +54,8 @@ def make_report(loop: Loop, *, leftovers: tuple[int, ...] = (), left: tuple[str,
     """Return how the close went up to now."""
     scheduler = loop.scheduler
     now_s = time.monotonic()
-    began_s = now_s if loop.close_began_s is None else loop.close_began_s
-    succeeded, failed = loop.settled_at_close
+    began_s = now_s if loop.intake.close_began_s is None else loop.intake.close_began_s
+    succeeded, failed = loop.intake.settled_at_close
     return CloseReport(
         finished=scheduler.succeeded - succeeded + scheduler.failed - failed,
         cancelled=scheduler.cancelled_by_close,
@@ -95,7 +95,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     _try(loop.settler.note_all_settled)
     if loop.gate is not None:
         _try(loop.gate.refuse_line, acceptance.failure_error)
-    _try(loop.inbox.end, loop.refuse_late)
+    _try(loop.inbox.end, loop.intake.refuse_late)
     workers = list(loop.scheduler.workers)
     for worker in workers:
         if worker.process is not None:

@@ -11,7 +11,6 @@ import _thread
 import contextlib
 import logging
 import os
-import pickle
 import signal
 import threading
 import time
@@ -22,38 +21,33 @@ from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 from procbackground import _platform
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
-from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
-from procbackground._supervisor import ending, machine
+from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import Acceptance
+from procbackground._supervisor.answers import Answers
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.direct import Direct, main_path
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
-from procbackground._supervisor.monitor import Monitor, Watched
+from procbackground._supervisor.intake import Intake
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
-from procbackground._supervisor.relay import tell_parent
 from procbackground._supervisor.sampling import Sampler
-from procbackground._supervisor.settle import ResultBatch, Settler
+from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.starter import Starter
-from procbackground._supervisor.submit_gate import SubmitQueueGate
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
 from procbackground._supervisor.workers import Workers, load_what_failures_need
 from procbackground._supervisor.zygote import Zygote
 from procbackground._sync import Latch
-from procbackground._wire import frames as wire
-from procbackground._wire.page import BEGAN_NS, ITERATIONS, LINES, LOOKED_ROW, PAGE_SIZE, PAUSED, ROW, SIGN_NS
-from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import STACK_GLOBAL
+from procbackground._wire.page import BEGAN_NS, LINES, LOOKED_ROW, PAGE_SIZE, PAUSED, ROW, SIGN_NS
 from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
-from procbackground.report import CloseReport, Progress
+from procbackground.report import CloseReport
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,7 +56,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
-INBOX_BATCH = 1000  # requests that are taken before the workers are looked at again
 CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invariants, in tests
 
 
@@ -96,6 +89,7 @@ class Loop:
     starter: Starter
     launcher: Launcher
     workers: Workers
+    answers: Answers
     exits: Exits
 
     def __init__(self, owner: object, options: Options) -> None:
@@ -122,31 +116,19 @@ class Loop:
         self.log_records = UserCodeRunner(f"{self.name}-records", self._wake)
         self.settler = Settler(self.scheduler, self.events, self.user_code, self.acceptance, self.inbox.put)
         self.stacks = StackDumps()
-        is_sampled = "on_process_sampled" in self.events.wanted
-        self.monitor = Monitor(
-            self.name,
-            lambda: self.inbox.ask(self._limited_workers),
-            lambda watched, rss_bytes: self.inbox.put(lambda: self._over_memory(watched)),
-            self._send_samples if is_sampled else None,
-            None if options.min_free_bytes is None else self._watch_free_memory,
+        self.sampler = Sampler(
+            self.name, self.scheduler, self.inbox, self.wall, self.events, options.min_free_bytes is not None
         )
-        self.sampler = Sampler(self.scheduler, self.inbox, self.wall, self.monitor if is_sampled else None)
-        self.gate: SubmitQueueGate | None = None
-        if options.max_pending is not None:
-            self.gate = SubmitQueueGate(
-                options.max_pending,
-                self.inbox,
-                self.scheduler.count_queued,
-                lambda: self.scheduler.has_room,
-                lambda job: self.take_in(job, time.monotonic()),
-                lambda: self.scheduler.staff(time.monotonic()),
-            )
+        self.monitor = self.sampler.monitor
+        self.intake = Intake(
+            self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
+            lambda worker, jobs: self.workers.send(worker, jobs), options.max_pending,
+        )  # fmt: skip
+        self.gate = self.intake.gate
         self.preload: tuple[str, ...] = options.preload
         self.thread: threading.Thread | None = None
         self.ident: int = 0  # of the thread
         self.is_ready: bool = False
-        self.close_began_s: float | None = None
-        self.settled_at_close: tuple[int, int] = (0, 0)
         self.report: CloseReport = CloseReport()
         self.has_drained: Latch = Latch()  # all workers are gone
         self.has_closed: Latch = Latch()
@@ -169,7 +151,7 @@ class Loop:
         """Close a manager that was never used, unless it is started meanwhile. Not for callers' threads."""
         with self._start_lock:
             if not self.is_ready and not self.has_closed.is_set:
-                self.inbox.end(self.refuse_late)
+                self.inbox.end(self.intake.refuse_late)
                 self.has_drained.set()
                 ending.finish(self)
 
@@ -206,8 +188,11 @@ class Loop:
             self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
             self.settler.fail,
         )  # fmt: skip
+        self.answers = Answers(
+            self.scheduler, self.watches, self.page, self.events, self.settler, self.workers, self.log_records
+        )
         self.exits = Exits(
-            self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self._read_once
+            self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_once
         )
         boot = Boot(self.initializer, _parent_log_level(), main_path(options.context), options.setup)
         self.warden = Warden(self.page.fd, self.life_write_fd)
@@ -230,7 +215,7 @@ class Loop:
         try:
             while not self.scheduler.has_finished:
                 self._step()
-            self.inbox.end(self.refuse_late)
+            self.inbox.end(self.intake.refuse_late)
             self.has_drained.set()
             ending.finish(self)
         except BaseException as error:
@@ -242,7 +227,7 @@ class Loop:
         ready = inbox.sleep(watches.poll, self._seconds_to_wait())
         actions = watches.actions
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before
-            self._process_inbox()
+            self.intake.process()
         for fd, _ in ready:
             act = actions.get(fd)
             if act is not None:
@@ -291,206 +276,15 @@ class Loop:
         if _thread.get_ident() != self.ident:
             self.inbox.wake()
 
-    # -- requests ------------------------------------------------------------------------------------------
-
-    def _process_inbox(self) -> None:
-        requests = self.inbox.requests
-        scheduler = self.scheduler
-        now_s = time.monotonic()
-        for _ in range(INBOX_BATCH):
-            if not requests:
-                break
-            request = requests.popleft()
-            if isinstance(request, Job):
-                self.take_in(request, now_s)
-            else:
-                request()
-        if scheduler.needs_staff:
-            scheduler.staff(now_s)
-
-    def take_in(self, job: Job, now_s: float) -> None:
-        """Take in a job, of whichever kind."""
-        scheduler = self.scheduler
-        if scheduler.is_draining or scheduler.cancels_queue:
-            self.refuse_late(job)  # its caller had found the manager open
-            return
-        if self.events.wanted:
-            self.events.task("on_task_added", job)
-        if job.recipe.is_loop:
-            scheduler.accept_loop(job, now_s)
-            return
-        worker = scheduler.accept(job, now_s, is_alone=not self.inbox.requests)
-        if worker is not None:
-            self.workers.send(worker, [job])
-
-    def take_in_failed(self, job: Job, error: BaseException) -> None:
-        """Take in a job that could not be pickled: it fails as any other."""
-        self.scheduler.take_in_ended(job)
-        self.events.task("on_task_added", job)
-        self.settler.fail(job, error)
-
-    def take_in_row(self, job: Job, kind: str, failure: bytes | BaseException) -> None:
-        """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
-        if self.scheduler.is_draining:
-            self.refuse_late(job)
-        else:
-            self.scheduler.adopt(job, kind, failure, time.monotonic())
-
-    def refuse_late(self, job: Job) -> None:
-        """Cancel a job whose caller had found the manager open; after the end in the caller's thread."""
-        self.scheduler.take_in_ended(job)
-        self.events.task("on_task_added", job)
-        if self.acceptance.failure is not None:
-            self.settler.fail(job, self.acceptance.failure_error(job.handle))
-        else:
-            self.settler.cancel(job)
-
-    def cancel(self, job: Job) -> bool:
-        """End a job wherever it is; return False when it has ended."""
-        worker = job.worker
-        if not self.scheduler.cancel(job, time.monotonic()):
-            return False
-        self.settler.cancel(job, worker)
-        return True
-
-    def begin_close(self, timeout_s: float | None, now_s: float) -> None:
-        """Close: count what ends from now on, and let nobody in."""
-        if self.close_began_s is None:
-            self.close_began_s = now_s
-            self.settled_at_close = (self.scheduler.succeeded, self.scheduler.failed)
-        if self.gate is not None:
-            self.gate.refuse_line(self.acceptance.closed_error)
-        self.scheduler.close(timeout_s, now_s)
-
-    def cancel_queued(self) -> None:
-        """Cancel all one-offs that have not begun."""
-        self.acceptance.cancels_queue = True
-        self.scheduler.cancel_queued(time.monotonic())
-
-    # -- reading -------------------------------------------------------------------------------------------
-
     def _launched(self, process: WorkerProcess) -> None:
         """A worker's process has started."""
         worker = process.worker
         worker.process = process
         worker.pid = process.pid
-        self.watches.watch(process.channel.result_fd, lambda: self._read_once(worker))
+        self.watches.watch(process.channel.result_fd, lambda: self.answers.read_once(worker))
         self.watches.watch(process.death_fd, lambda: self.exits.process_ended(worker))
         if worker.was_killed:
             process.signal_group(signal.SIGKILL)
-
-    def _read_once(self, worker: Worker) -> bool:
-        """Take what the worker's result pipe holds; return whether there may be more."""
-        process: WorkerProcess = worker.process
-        channel = process.channel
-        data = channel.read()
-        if data is None:
-            return False
-        if data:
-            self._take_frames(worker, process, channel.reader.feed(data))
-            return channel.result_fd >= 0
-        # The end of the pipe: the process has ended, or the task closed what is not its own. Nothing can come any
-        # more either way.
-        self._stop_reading(process)
-        if not process.is_dead:
-            process.signal_group(signal.SIGKILL)
-        return False
-
-    def _stop_reading(self, process: WorkerProcess) -> None:
-        self.watches.forget(process.channel.result_fd)
-        process.channel.close_results()
-
-    def _take_frames(self, worker: Worker, process: WorkerProcess, frames: list[tuple[int, int, bytes]]) -> None:
-        """Act on what a worker sent. What it returned is put aside for `settle_results`."""
-        try:
-            self._take_checked(worker, process, frames)
-            error = process.channel.reader.error
-        except ValueError as wrong:  # as unpacking, or an answer that was not due
-            error = wrong
-        if error is not None and process.protocol_error is None:
-            # Nothing that follows can be read. Its task fails, whichever process wrote this.
-            process.protocol_error = str(error)
-            self._stop_reading(process)
-            self.scheduler.sent_garbage(worker, time.monotonic())
-
-    def _take_checked(self, worker: Worker, process: WorkerProcess, frames: list[tuple[int, int, bytes]]) -> None:
-        scheduler, channel = self.scheduler, process.channel
-        values: list[Any] = []
-        messages: list[tuple[int, int, bytes, Job | None]] = []
-        last = 0
-        wants_more = False
-        now_s = time.monotonic()
-        for kind, sequence, body in frames:
-            if kind <= wire.SKIPPED:
-                wants_more = True
-                if kind <= wire.PARCEL_VALUE:
-                    values.append(body if kind != wire.PARCEL_VALUE else self._receive_parcel(process, body))
-                    last = sequence
-                    continue
-            if values:
-                self._match(worker, process, values, last, now_s)
-                values = []
-            if kind == wire.MEASURED:
-                channel.measured = wire.COST.unpack(body)
-            elif kind == wire.FAILURE:
-                measured, channel.measured = channel.measured, None
-                scheduler.failure_came(worker, body, now_s, sequence, measured)
-                self.events.head_started(worker)
-            elif kind == wire.SKIPPED:
-                self.events.head_did_not_begin(worker, sequence)
-                scheduler.skipped(worker, sequence, now_s)
-                self.events.head_started(worker)
-            elif kind == wire.HELLO:
-                scheduler.said_hello(worker, now_s)
-            elif kind == wire.BROKEN:
-                scheduler.initializer_failed(worker, body, now_s)
-            elif kind == wire.ITERATION_FAILED:
-                scheduler.iteration_failed(worker, body, self.page.read(worker, ITERATIONS), now_s)
-            elif kind == wire.LOOP_ENDED:
-                scheduler.loop_ended(worker, now_s)
-            else:
-                messages.append((kind, sequence, body, worker.current))
-        if values:
-            self._match(worker, process, values, last, now_s)
-        # Only after an answer: before its first one, what is to be written first may still be a command.
-        jobs = scheduler.refill(worker, now_s) if wants_more else []
-        if jobs:
-            self.workers.send(worker, jobs)
-        for message in messages:
-            self._take_message(worker, *message)
-
-    def _receive_parcel(self, process: WorkerProcess, label: bytes) -> Parcel | bytes:
-        try:
-            return process.channel.receive_parcel(label)
-        except (OSError, EOFError):
-            return b"\x94" + STACK_GLOBAL  # no descriptor is left; this fails to load, which fails this task only
-
-    def _match(self, worker: Worker, process: WorkerProcess, values: list[Any], last: int, now_s: float) -> None:
-        since_s = worker.pipeline.head_since_s
-        jobs = self.scheduler.answers_came(worker, len(values), last, now_s)
-        measured, process.channel.measured = process.channel.measured, None
-        self.settler.batches.append(ResultBatch(worker, jobs, values, measured, since_s, now_s))
-        if self.events.has_started:
-            for job in jobs:
-                self.events.started(job, worker)
-            self.events.head_started(worker)
-
-    def _take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, current: Job | None) -> None:
-        is_current = current is not None and current.sequence == sequence
-        if kind == wire.PARTIAL:
-            if is_current:
-                assert current is not None
-                current.handle._take_part(body)
-        elif kind == wire.PROGRESS:
-            if not is_current or current is None or current.has_settled:
-                return  # of a thread that outlived its task
-            done, total, message = _load_progress(body)
-            current.handle._progress = Progress(done, total, message)
-            self.events.task("on_task_progress", current, done=done, total=total, message=message)
-        elif kind == wire.LOG_RECORD:
-            worker.process.note_record(0 if current is None else current.sequence, body)
-            name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
-            self.log_records.put(tell_parent, body, name, attempt, worker.pid)
 
     # -- commands ------------------------------------------------------------------------------------------
 
@@ -571,42 +365,6 @@ class Loop:
             is_exact = row == looked_row and looked_s >= began_s
             began_s = max(began_s, looked_s)
         return c.Clocks(began_s, max(began_s, self.page.read(worker, SIGN_NS) / 1e9), is_exact)
-
-    # -- memory --------------------------------------------------------------------------------------------
-
-    def _limited_workers(self) -> list[Watched]:
-        limited = []
-        for worker in self.scheduler.workers:
-            job = worker.current
-            if job is not None and job.recipe.memory_limit is not None:
-                limited.append(Watched(worker, job.sequence, job.recipe.memory_limit))
-        return limited
-
-    def _over_memory(self, watched: Watched) -> None:
-        job = watched.worker.current
-        if job is not None and job.sequence == watched.sequence:  # else it was answered meanwhile
-            self.scheduler.over_memory(watched.worker, time.monotonic())
-
-    def _watch_free_memory(self) -> bool:
-        """Report the free memory; return whether to look again. In the monitor's thread."""
-        free_bytes = machine.free_memory_bytes()
-        return self.inbox.ask(lambda: self.scheduler.memory_seen(free_bytes, time.monotonic()))
-
-    def _send_samples(self) -> bool:
-        """Send events of all processes' figures; return whether any of them runs a task. In the monitor's thread."""
-        samples = self.sampler.sample()
-        for info, job in samples:
-            self.events.sampled(info, job)
-        return any(job is not None for _, job in samples)
-
-
-def _load_progress(body: bytes) -> tuple[float, float | None, str | None]:
-    """Raises: `ValueError` for what no worker sends."""
-    try:
-        done, total, message = pickle.loads(body)
-    except Exception as error:
-        raise ValueError(f"progress that cannot be loaded: {error!r}") from error
-    return done, total, message
 
 
 def _parent_log_level() -> int:

@@ -1,7 +1,9 @@
-"""Figures of all workers' process trees, for `processes()` and for observers of samples."""
+"""What is measured of workers: figures of their process trees, for `processes()` and for observers; memory limits; and
+the memory that is free."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -9,8 +11,10 @@ from procbackground._state import fleet
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.scheduler import Scheduler
-from procbackground._supervisor import monitor
+from procbackground._supervisor import machine
+from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.monitor import Monitor, Watched, sample
 from procbackground.report import ProcessInfo
 
 
@@ -26,24 +30,38 @@ class Sampler:
     """Takes the figures in the thread that asks for them: reading /proc is nothing for the supervisor."""
 
     def __init__(
-        self, scheduler: Scheduler, inbox: Inbox, wall: Callable[[float], float], monitor_: monitor.Monitor | None
+        self,
+        name: str,
+        scheduler: Scheduler,
+        inbox: Inbox,
+        wall: Callable[[float], float],
+        events: Events,
+        watches_free_memory: bool,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
         self._wall = wall
-        self._monitor = monitor_  # that keeps what was seen of running tasks; None where nobody needs it
+        self._events = events
+        self._keeps = "on_process_sampled" in events.wanted  # what was seen of running tasks
+        self.monitor = Monitor(
+            name,
+            lambda: inbox.ask(self._limited_workers),
+            lambda watched, rss_bytes: inbox.put(lambda: self._over_memory(watched)),
+            self._send_samples if self._keeps else None,
+            self._watch_free_memory if watches_free_memory else None,
+        )
 
     def sample(self) -> list[tuple[ProcessInfo, Job | None]]:
         """Return the figures of the workers that are ready, each with the job that it runs."""
         rows = self._inbox.ask(self._rows)
-        figures = monitor.sample([row.worker.pid for row in rows])
+        figures = sample([row.worker.pid for row in rows])
         samples = []
         for row in rows:
             seen = figures.get(row.worker.pid)
             if seen is None:
                 continue
-            if row.job is not None and self._monitor is not None:
-                self._monitor.note(row.worker, row.sequence, seen)
+            if row.job is not None and self._keeps:
+                self.monitor.note(row.worker, row.sequence, seen)
             task = None if row.job is None else row.job.handle.task
             cpu_percent = 100 * seen.cpu_s / seen.age_s
             since = self._wall(row.since_s)
@@ -62,3 +80,30 @@ class Sampler:
                 else:
                     rows.append(_Row(worker, job, job.sequence, job.attempt, worker.pipeline.head_since_s))
         return rows
+
+    # -- what the monitor's thread calls -------------------------------------------------------------------
+
+    def _limited_workers(self) -> list[Watched]:
+        limited = []
+        for worker in self._scheduler.workers:
+            job = worker.current
+            if job is not None and job.recipe.memory_limit is not None:
+                limited.append(Watched(worker, job.sequence, job.recipe.memory_limit))
+        return limited
+
+    def _over_memory(self, watched: Watched) -> None:
+        job = watched.worker.current
+        if job is not None and job.sequence == watched.sequence:  # else it was answered meanwhile
+            self._scheduler.over_memory(watched.worker, time.monotonic())
+
+    def _watch_free_memory(self) -> bool:
+        """Report the free memory; return whether to look again."""
+        free_bytes = machine.free_memory_bytes()
+        return self._inbox.ask(lambda: self._scheduler.memory_seen(free_bytes, time.monotonic()))
+
+    def _send_samples(self) -> bool:
+        """Send events of all processes' figures; return whether any of them runs a task."""
+        samples = self.sample()
+        for info, job in samples:
+            self._events.sampled(info, job)
+        return any(job is not None for _, job in samples)

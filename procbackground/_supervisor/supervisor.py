@@ -77,7 +77,7 @@ class Supervisor:
     def reject(self, job: Job, error: BaseException) -> None:
         """Fail a job that could not be pickled: at its handle and to observers, as any other failure."""
         self._open()
-        self._inbox.put(lambda: self._loop.take_in_failed(job, error))
+        self._inbox.put(lambda: self._loop.intake.take_in_failed(job, error))
 
     def adopt(self, job: Job, failure: bytes | BaseException) -> None:
         """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
@@ -85,7 +85,7 @@ class Supervisor:
         if self._inbox.is_over or self._loop.scheduler.is_draining:
             self._acceptance.check()
             raise ManagerClosedError("the manager was closed before this could be tried again")
-        self._inbox.put(lambda: self._loop.take_in_row(job, kind, failure))
+        self._inbox.put(lambda: self._loop.intake.take_in_row(job, kind, failure))
 
     def preload(self, module: str) -> None:
         """Let workers that start later have `module`."""
@@ -116,7 +116,7 @@ class Supervisor:
         """End the job of a handle, queued or running; False when it has ended by itself."""
         if self._acceptance.is_foreign or job.has_settled:
             return False
-        return self._ask(lambda: self._loop.cancel(job))  # type: ignore[no-any-return]
+        return self._ask(lambda: self._loop.intake.cancel(job))  # type: ignore[no-any-return]
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job is in a process now."""
@@ -236,7 +236,7 @@ class Supervisor:
         acceptance.is_refusing = True
         if not self._inbox.is_over:
             now_s = time.monotonic()
-            self._inbox.put(lambda: self._loop.begin_close(timeout_s, now_s))
+            self._inbox.put(lambda: self._loop.intake.begin_close(timeout_s, now_s))
 
     def close(self, timeout_s: float | None) -> CloseReport:
         """Close, and wait until nothing is left; see `Manager.close`."""
@@ -287,7 +287,7 @@ class Supervisor:
 
     def cancel_queued(self) -> None:
         """Cancel all one-offs that are in no worker."""
-        self._ask(self._loop.cancel_queued)
+        self._ask(self._loop.intake.cancel_queued)
 
     @property
     def is_refusing(self) -> bool:

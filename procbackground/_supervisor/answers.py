@@ -1,0 +1,166 @@
+"""Takes what workers send: fifth stop of a task. Values are put aside for `settle`, everything else is a fact for the
+scheduler or a message for the handle, the observers or the log.
+
+Nothing that comes out of a pipe is trusted: a task may write to descriptors that are not its own. What cannot be a
+frame, or answers what was not asked, ends that worker, and fails its task with an error that says so.
+"""
+
+from __future__ import annotations
+
+import pickle
+import signal
+import time
+from typing import Any
+
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground._state.pipeline import UnexpectedAnswer
+from procbackground._state.scheduler import Scheduler
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.page import Page
+from procbackground._supervisor.process import WorkerProcess
+from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.settle import ResultBatch, Settler
+from procbackground._supervisor.usercode import UserCodeRunner
+from procbackground._supervisor.watches import Watches
+from procbackground._supervisor.workers import Workers
+from procbackground._wire import frames as wire
+from procbackground._wire.page import ITERATIONS
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import STACK_GLOBAL
+from procbackground.report import Progress
+
+
+class Answers:
+    """Reads the result pipes."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        watches: Watches,
+        page: Page,
+        events: Events,
+        settler: Settler,
+        workers: Workers,
+        log_records: UserCodeRunner,
+    ) -> None:
+        self._scheduler = scheduler
+        self._watches = watches
+        self._page = page
+        self._events = events
+        self._settler = settler
+        self._workers = workers
+        self._log_records = log_records
+
+    def read_once(self, worker: Worker) -> bool:
+        """Take what the worker's result pipe holds; return whether there may be more."""
+        process: WorkerProcess = worker.process
+        channel = process.channel
+        data = channel.read()
+        if data is None:
+            return False
+        if data:
+            self._take_frames(worker, process, channel.reader.feed(data))
+            return channel.result_fd >= 0
+        # The end of the pipe: the process has ended, or the task closed what is not its own. Nothing can come any
+        # more either way.
+        self._stop_reading(process)
+        if not process.is_dead:
+            process.signal_group(signal.SIGKILL)
+        return False
+
+    def _stop_reading(self, process: WorkerProcess) -> None:
+        self._watches.forget(process.channel.result_fd)
+        process.channel.close_results()
+
+    def _take_frames(self, worker: Worker, process: WorkerProcess, frames: list[tuple[int, int, bytes]]) -> None:
+        try:
+            self._take_checked(worker, process, frames)
+            error: Exception | None = process.channel.reader.error
+        except UnexpectedAnswer as wrong:
+            error = wrong
+        if error is not None and process.protocol_error is None:
+            # Nothing that follows can be read. The task fails, whichever of its processes wrote this.
+            process.protocol_error = str(error)
+            self._stop_reading(process)
+            self._scheduler.sent_garbage(worker, time.monotonic())
+
+    def _take_checked(self, worker: Worker, process: WorkerProcess, frames: list[tuple[int, int, bytes]]) -> None:
+        """Act on frames, in order. Raises: `UnexpectedAnswer` where one answers what was not asked."""
+        scheduler, channel, events = self._scheduler, process.channel, self._events
+        values: list[Any] = []
+        messages: list[tuple[int, int, bytes, Job | None]] = []
+        last = 0
+        wants_more = False
+        now_s = time.monotonic()
+        for kind, sequence, body in frames:
+            if kind <= wire.SKIPPED:
+                wants_more = True
+                if kind <= wire.PARCEL_VALUE:
+                    values.append(body if kind != wire.PARCEL_VALUE else self._receive_parcel(process, body))
+                    last = sequence
+                    continue
+            if values:
+                self._match(worker, process, values, last, now_s)
+                values = []
+            if kind == wire.MEASURED:
+                channel.measured = wire.COST.unpack(body)
+            elif kind == wire.FAILURE:
+                measured, channel.measured = channel.measured, None
+                scheduler.failure_came(worker, body, now_s, sequence, measured)
+                events.head_started(worker)
+            elif kind == wire.SKIPPED:
+                events.head_did_not_begin(worker, sequence)
+                scheduler.skipped(worker, sequence, now_s)
+                events.head_started(worker)
+            elif kind == wire.HELLO:
+                scheduler.said_hello(worker, now_s)
+            elif kind == wire.BROKEN:
+                scheduler.initializer_failed(worker, body, now_s)
+            elif kind == wire.ITERATION_FAILED:
+                scheduler.iteration_failed(worker, body, self._page.read(worker, ITERATIONS), now_s)
+            elif kind == wire.LOOP_ENDED:
+                scheduler.loop_ended(worker, now_s)
+            else:
+                messages.append((kind, sequence, body, worker.current))
+        if values:
+            self._match(worker, process, values, last, now_s)
+        # Only after an answer: before its first one, what is to be written first may still be a command.
+        jobs = scheduler.refill(worker, now_s) if wants_more else []
+        if jobs:
+            self._workers.send(worker, jobs)
+        for message in messages:
+            self._take_message(worker, *message)
+
+    def _receive_parcel(self, process: WorkerProcess, label: bytes) -> Parcel | bytes:
+        try:
+            return process.channel.receive_parcel(label)
+        except (OSError, EOFError):
+            return b"\x94" + STACK_GLOBAL  # no descriptor is left; this fails to load, which fails this task only
+
+    def _match(self, worker: Worker, process: WorkerProcess, values: list[Any], last: int, now_s: float) -> None:
+        since_s = worker.pipeline.head_since_s
+        jobs = self._scheduler.answers_came(worker, len(values), last, now_s)
+        measured, process.channel.measured = process.channel.measured, None
+        self._settler.batches.append(ResultBatch(worker, jobs, values, measured, since_s, now_s))
+        if self._events.has_started:
+            for job in jobs:
+                self._events.started(job, worker)
+            self._events.head_started(worker)
+
+    def _take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, current: Job | None) -> None:
+        is_current = current is not None and current.sequence == sequence
+        if kind == wire.PARTIAL:
+            if is_current:
+                assert current is not None
+                current.handle._take_part(body)
+        elif kind == wire.PROGRESS:
+            if not is_current or current is None or current.has_settled:
+                return  # of a thread that outlived its task
+            done, total, message = pickle.loads(body)
+            current.handle._progress = Progress(done, total, message)
+            self._events.task("on_task_progress", current, done=done, total=total, message=message)
+        elif kind == wire.LOG_RECORD:
+            worker.process.note_record(0 if current is None else current.sequence, body)
+            name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
+            self._log_records.put(tell_parent, body, name, attempt, worker.pid)

@@ -1,0 +1,124 @@
+"""Takes in what callers ask for: every job passes here once, whichever way it comes, as do cancels and closes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from procbackground._state.fleet import Worker
+from procbackground._state.job import Job
+from procbackground._state.scheduler import Scheduler
+from procbackground._supervisor.acceptance import Acceptance
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.settle import Settler
+from procbackground._supervisor.submit_gate import SubmitQueueGate
+
+BATCH = 1000  # requests that are taken before the workers are looked at again
+
+
+class Intake:
+    """The supervisor's end of the inbox."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        inbox: Inbox,
+        events: Events,
+        settler: Settler,
+        acceptance: Acceptance,
+        send: Callable[[Worker, list[Job]], None],
+        max_pending: int | None,
+    ) -> None:
+        self._scheduler = scheduler
+        self._inbox = inbox
+        self._events = events
+        self._settler = settler
+        self._acceptance = acceptance
+        self._send = send
+        self.close_began_s: float | None = None
+        self.settled_at_close: tuple[int, int] = (0, 0)  # succeeded and failed
+        self.gate: SubmitQueueGate | None = None
+        if max_pending is not None:
+            self.gate = SubmitQueueGate(
+                max_pending,
+                inbox,
+                scheduler.count_queued,
+                lambda: scheduler.has_room,
+                lambda job: self.take_in(job, time.monotonic()),
+                lambda: scheduler.staff(time.monotonic()),
+            )
+
+    def process(self) -> None:
+        """Take the requests that are in the inbox."""
+        requests = self._inbox.requests
+        now_s = time.monotonic()
+        for _ in range(BATCH):
+            if not requests:
+                break
+            request = requests.popleft()
+            if isinstance(request, Job):
+                self.take_in(request, now_s)
+            else:
+                request()
+        if self._scheduler.needs_staff:
+            self._scheduler.staff(now_s)
+
+    def take_in(self, job: Job, now_s: float) -> None:
+        """Take in a job, of whichever kind."""
+        scheduler = self._scheduler
+        if scheduler.is_draining or scheduler.cancels_queue:
+            self.refuse_late(job)  # its caller had found the manager open
+            return
+        if self._events.wanted:
+            self._events.task("on_task_added", job)
+        if job.recipe.is_loop:
+            scheduler.accept_loop(job, now_s)
+            return
+        worker = scheduler.accept(job, now_s, is_alone=not self._inbox.requests)
+        if worker is not None:
+            self._send(worker, [job])
+
+    def take_in_failed(self, job: Job, error: BaseException) -> None:
+        """Take in a job that could not be pickled: it fails as any other."""
+        self._scheduler.take_in_ended(job)
+        self._events.task("on_task_added", job)
+        self._settler.fail(job, error)
+
+    def take_in_row(self, job: Job, kind: str, failure: bytes | BaseException) -> None:
+        """Take in a row of a chunk that failed, as a job of its own after its first attempt."""
+        if self._scheduler.is_draining:
+            self.refuse_late(job)
+        else:
+            self._scheduler.adopt(job, kind, failure, time.monotonic())
+
+    def refuse_late(self, job: Job) -> None:
+        """Cancel a job whose caller had found the manager open; after the end in the caller's thread."""
+        self._scheduler.take_in_ended(job)
+        self._events.task("on_task_added", job)
+        if self._acceptance.failure is not None:
+            self._settler.fail(job, self._acceptance.failure_error(job.handle))
+        else:
+            self._settler.cancel(job)
+
+    def cancel(self, job: Job) -> bool:
+        """End a job wherever it is; return False when it has ended."""
+        worker = job.worker
+        if not self._scheduler.cancel(job, time.monotonic()):
+            return False
+        self._settler.cancel(job, worker)
+        return True
+
+    def begin_close(self, timeout_s: float | None, now_s: float) -> None:
+        """Close: count what ends from now on, and let nobody in."""
+        if self.close_began_s is None:
+            self.close_began_s = now_s
+            self.settled_at_close = (self._scheduler.succeeded, self._scheduler.failed)
+        if self.gate is not None:
+            self.gate.refuse_line(self._acceptance.closed_error)
+        self._scheduler.close(timeout_s, now_s)
+
+    def cancel_queued(self) -> None:
+        """Cancel all one-offs that have not begun."""
+        self._acceptance.cancels_queue = True
+        self._scheduler.cancel_queued(time.monotonic())
