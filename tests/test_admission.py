@@ -14,11 +14,11 @@ from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import gated, plain
 from tests.support.tasks.hoarding import MIB
 
-HELD = 1536 * MIB
+HELD = 1024 * MIB
 LARGE_MACHINE = free_memory_bytes() > 3 * HELD
 
 pytestmark = [
-    pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB and a half for a moment"),
+    pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB for a moment"),
     pytest.mark.usefixtures("memory_to_itself"),
 ]
 

@@ -185,7 +185,7 @@ finds_children_at_once = pytest.mark.skipif(not _platform.IS_LINUX, reason="need
 )
 @pytest.mark.usefixtures("memory_to_itself")
 def test_a_task_that_allocates_at_full_speed_is_reached_before_it_is_far(manager, fn, args):
-    limit = 400 * MIB
+    limit = 200 * MIB
     handle = manager.run_task(Task(fn, args=(6 << 30, *args), memory_limit=limit, retry=3))
     error = handle.exception(timeout=PATIENCE_S)
     assert isinstance(error, MemoryLimitError)

@@ -181,6 +181,7 @@ def test_the_default_never_forks_this_process():
 
 
 @pytest.mark.skipif("PROCBACKGROUND_PLATFORM" in os.environ, reason="this is the forced run itself")
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_all_that_holds_on_the_portable_platform_too():
     files = ["test_start_methods.py", "test_cancel.py", "test_attribution.py"]

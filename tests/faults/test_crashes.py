@@ -11,7 +11,7 @@ from tests.support.shots import shots
 from tests.support.tasks import failing, plain
 
 MANY = 10_000
-UNDER_FIRE = {"forkserver": 1_500, "spawn": 150}  # a spawned worker is back only a fifth of a second later
+UNDER_FIRE = {"forkserver": 1_500, "spawn": 100}  # a spawned worker is back only a fifth of a second later
 
 
 def test_01_worker_killed_by_sigkill(scene):

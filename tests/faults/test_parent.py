@@ -182,9 +182,8 @@ def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
 
 SLOW_MODULE = """
 import multiprocessing, os
-from tests.support.gate import stop_at_gate
-from tests.support.tasks import gated, looping, plain
 from tests.support.gate import Address
+from tests.support.tasks import gated
 
 if multiprocessing.current_process().name == "procbackground-zygote":
     gated.tell_and_hold_the_interpreter(Address(*eval(os.environ["GATE"])))
