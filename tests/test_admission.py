@@ -10,15 +10,15 @@ import pytest
 
 from procbackground import Manager, Task, TaskTimeoutError
 from procbackground._testing import free_memory_bytes
-from tests.support import tasks
 from tests.support.gate import PATIENCE_S, stop_at_gate
-from tests.support.tasks import MIB
+from tests.support.tasks import gated, plain
+from tests.support.tasks.hoarding import MIB
 
-HELD = 1536 * MIB
+HELD = 1024 * MIB
 LARGE_MACHINE = free_memory_bytes() > 3 * HELD
 
 pytestmark = [
-    pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB and a half for a moment"),
+    pytest.mark.skipif(not LARGE_MACHINE, reason="holds a GiB for a moment"),
     pytest.mark.usefixtures("memory_to_itself"),
 ]
 
@@ -66,17 +66,17 @@ def minimum() -> int:
 
 def test_attempts_wait_until_memory_is_free_again(make_manager, recorder, hoard, minimum, gate):
     manager = make_manager(max_workers=2, observer=recorder, min_free_memory=minimum)
-    running = manager.run(tasks.stop_then_do, gate.address)
+    running = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     hoarder = hoard()
     (held,) = recorder.wait_for("admission_held")
     assert (held.reason, held.min_free, held.error, held.task) == ("memory", minimum, None, None)
     assert held.free < minimum
-    waiting = [manager.run(tasks.square, number) for number in range(10)]
-    loop = manager.run_task(Task(tasks.nothing, type="loop", interval=0.01))
+    waiting = [manager.run(plain.square, number) for number in range(10)]
+    loop = manager.run_task(Task(plain.nothing, type="loop", interval=0.01))
     gate.release(pid, "went on")
     assert running.result(timeout=PATIENCE_S) == "went on"  # and its worker is idle now
-    late = manager.run_task(Task(tasks.square, args=(3,), deadline=0.1))
+    late = manager.run_task(Task(plain.square, args=(3,), deadline=0.1))
     assert isinstance(late.exception(timeout=PATIENCE_S), TaskTimeoutError)
     assert waiting[0].cancel()
     assert not any(handle.done() for handle in waiting[1:])
@@ -93,15 +93,15 @@ def test_attempts_wait_until_memory_is_free_again(make_manager, recorder, hoard,
 
 def test_with_enough_memory_nothing_is_told_and_nothing_is_slow(make_manager, recorder):
     manager = make_manager(observer=recorder, min_free_memory="1MiB")
-    assert list(manager.map(tasks.square, range(200))) == [number**2 for number in range(200)]
-    assert manager.run_task(Task(tasks.square, args=(3,), isolate=True)).result(timeout=PATIENCE_S) == 9
+    assert list(manager.map(plain.square, range(200))) == [number**2 for number in range(200)]
+    assert manager.run_task(Task(plain.square, args=(3,), isolate=True)).result(timeout=PATIENCE_S) == 9
     manager.close()
     assert not recorder.events("admission_held")
 
 
 def test_close_does_not_wait_for_memory_past_its_timeout(make_manager):
     manager = make_manager(min_free_memory="1000TiB")
-    handles = [manager.run(tasks.square, number) for number in range(3)]
+    handles = [manager.run(plain.square, number) for number in range(3)]
     report = manager.close(timeout=0.2)
     assert report.cancelled == 3
     assert all(handle.cancelled() for handle in handles)
@@ -115,13 +115,13 @@ def test_max_pending_holds_though_workers_are_idle(make_manager, gate, hoard, mi
     recorder.wait_for("admission_held")
     gate.open()
     running.result(timeout=PATIENCE_S)
-    manager.run(tasks.square, 1)
-    manager.run(tasks.square, 2)
+    manager.run(plain.square, 1)
+    manager.run(plain.square, 2)
     assert manager.stats().queued == 2
     from threading import Thread
 
     third: list[int] = []
-    thread = Thread(target=lambda: third.append(manager.run(tasks.square, 3).result(timeout=PATIENCE_S)))
+    thread = Thread(target=lambda: third.append(manager.run(plain.square, 3).result(timeout=PATIENCE_S)))
     thread.start()
     thread.join(0.3)  # it does not get in
     assert manager.stats().queued == 2

@@ -10,9 +10,9 @@ from contextlib import aclosing
 import pytest
 
 from procbackground import Manager, Task
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, plain
 
 LONGEST_PAUSE_S = 1.0  # of an event loop that nothing blocks, on a busy machine
 
@@ -56,7 +56,7 @@ def test_a_full_queue_never_blocks_the_event_loop(make_manager, gate):
     manager = make_manager(max_workers=1, max_pending=2)
 
     async def main() -> list[int]:
-        holding = manager.run(tasks.stop_at_gate, gate.address)
+        holding = manager.run(stop_at_gate, gate.address)
         await arrival(gate)
         handles = [manager.run(abs, -number) for number in range(50)]  # more than may wait
         assert not holding.done()
@@ -71,7 +71,7 @@ def test_run_in_executor_with_a_full_queue_does_not_block_either(make_manager, g
 
     async def main() -> list[int]:
         loop = asyncio.get_running_loop()
-        manager.run(tasks.stop_at_gate, gate.address)
+        manager.run(stop_at_gate, gate.address)
         await arrival(gate)
         waiting = [loop.run_in_executor(manager, abs, -number) for number in range(20)]
         gate.open()
@@ -86,7 +86,7 @@ def test_a_stream_with_a_full_queue_lets_the_loop_run(make_manager, gate):
     async def main() -> int:
         seen = 0
         async with Pulse() as pulse:
-            manager.run(tasks.stop_at_gate, gate.address)
+            manager.run(stop_at_gate, gate.address)
             await arrival(gate)
             asyncio.get_running_loop().call_later(0.3, gate.open)  # until then the filling thread waits for room
             async for handle in manager.stream((Task(abs, args=(number,)) for number in range(30)), buffersize=20):
@@ -105,7 +105,7 @@ def test_cancelling_run_in_executors_future_ends_the_work(make_manager, gate):
     manager = make_manager(grace=1)
 
     async def main() -> int:
-        future = asyncio.get_running_loop().run_in_executor(manager, tasks.stop_at_gate, gate.address)
+        future = asyncio.get_running_loop().run_in_executor(manager, stop_at_gate, gate.address)
         pid = await arrival(gate)
         future.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -120,11 +120,11 @@ def test_a_failing_sibling_in_a_task_group_ends_the_work(make_manager, gate):
     pids = []
 
     async def wait_for_work() -> None:
-        await manager.run(tasks.stop_at_gate, gate.address)
+        await manager.run(stop_at_gate, gate.address)
 
     async def fail() -> None:
         pids.append(await arrival(gate))
-        raise tasks.Flaky
+        raise failing.Flaky
 
     async def main() -> None:
         async with asyncio.TaskGroup() as group:
@@ -133,7 +133,7 @@ def test_a_failing_sibling_in_a_task_group_ends_the_work(make_manager, gate):
 
     with pytest.raises(ExceptionGroup) as caught:
         within(main())
-    assert [type(error) for error in caught.value.exceptions] == [tasks.Flaky]
+    assert [type(error) for error in caught.value.exceptions] == [failing.Flaky]
     wait_until_gone(pids)
 
 
@@ -143,7 +143,7 @@ def test_a_timeout_around_several_ends_all_of_them(make_manager, gate):
 
     async def main() -> None:
         async with asyncio.timeout(None) as limit:
-            first, second = (manager.run(tasks.stop_at_gate, gate.address) for _ in range(2))
+            first, second = (manager.run(stop_at_gate, gate.address) for _ in range(2))
             pids.extend([await arrival(gate) for _ in range(2)])
             limit.reschedule(asyncio.get_running_loop().time() + 0.1)  # when both are awaited
             await asyncio.gather(first, second)
@@ -156,13 +156,13 @@ def test_a_timeout_around_several_ends_all_of_them(make_manager, gate):
 def test_an_exception_in_an_async_block_stops_what_runs(gate):
     async def main() -> None:
         async with Manager(1, grace=1) as manager, Pulse() as pulse:
-            manager.run(tasks.stop_at_gate, gate.address)
+            manager.run(stop_at_gate, gate.address)
             pids.append(await arrival(gate))
-            raise tasks.Flaky
+            raise failing.Flaky
         assert pulse.longest_s < LONGEST_PAUSE_S
 
     pids: list[int] = []
-    with pytest.raises(tasks.Flaky):
+    with pytest.raises(failing.Flaky):
         within(main())
     wait_until_gone(pids)
 
@@ -175,9 +175,9 @@ def test_leaving_an_async_stream_half_way_cancels_what_is_out(make_manager, gate
     manager = make_manager(max_workers=2, grace=1)
 
     def give() -> Iterator[Task[object]]:
-        yield Task(tasks.nothing)
+        yield Task(plain.nothing)
         for _ in range(10):
-            yield Task(tasks.stop_at_gate, args=(gate.address,))
+            yield Task(stop_at_gate, args=(gate.address,))
 
     async def main() -> list[int]:
         stream = manager.stream(give(), ordered=is_ordered, buffersize=4)
@@ -197,7 +197,7 @@ def test_cancelling_an_async_stream_cancels_what_is_out(make_manager, gate, is_o
 
     async def consume() -> None:
         async for _ in manager.stream(
-            (Task(tasks.stop_at_gate, args=(gate.address,)) for _ in range(5)), ordered=is_ordered, buffersize=3
+            (Task(stop_at_gate, args=(gate.address,)) for _ in range(5)), ordered=is_ordered, buffersize=3
         ):
             pass
 
@@ -217,13 +217,13 @@ def test_an_async_streams_input_that_raises_raises_after_what_was_out(manager):
     def give() -> Iterator[Task[int]]:
         yield Task(abs, args=(-1,))
         yield Task(abs, args=(-2,))
-        raise tasks.Flaky("the input broke")
+        raise failing.Flaky("the input broke")
 
     async def main() -> None:
         async for handle in manager.stream(give()):
             seen.append(handle.result())  # noqa: PERF401  # what came before the error counts
 
     seen: list[int] = []
-    with pytest.raises(tasks.Flaky, match="the input broke"):
+    with pytest.raises(failing.Flaky, match="the input broke"):
         within(main())
     assert sorted(seen) == [1, 2]

@@ -10,9 +10,9 @@ import pytest
 
 from procbackground import ManagerClosedError, Task
 from procbackground._testing import View
-from tests.support import tasks
 from tests.support.facts import wait_until
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import plain
 
 WAITING_BYTES = 2_000_000  # far below what the queue would hold without a bound
 
@@ -39,12 +39,12 @@ def test_a_producer_that_is_faster_than_the_workers_waits_and_memory_stays_flat(
 
 def test_waiting_threads_come_in_the_order_in_which_they_began_to_wait(make_manager, gate, recorder):
     manager = make_manager(max_workers=1, max_pending=1, observer=recorder)
-    manager.run(tasks.stop_at_gate, gate.address)
+    manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    manager.run_task(Task(tasks.nothing, name="queued"))
+    manager.run_task(Task(plain.nothing, name="queued"))
     threads = []
     for number in range(8):
-        thread = threading.Thread(target=manager.run_task, args=(Task(tasks.nothing, name=str(number)),))
+        thread = threading.Thread(target=manager.run_task, args=(Task(plain.nothing, name=str(number)),))
         thread.start()
         threads.append(thread)
         wait_until(lambda: View(manager).waiting_callers == len(threads), "the thread waits behind the others")
@@ -63,7 +63,7 @@ def test_no_thread_starves_among_many_that_never_stop_submitting(make_manager):
 
     def produce(number: int) -> None:
         while not enough.is_set():
-            manager.run(tasks.nothing)
+            manager.run(plain.nothing)
             given[number] += 1
 
     threads = [threading.Thread(target=produce, args=(number,)) for number in range(6)]
@@ -80,14 +80,14 @@ def test_no_thread_starves_among_many_that_never_stop_submitting(make_manager):
 @pytest.mark.parametrize("how", ["close", "shutdown"])
 def test_every_waiting_thread_is_told_when_the_manager_closes(make_manager, gate, how):
     manager = make_manager(max_workers=1, max_pending=1, grace=0.5)
-    manager.run(tasks.stop_at_gate, gate.address)
+    manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    manager.run(tasks.nothing)
+    manager.run(plain.nothing)
     refused = []
 
     def produce() -> None:
         try:
-            manager.run(tasks.nothing)
+            manager.run(plain.nothing)
         except ManagerClosedError as error:
             refused.append(error)
 
@@ -107,11 +107,11 @@ def test_every_waiting_thread_is_told_when_the_manager_closes(make_manager, gate
 
 def test_a_cancelled_task_makes_room(make_manager, gate):
     manager = make_manager(max_workers=1, max_pending=1)
-    manager.run(tasks.stop_at_gate, gate.address)
+    manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = manager.run(tasks.nothing)
+    queued = manager.run(plain.nothing)
     handles = []
-    thread = threading.Thread(target=lambda: handles.append(manager.run(tasks.square, 3)))
+    thread = threading.Thread(target=lambda: handles.append(manager.run(plain.square, 3)))
     thread.start()
     wait_until(lambda: View(manager).waiting_callers == 1, "the producer waits")
     assert queued.cancel()
@@ -122,15 +122,15 @@ def test_a_cancelled_task_makes_room(make_manager, gate):
 
 def test_a_task_whose_deadline_passes_in_the_queue_makes_room(make_manager, gate):
     manager = make_manager(max_workers=1, max_pending=1)
-    manager.run(tasks.stop_at_gate, gate.address)
+    manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    manager.run_task(Task(tasks.nothing, deadline=0.2))
-    second = manager.run(tasks.square, 3)  # waits until then
+    manager.run_task(Task(plain.nothing, deadline=0.2))
+    second = manager.run(plain.square, 3)  # waits until then
     gate.open()
     assert second.result(PATIENCE_S) == 9
 
 
 def test_a_map_goes_on_in_a_manager_with_little_room(make_manager):
     manager = make_manager(max_pending=1)
-    assert list(manager.map(tasks.square, range(300))) == [number * number for number in range(300)]
-    assert list(manager.map(tasks.square, range(50), chunksize=3)) == [number * number for number in range(50)]
+    assert list(manager.map(plain.square, range(300))) == [number * number for number in range(300)]
+    assert list(manager.map(plain.square, range(50), chunksize=3)) == [number * number for number in range(50)]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from procbackground import WorkerDiedError
-from tests.support import tasks
 from tests.support.facts import is_gone
 from tests.support.recorder import Recorder
-from tests.support.tasks import Flaky
+from tests.support.tasks import failing, plain
+from tests.support.tasks.failing import Flaky
 
 
 def test_a_thousand_tasks_of_which_a_fifth_fail_are_all_accounted_for(make_manager):
@@ -15,11 +15,11 @@ def test_a_thousand_tasks_of_which_a_fifth_fail_are_all_accounted_for(make_manag
     handles = []
     for number in range(1000):
         if number % 10 == 3:
-            handles.append(manager.run(tasks.exit_hard, 7))
+            handles.append(manager.run(failing.exit_hard, 7))
         elif number % 10 == 6:
-            handles.append(manager.run(tasks.fail, f"number {number}"))
+            handles.append(manager.run(failing.fail, f"number {number}"))
         else:
-            handles.append(manager.run(tasks.square, number))
+            handles.append(manager.run(plain.square, number))
     report = manager.close(timeout=60)
     assert report.is_clean
     results = deaths = errors = 0
@@ -52,7 +52,7 @@ def test_a_thousand_tasks_of_which_a_fifth_fail_are_all_accounted_for(make_manag
 def test_every_task_succeeds_in_the_end_with_a_policy(make_manager):
     manager = make_manager(retry=2)
     hows = ["raises", "exits", "is killed", "returns a lock"]
-    handles = [manager.run(tasks.mishap_before, 2, hows[number % 4]) for number in range(60)]
+    handles = [manager.run(failing.mishap_before, 2, hows[number % 4]) for number in range(60)]
     assert [handle.result(timeout=60)[0] for handle in handles] == [2] * 60
     assert all(len({attempt.pid for attempt in handle.attempts}) == 2 for handle in handles)
     assert manager.stats().retried == 60

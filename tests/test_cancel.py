@@ -12,18 +12,17 @@ from concurrent.futures import CancelledError
 import pytest
 
 from procbackground import Outcome, Task
-from tests.support import tasks
 from tests.support.facts import is_gone, wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import stop_at_gate
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import gated, plain
 
 
 def test_a_queued_task_is_cancelled_and_never_runs(make_manager, gate):
     manager = make_manager(max_workers=1)
     blocker = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    doomed = manager.run(tasks.tell_and_return, gate.address, "I ran")
-    behind = manager.run(tasks.square, 3)
+    doomed = manager.run(gated.tell_and_return, gate.address, "I ran")
+    behind = manager.run(plain.square, 3)
     assert doomed.cancel() is True
     assert doomed.cancelled()
     assert doomed.done()
@@ -35,7 +34,7 @@ def test_a_queued_task_is_cancelled_and_never_runs(make_manager, gate):
 
 def test_a_running_task_is_cancelled_at_once_and_its_process_ends(make_manager, gate):
     manager = make_manager(max_workers=1, grace=PATIENCE_S)
-    handle = manager.run(tasks.clean_up_when_stopped, gate.address)
+    handle = manager.run(gated.clean_up_when_stopped, gate.address)
     pid = gate.wait_for_arrival()
     assert handle.cancel() is True
     assert handle.cancelled()
@@ -45,7 +44,7 @@ def test_a_running_task_is_cancelled_at_once_and_its_process_ends(make_manager, 
         handle.exception(timeout=0)
     assert gate.wait_for_label() == "SystemExit"  # its finally block ran
     wait_until_gone([pid])
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
 
 
 def test_a_cancelled_attempt_says_so(make_manager, gate):
@@ -60,21 +59,21 @@ def test_a_cancelled_attempt_says_so(make_manager, gate):
 
 def test_a_task_that_ignores_sigterm_is_killed_after_grace(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.2)
-    handle = manager.run(tasks.ignore_sigterm, gate.address)
+    handle = manager.run(gated.ignore_sigterm, gate.address)
     pid = gate.wait_for_arrival()
     assert handle.cancel() is True
     assert not is_gone(pid)  # it has its grace
     wait_until_gone([pid])
 
 
-@pytest.mark.parametrize("task", [tasks.tell_and_hold_the_interpreter, tasks.tell_and_sleep, tasks.tell_and_spin])
+@pytest.mark.parametrize("task", [gated.tell_and_hold_the_interpreter, gated.tell_and_sleep, gated.tell_and_spin])
 def test_a_task_is_ended_wherever_it_is(make_manager, gate, task):
     manager = make_manager(max_workers=1, grace=0.2)
     handle = manager.run(task, gate.address)
     pid = gate.wait_for_arrival()
     assert handle.cancel() is True
     wait_until_gone([pid])
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
 
 
 def test_a_stopped_process_is_ended(make_manager, gate):
@@ -88,14 +87,14 @@ def test_a_stopped_process_is_ended(make_manager, gate):
 
 def test_a_grandchild_goes_too(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.5)
-    handle = manager.run(tasks.start_grandchild, gate.address)
+    handle = manager.run(gated.start_grandchild, gate.address)
     arrival = gate.next_arrival()
     handle.cancel()
     wait_until_gone([arrival.pid, arrival.label])
 
 
 def test_a_done_task_cannot_be_cancelled(manager):
-    handle = manager.run(tasks.square, 3)
+    handle = manager.run(plain.square, 3)
     handle.result(timeout=PATIENCE_S)
     assert handle.cancel() is False
     assert not handle.cancelled()
@@ -111,11 +110,11 @@ def test_cancelling_twice_is_fine(make_manager, gate):
 
 def test_a_cancel_touches_no_other_task(make_manager, gate):
     manager = make_manager(max_workers=2, grace=1.0)
-    neighbour = manager.run(tasks.stop_then_do, gate.address)
+    neighbour = manager.run(gated.stop_then_do, gate.address)
     neighbours_pid = gate.wait_for_arrival()
     doomed = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = [manager.run(tasks.square, number) for number in range(5)]
+    queued = [manager.run(plain.square, number) for number in range(5)]
     assert doomed.cancel()
     assert [handle.result(timeout=PATIENCE_S) for handle in queued] == [0, 1, 4, 9, 16]
     gate.release(neighbours_pid, "unharmed")
@@ -156,11 +155,11 @@ def test_a_cancel_runs_the_callbacks_once(make_manager, gate):
 
 def test_a_cancel_in_a_callback_works(make_manager, gate):
     manager = make_manager(max_workers=1, grace=1.0)
-    running = manager.run(tasks.stop_then_do, gate.address)
+    running = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    queued = manager.run(tasks.nothing)
+    queued = manager.run(plain.nothing)
     running.add_done_callback(lambda _: queued.cancel())
-    last = manager.run(tasks.square, 4)
+    last = manager.run(plain.square, 4)
     gate.release(pid)
     assert last.result(timeout=PATIENCE_S) == 16
     assert queued.done()
@@ -168,7 +167,7 @@ def test_a_cancel_in_a_callback_works(make_manager, gate):
 
 def test_cancels_and_endings_race_without_harm(manager):
     for _ in range(5):
-        handles = [manager.run(tasks.square, number) for number in range(40)]
+        handles = [manager.run(plain.square, number) for number in range(40)]
         canceller = threading.Thread(target=lambda: [handle.cancel() for handle in handles[::2]])  # noqa: B023
         canceller.start()
         for number, handle in enumerate(handles):
@@ -195,20 +194,20 @@ def test_a_cancelled_task_counts_as_cancelled_only(make_manager, gate):
 
 def test_a_task_catching_the_stop_keeps_its_handle_cancelled(make_manager, gate):
     manager = make_manager(max_workers=1, grace=1.0)
-    handle = manager.run_task(Task(tasks.survive_one_stop, args=(gate.address,)))
+    handle = manager.run_task(Task(gated.survive_one_stop, args=(gate.address,)))
     pid = gate.wait_for_arrival()
     handle.cancel()
     assert gate.wait_for_label() == "caught"
     wait_until_gone([pid])
     assert handle.cancelled()
-    assert manager.run(tasks.square, 2).result(timeout=PATIENCE_S) == 4
+    assert manager.run(plain.square, 2).result(timeout=PATIENCE_S) == 4
 
 
 def test_a_task_that_was_cancelled_in_the_queue_is_kept_by_nobody(make_manager, gate):
     manager = make_manager(max_workers=1)
     running = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = [manager.run_task(Task(tasks.square, args=(1,), priority=priority)) for priority in (0, 0, 5)]
+    queued = [manager.run_task(Task(plain.square, args=(1,), priority=priority)) for priority in (0, 0, 5)]
     for handle in queued:
         assert handle.cancel()
     kept = [weakref.ref(handle) for handle in queued]
@@ -217,4 +216,4 @@ def test_a_task_that_was_cancelled_in_the_queue_is_kept_by_nobody(make_manager, 
     assert [ref() for ref in kept] == [None] * 3
     gate.open()
     running.result(timeout=PATIENCE_S)
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9

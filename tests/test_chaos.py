@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="it looks for the zygote in /proc")
 
 
+@pytest.mark.slow
 def test_every_task_is_accounted_for_while_workers_are_shot_at():
     run = subprocess.run(
         [sys.executable, "-m", "benchmarks.chaos", "--seconds", "10", "--tasks", "4000"],

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from procbackground import InitializerError, Manager, Task, TaskType, current
-from tests.support import tasks
 from tests.support.gate import PATIENCE_S, tell_gate
+from tests.support.tasks import plain
 
 METHODS = ["forkserver", "spawn", "fork"]
 CAPS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"]
@@ -294,11 +294,11 @@ def test_a_directory_that_is_gone_fails_the_task_and_starts_no_further_workers(m
     home.mkdir()
     manager = make_manager(mp_context=multiprocessing.get_context(method), cwd=home)
     home.rmdir()
-    error = manager.run(tasks.square, 3).exception(timeout=PATIENCE_S)
+    error = manager.run(plain.square, 3).exception(timeout=PATIENCE_S)
     assert isinstance(error, InitializerError)
     assert f"a worker could not enter its cwd {str(home)!r}: " in str(error)
     with pytest.raises(InitializerError, match="could not enter"):
-        manager.run(tasks.square, 3)
+        manager.run(plain.square, 3)
     assert manager.processes() == []
 
 
@@ -306,17 +306,17 @@ def test_a_directory_that_goes_later_fails_only_what_needs_a_new_worker(make_man
     home = tmp_path / "home"
     home.mkdir()
     manager = make_manager(max_workers=1, cwd=home)
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
     home.rmdir()
-    assert manager.run(tasks.square, 4).result(timeout=PATIENCE_S) == 16
-    error = manager.run_task(Task(tasks.square, args=(5,), isolate=True)).exception(timeout=PATIENCE_S)
+    assert manager.run(plain.square, 4).result(timeout=PATIENCE_S) == 16
+    error = manager.run_task(Task(plain.square, args=(5,), isolate=True)).exception(timeout=PATIENCE_S)
     assert isinstance(error, InitializerError)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may be as impolite as it likes")
 def test_a_niceness_that_is_not_allowed_is_told(make_manager):
     manager = make_manager(nice=-5)
-    error = manager.run(tasks.square, 3).exception(timeout=PATIENCE_S)
+    error = manager.run(plain.square, 3).exception(timeout=PATIENCE_S)
     assert isinstance(error, InitializerError)
     assert "could not be given the niceness" in str(error)
 

@@ -12,10 +12,9 @@ import time
 import pytest
 
 from procbackground import CloseReport, Manager, ManagerClosedError, Task, TaskType
-from tests.support import tasks
 from tests.support.facts import Living, child_pids, is_gone, wait_until, wait_until_closing, wait_until_gone
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import stop_at_gate
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, gated, plain
 
 A_MOMENT_S = 8.0  # allowance for a machine with better things to do
 
@@ -48,7 +47,7 @@ def test_the_report_counts_what_finished_during_the_close(make_manager, gate):
 
 
 def test_a_close_without_timeout_ends_at_once_when_nothing_runs(manager):
-    manager.run(tasks.nothing).result(timeout=PATIENCE_S)
+    manager.run(plain.nothing).result(timeout=PATIENCE_S)
     assert manager.close().is_clean
 
 
@@ -93,8 +92,8 @@ def test_close_from_many_threads_at_once(make_manager, gate):
 def test_after_close_nothing_is_left(make_manager, recorder):
     before = Living.now()
     manager = make_manager(max_workers=2, observer=recorder)
-    handles = [manager.run(tasks.square, number) for number in range(20)]
-    handles += [manager.run(tasks.fail), manager.run(tasks.exit_hard, 1)]
+    handles = [manager.run(plain.square, number) for number in range(20)]
+    handles += [manager.run(failing.fail), manager.run(failing.exit_hard, 1)]
     manager.close()
     after = Living.now()  # at once: close itself has waited for all that
     assert all(handle.done() for handle in handles)
@@ -108,8 +107,8 @@ def test_after_close_nothing_is_left(make_manager, recorder):
 
 def test_past_its_timeout_close_cancels_the_queue_and_stops_what_runs(make_manager, gate):
     manager = make_manager(max_workers=1, grace=PATIENCE_S)
-    running = manager.run(tasks.clean_up_when_stopped, gate.address)
-    queued = [manager.run(tasks.nothing) for _ in range(4)]
+    running = manager.run(gated.clean_up_when_stopped, gate.address)
+    queued = [manager.run(plain.nothing) for _ in range(4)]
     pid = gate.wait_for_arrival()
     report = manager.close(timeout=0.05)
     assert running.cancelled()
@@ -122,7 +121,7 @@ def test_past_its_timeout_close_cancels_the_queue_and_stops_what_runs(make_manag
 
 def test_what_ignores_sigterm_is_killed_after_grace(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.2)
-    handle = manager.run(tasks.ignore_sigterm, gate.address)
+    handle = manager.run(gated.ignore_sigterm, gate.address)
     pid = gate.wait_for_arrival()
     began = time.monotonic()
     report = manager.close(timeout=0)
@@ -132,7 +131,7 @@ def test_what_ignores_sigterm_is_killed_after_grace(make_manager, gate):
     assert is_gone(pid)
 
 
-@pytest.mark.parametrize("task", [tasks.tell_and_hold_the_interpreter, tasks.tell_and_sleep])
+@pytest.mark.parametrize("task", [gated.tell_and_hold_the_interpreter, gated.tell_and_sleep])
 def test_close_is_bounded_whatever_the_task_does(make_manager, gate, task):
     manager = make_manager(max_workers=1, grace=0.2)
     handle = manager.run(task, gate.address)
@@ -157,7 +156,7 @@ def test_close_ends_a_process_that_is_stopped(make_manager, gate):
 
 def test_close_takes_what_the_tasks_started_along(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.5)
-    manager.run(tasks.start_grandchild, gate.address)
+    manager.run(gated.start_grandchild, gate.address)
     arrival = gate.next_arrival()
     manager.close(timeout=0)
     wait_until_gone([arrival.pid, arrival.label])
@@ -191,7 +190,7 @@ def test_close_in_a_done_callback_does_not_deadlock(make_manager):
         manager.close(timeout=1)
         closed.set()
 
-    manager.run(tasks.nothing).add_done_callback(close)
+    manager.run(plain.nothing).add_done_callback(close)
     assert closed.wait(PATIENCE_S)
     assert manager.close(timeout=PATIENCE_S) is not None
 
@@ -205,7 +204,7 @@ def test_close_in_an_observer_does_not_deadlock(make_manager, recorder):
             closed.set()
 
     manager = make_manager(observer=Closing())
-    manager.run(tasks.nothing)
+    manager.run(plain.nothing)
     assert closed.wait(PATIENCE_S)
     assert manager.close(timeout=PATIENCE_S) is not None
 
@@ -219,7 +218,7 @@ def test_close_amid_submissions_loses_nothing_that_was_accepted(make_manager):
         started.wait()
         try:
             while True:
-                mine.append(manager.run(tasks.square, len(mine)))
+                mine.append(manager.run(plain.square, len(mine)))
         except ManagerClosedError:
             return
 
@@ -227,7 +226,7 @@ def test_close_amid_submissions_loses_nothing_that_was_accepted(make_manager):
     for thread in threads:
         thread.start()
     started.wait()
-    manager.run(tasks.nothing).result(timeout=PATIENCE_S)
+    manager.run(plain.nothing).result(timeout=PATIENCE_S)
     manager.close()
     for thread in threads:
         thread.join(PATIENCE_S)
@@ -240,15 +239,15 @@ def test_close_amid_submissions_loses_nothing_that_was_accepted(make_manager):
 
 def test_leaving_the_block_waits_for_every_task():
     with Manager(max_workers=2) as manager:
-        handles = [manager.run(tasks.pause, 0.01) for _ in range(10)]
+        handles = [manager.run(plain.pause, 0.01) for _ in range(10)]
     assert [handle.result(timeout=0) for handle in handles] == [0.01] * 10
 
 
 @pytest.mark.parametrize("error", [KeyError("oh"), KeyboardInterrupt()], ids=["error", "interrupt"])
 def test_leaving_the_block_by_an_exception_stops_everything(gate, error):
     with pytest.raises(type(error)), Manager(max_workers=1) as manager:  # noqa: PT012
-        running = manager.run(tasks.clean_up_when_stopped, gate.address)
-        queued = [manager.run(tasks.nothing) for _ in range(3)]
+        running = manager.run(gated.clean_up_when_stopped, gate.address)
+        queued = [manager.run(plain.nothing) for _ in range(3)]
         pid = gate.wait_for_arrival()
         raise error
     assert running.cancelled()
@@ -259,7 +258,7 @@ def test_leaving_the_block_by_an_exception_stops_everything(gate, error):
 
 def test_leaving_by_an_exception_kills_what_ignores_sigterm(gate):
     with pytest.raises(KeyError), Manager(max_workers=1, grace=0.2) as manager:  # noqa: PT012
-        manager.run(tasks.ignore_sigterm, gate.address)
+        manager.run(gated.ignore_sigterm, gate.address)
         pid = gate.wait_for_arrival()
         raise KeyError
     assert is_gone(pid)
@@ -270,7 +269,7 @@ def test_leaving_by_an_exception_kills_what_ignores_sigterm(gate):
 
 def test_shutdown_waits_for_what_was_submitted(make_manager):
     manager = make_manager()
-    handles = [manager.submit(tasks.pause, 0.01) for _ in range(6)]
+    handles = [manager.submit(plain.pause, 0.01) for _ in range(6)]
     manager.shutdown()
     assert [handle.result(timeout=0) for handle in handles] == [0.01] * 6
     with pytest.raises(RuntimeError):
@@ -279,7 +278,7 @@ def test_shutdown_waits_for_what_was_submitted(make_manager):
 
 def test_shutdown_without_waiting_returns_while_tasks_run(make_manager, gate):
     manager = make_manager()
-    handle = manager.submit(tasks.stop_then_do, gate.address)
+    handle = manager.submit(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     manager.shutdown(wait=False)
     assert not handle.done()
@@ -291,9 +290,9 @@ def test_shutdown_without_waiting_returns_while_tasks_run(make_manager, gate):
 
 def test_shutdown_can_cancel_what_is_queued(make_manager, gate):
     manager = make_manager(max_workers=1)
-    running = manager.submit(tasks.stop_then_do, gate.address)
+    running = manager.submit(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    queued = [manager.submit(tasks.nothing) for _ in range(3)]
+    queued = [manager.submit(plain.nothing) for _ in range(3)]
     manager.shutdown(wait=False, cancel_futures=True)
     wait_until(lambda: all(handle.cancelled() for handle in queued), "the queue is cancelled")
     gate.release(pid, 5)
@@ -312,7 +311,7 @@ def test_shutdown_twice_is_fine(manager):
 def test_closing_on_closes_at_the_first_signal_and_restores_the_handler(make_manager, gate):
     manager = make_manager(max_workers=1)
     before = signal.getsignal(signal.SIGUSR1)
-    handle = manager.run(tasks.stop_then_do, gate.address)
+    handle = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     with manager.closing_on(signal.SIGUSR1, timeout=PATIENCE_S):
         assert signal.getsignal(signal.SIGUSR1) is not before
@@ -330,7 +329,7 @@ def test_closing_on_ends_at_once_at_the_second_signal(gate):
         Manager(max_workers=1, grace=0.2) as manager,
         manager.closing_on(signal.SIGUSR1, timeout=3600),
     ):
-        handle = manager.run(tasks.ignore_sigterm, gate.address)
+        handle = manager.run(gated.ignore_sigterm, gate.address)
         pid = gate.wait_for_arrival()
         os.kill(os.getpid(), signal.SIGUSR1)
         wait_until_closing(manager)

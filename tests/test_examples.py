@@ -175,14 +175,14 @@ def test_census_is_of_the_standard_library_unless_told_otherwise(census: ModuleT
 
 
 def test_census_equals_a_serial_one(census: ModuleType) -> None:
-    folders = [f"{STDLIB}/{package}" for package in ("asyncio", "email", "importlib", "multiprocessing", "xml")]
+    folders = [f"{STDLIB}/{package}" for package in ("email", "importlib", "json", "xml")]
     shown = json_of(run("census.py", "--json", *folders))
     expected = serially(census, folders)
     assert shown["folders"] == folders
     assert shown["totals"] == {
         name: getattr(expected, name) for name in ("files", "lines", "functions", "classes", "branches")
     }
-    assert shown["totals"]["files"] > 100
+    assert shown["totals"]["files"] > 50
     assert [tuple(function.values()) for function in shown["most_complex"]] == [
         (each.path, each.line, each.name, each.lines, each.complexity) for each in expected.most_complex
     ]
@@ -218,7 +218,7 @@ def test_census_text_says_what_was_found(tree: Path) -> None:
 
 
 def test_census_compares_with_a_serial_run_that_it_measured() -> None:
-    folder = Path(STDLIB) / "asyncio"
+    folder = Path(STDLIB) / "email"
     shown = json_of(run("census.py", "--json", "--compare", folder))
     speed_up = shown["speed_up"]
     assert speed_up["measured"] is True

@@ -20,9 +20,10 @@ from procbackground import (
     UnknownTaskTypeError,
     WorkerDiedError,
 )
-from tests.support import tasks
 from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky, KeywordOnly, TwoArguments
+from tests.support.tasks import failing, plain, raising, surroundings
+from tests.support.tasks.failing import Flaky
+from tests.support.tasks.raising import KeywordOnly, TwoArguments
 
 
 @pytest.mark.parametrize(
@@ -44,7 +45,7 @@ def test_every_error_has_the_root_and_is_what_others_expect(error, also):
 
 
 def test_the_original_exception_arrives(manager):
-    handle = manager.run(tasks.fail, "out of paper")
+    handle = manager.run(failing.fail, "out of paper")
     with pytest.raises(Flaky) as caught:
         handle.result(timeout=PATIENCE_S)
     assert caught.value.args == ("out of paper",)
@@ -52,24 +53,24 @@ def test_the_original_exception_arrives(manager):
 
 
 def test_the_childs_traceback_is_its_cause(manager):
-    error = manager.run(tasks.fail).exception(timeout=PATIENCE_S)
+    error = manager.run(failing.fail).exception(timeout=PATIENCE_S)
     assert error.__cause__ is not None
     shown = str(error.__cause__)
-    for word in ("Traceback", "in fail", "tasks.py", "Flaky", "broken on purpose"):
+    for word in ("Traceback", "in fail", "failing.py", "Flaky", "broken on purpose"):
         assert word in shown
 
 
 def test_the_childs_traceback_shows_when_printed(manager):
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     with pytest.raises(Flaky) as caught:
         handle.result(timeout=PATIENCE_S)
     printed = "".join(traceback.format_exception(caught.value))
     assert "in fail" in printed
-    assert "tasks.py" in printed
+    assert "failing.py" in printed
 
 
 def test_asking_twice_raises_the_same(manager):
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     errors = []
     for _ in range(2):
         with pytest.raises(Flaky) as caught:
@@ -95,15 +96,15 @@ def test_asking_twice_raises_the_same(manager):
     ids=lambda error: type(error).__name__,
 )
 def test_builtin_exceptions_arrive_as_they_are(manager, error):
-    came = manager.run(tasks.raise_this, error).exception(timeout=PATIENCE_S)
+    came = manager.run(failing.raise_this, error).exception(timeout=PATIENCE_S)
     assert type(came) is type(error)
     assert came.args == error.args
     assert manager.run(pow, 2, 2).result(timeout=PATIENCE_S) == 4
 
 
 def test_an_exception_with_two_required_arguments_arrives(manager):
-    others = [manager.run(tasks.square, number) for number in range(4)]
-    error = manager.run(tasks.raise_two_arguments).exception(timeout=PATIENCE_S)
+    others = [manager.run(plain.square, number) for number in range(4)]
+    error = manager.run(raising.raise_two_arguments).exception(timeout=PATIENCE_S)
     assert type(error) is TwoArguments
     assert (error.code, error.reason, str(error)) == (7, "out of paper", "out of paper (7)")
     assert "raise_two_arguments" in str(error.__cause__)
@@ -111,7 +112,7 @@ def test_an_exception_with_two_required_arguments_arrives(manager):
 
 
 def test_an_exception_with_keywords_only_arrives(manager):
-    error = manager.run(tasks.raise_keyword_only).exception(timeout=PATIENCE_S)
+    error = manager.run(raising.raise_keyword_only).exception(timeout=PATIENCE_S)
     assert type(error) is KeywordOnly
     assert error.code == 9
 
@@ -119,14 +120,14 @@ def test_an_exception_with_keywords_only_arrives(manager):
 @pytest.mark.parametrize(
     ("fn", "args", "words"),
     [
-        (tasks.raise_holding_a_lock, (), ["HoldsALock", "locked away"]),
-        (tasks.raise_unreducible, (), ["Unreducible", "irreducible"]),
-        (tasks.raise_loads_elsewhere, (os.getpid(),), ["LoadsElsewhereError", "not for"]),
+        (raising.raise_holding_a_lock, (), ["HoldsALock", "locked away"]),
+        (raising.raise_unreducible, (), ["Unreducible", "irreducible"]),
+        (raising.raise_loads_elsewhere, (os.getpid(),), ["LoadsElsewhereError", "not for"]),
     ],
     ids=["cannot be pickled", "raises in __reduce__", "does not load"],
 )
 def test_an_exception_that_cannot_cross_is_told_with_type_text_and_traceback(manager, fn, args, words):
-    others = [manager.run(tasks.square, number) for number in range(4)]
+    others = [manager.run(plain.square, number) for number in range(4)]
     handle = manager.run(fn, *args)
     error = handle.exception(timeout=PATIENCE_S)
     assert error is not None
@@ -137,37 +138,37 @@ def test_an_exception_that_cannot_cross_is_told_with_type_text_and_traceback(man
 
 
 def test_an_exception_without_a_text_arrives(manager):
-    error = manager.run(tasks.raise_mute).exception(timeout=PATIENCE_S)
-    assert type(error) is tasks.Mute
+    error = manager.run(raising.raise_mute).exception(timeout=PATIENCE_S)
+    assert type(error) is raising.Mute
     assert "raise_mute" in str(error.__cause__)
 
 
 def test_a_chain_of_exceptions_shows_in_the_cause(manager):
-    error = manager.run(tasks.raise_chained).exception(timeout=PATIENCE_S)
+    error = manager.run(raising.raise_chained).exception(timeout=PATIENCE_S)
     assert isinstance(error, KeyError)
     assert "the first fault" in str(error.__cause__)
     assert "the second fault" in str(error.__cause__)
 
 
 def test_an_exception_group_arrives(manager):
-    error = manager.run(tasks.raise_group).exception(timeout=PATIENCE_S)
+    error = manager.run(raising.raise_group).exception(timeout=PATIENCE_S)
     assert isinstance(error, ExceptionGroup)
     assert [type(part) for part in error.exceptions] == [Flaky, ValueError]
 
 
 def test_a_note_arrives(manager):
-    error = manager.run(tasks.raise_with_note).exception(timeout=PATIENCE_S)
+    error = manager.run(raising.raise_with_note).exception(timeout=PATIENCE_S)
     assert error.__notes__ == ["seen at midnight"]
 
 
 def test_an_exception_of_a_class_made_in_a_function_arrives(manager):
-    error = manager.run(tasks.raise_local_class).exception(timeout=PATIENCE_S)
+    error = manager.run(raising.raise_local_class).exception(timeout=PATIENCE_S)
     assert type(error).__name__ == "LocalError"
     assert str(error) == "from inside"
 
 
 def test_calling_with_wrong_arguments_is_the_tasks_failure(manager):
-    error = manager.run(tasks.add, 1).exception(timeout=PATIENCE_S)
+    error = manager.run(plain.add, 1).exception(timeout=PATIENCE_S)
     assert isinstance(error, TypeError)
     assert "add" in str(error)
 
@@ -180,6 +181,6 @@ def test_the_packages_errors_survive_pickle():
 
 
 def test_a_nested_managers_error_arrives(manager):
-    error = manager.run(tasks.nested_death).exception(timeout=60)
+    error = manager.run(surroundings.nested_death).exception(timeout=60)
     assert isinstance(error, WorkerDiedError)
     assert error.exit_code == 3

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 
 from procbackground import InitializerError, Manager, ManagerClosedError, RemoteTraceback, SerializationError
-from tests.support import tasks
 from tests.support.facts import child_pids, wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, plain
 from tests.test_interpreter import run
 
 METHODS = ("forkserver", "spawn", "fork")
@@ -34,7 +34,7 @@ def make_value(_: object) -> Value:
 
 def raise_for_odd(number: int) -> int:
     if number % 2:
-        raise tasks.Flaky(number)
+        raise failing.Flaky(number)
     return number
 
 
@@ -58,7 +58,7 @@ def test_max_workers_must_be_positive_in_the_same_words(count):
 
 
 def test_the_first_five_arguments_may_be_positional():
-    with Manager(1, multiprocessing.get_context("spawn"), tasks.nothing, ()) as manager:
+    with Manager(1, multiprocessing.get_context("spawn"), plain.nothing, ()) as manager:
         assert manager.submit(pow, 2, 3).result(PATIENCE_S) == 8
 
 
@@ -91,7 +91,7 @@ def test_an_initializer_takes_what_can_only_be_inherited(method, gate):
     here, there = context.Pipe()
     with Manager(2, context, note_in, (queue, lock, there)) as manager:
         for _ in range(2):
-            manager.submit(tasks.stop_at_gate, gate.address)
+            manager.submit(stop_at_gate, gate.address)
         pids = {gate.wait_for_arrival() for _ in range(2)}
         assert {queue.get() for _ in range(2)} == pids
         assert {here.recv() for _ in range(2)} == pids
@@ -103,14 +103,14 @@ def test_an_initializer_takes_what_can_only_be_inherited(method, gate):
 def test_a_lambda_may_initialize_with_a_lock():
     lock = multiprocessing.get_context("forkserver").Lock()
     with Manager(1, initializer=lambda held: held.acquire(), initargs=(lock,)) as manager:
-        manager.submit(tasks.nothing).result(PATIENCE_S)
+        manager.submit(plain.nothing).result(PATIENCE_S)
         assert not lock.acquire(block=False)
     lock.release()
 
 
 def test_an_initializer_that_cannot_be_pickled_is_told_at_once():
     with pytest.raises(SerializationError, match="initializer"):
-        Manager(initializer=tasks.echo, initargs=(threading.Lock(),))
+        Manager(initializer=plain.echo, initargs=(threading.Lock(),))
 
 
 def fail_to_initialize() -> None:
@@ -132,7 +132,7 @@ def test_a_failing_initializer_breaks_the_manager_and_is_logged(make_manager, ca
 
 
 def test_submit_passes_any_keyword_on(manager):
-    call = manager.submit(tasks.keywords, self=1, fn=2, task=3, timeout=4)
+    call = manager.submit(plain.keywords, self=1, fn=2, task=3, timeout=4)
     assert call.result(PATIENCE_S) == {"self": 1, "fn": 2, "task": 3, "timeout": 4}
 
 
@@ -154,9 +154,9 @@ def test_workers_are_started_on_demand(make_manager):
 
 def test_the_childs_traceback_comes_along(manager):
     error = manager.submit(raise_for_odd, 1).exception(PATIENCE_S)
-    assert isinstance(error, tasks.Flaky)
+    assert isinstance(error, failing.Flaky)
     assert isinstance(error.__cause__, RemoteTraceback)
-    assert "raise tasks.Flaky(number)" in error.__cause__.tb
+    assert "raise failing.Flaky(number)" in error.__cause__.tb
 
 
 def test_system_exit_in_a_task_is_an_error_like_others(manager):
@@ -190,14 +190,14 @@ def test_map_over_nothing_gives_nothing(manager):
 @pytest.mark.parametrize("options", [{}, {"chunksize": 7}, {"chunksize": 1}], ids=str)
 def test_results_of_a_map_can_be_read_after_the_block(options):
     with Manager(2) as manager:
-        results = manager.map(tasks.square_after, [0.0005] * 500, range(500), **options)
+        results = manager.map(plain.square_after, [0.0005] * 500, range(500), **options)
     assert list(results) == [number * number for number in range(500)]
 
 
 @pytest.mark.parametrize("options", [{}, {"chunksize": 7}], ids=str)
 def test_results_of_a_map_can_be_read_after_a_shutdown_without_waiting(make_manager, options):
     manager = make_manager()
-    results = manager.map(tasks.square_after, [0.0005] * 500, range(500), **options)
+    results = manager.map(plain.square_after, [0.0005] * 500, range(500), **options)
     manager.shutdown(wait=False)
     assert list(results) == [number * number for number in range(500)]
 
@@ -215,7 +215,7 @@ def test_rows_after_a_death_run_though_the_manager_closes(options):
 
 
 def test_wait_includes_the_rows_that_a_map_has_not_sent_yet(manager):
-    results = manager.map(tasks.square_after, [0.001] * 300, range(300))
+    results = manager.map(plain.square_after, [0.001] * 300, range(300))
     assert manager.wait(PATIENCE_S)
     report = manager.close(timeout=0)
     assert (report.cancelled, report.stopped, report.killed) == (0, 0, 0)  # nothing was left to do
@@ -224,7 +224,7 @@ def test_wait_includes_the_rows_that_a_map_has_not_sent_yet(manager):
 
 def test_a_map_whose_close_is_cut_short_is_cancelled(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.2)
-    results = manager.map(tasks.stop_at_gate, [gate.address] * 50)
+    results = manager.map(stop_at_gate, [gate.address] * 50)
     gate.wait_for_arrival()
     manager.close(timeout=0)
     with pytest.raises(concurrent.futures.CancelledError):
@@ -259,7 +259,7 @@ def test_submit_after_shutdown_is_refused_in_the_words_people_look_for(manager):
 def test_cancelling_futures_cancels_what_waits_in_a_workers_pipe(make_manager, gate):
     manager = make_manager(max_workers=1)
     list(manager.map(abs, range(200), chunksize=1))  # learns that these are short, so that many are sent ahead
-    holding = manager.submit(tasks.stop_at_gate, gate.address)
+    holding = manager.submit(stop_at_gate, gate.address)
     gate.wait_for_arrival()
     behind = [manager.submit(abs, -number) for number in range(100)]
     manager.shutdown(wait=False, cancel_futures=True)
@@ -271,9 +271,9 @@ def test_cancelling_futures_cancels_what_waits_in_a_workers_pipe(make_manager, g
 
 def test_shutdown_with_cancelled_futures_lets_what_runs_finish(make_manager, gate):
     manager = make_manager(max_workers=2)
-    running = [manager.submit(tasks.stop_at_gate, gate.address) for _ in range(2)]
+    running = [manager.submit(stop_at_gate, gate.address) for _ in range(2)]
     pids = [gate.wait_for_arrival() for _ in range(2)]
-    queued = [manager.submit(tasks.nothing) for _ in range(50)]
+    queued = [manager.submit(plain.nothing) for _ in range(50)]
     manager.shutdown(wait=False, cancel_futures=True)
     for pid in pids:
         gate.release(pid, "done")
@@ -287,7 +287,7 @@ def test_shutdown_with_cancelled_futures_lets_what_runs_finish(make_manager, gat
 
 def test_a_manager_that_is_dropped_goes_away_with_its_workers():
     manager = Manager(2)
-    handles = [manager.submit(tasks.own_pid) for _ in range(8)]
+    handles = [manager.submit(plain.own_pid) for _ in range(8)]
     thread = manager._executor_manager_thread
     assert thread is not None
     ref = weakref.ref(manager)
@@ -310,7 +310,7 @@ def test_a_view_keeps_its_manager():
 
 def test_the_results_of_a_map_outlive_a_dropped_manager():
     manager = Manager(2)
-    results = manager.map(tasks.square_after, [0.0005] * 400, range(400))
+    results = manager.map(plain.square_after, [0.0005] * 400, range(400))
     ref = weakref.ref(manager)
     del manager
     assert ref() is None
@@ -319,7 +319,7 @@ def test_the_results_of_a_map_outlive_a_dropped_manager():
 
 def test_arguments_and_results_are_dropped_with_the_handle(manager):
     argument = Value()
-    handle = manager.submit(tasks.echo, argument)
+    handle = manager.submit(plain.echo, argument)
     refs = [weakref.ref(argument), weakref.ref(handle.result(PATIENCE_S))]
     manager.wait(PATIENCE_S)
     del argument, handle
@@ -333,7 +333,7 @@ def test_arguments_and_results_are_dropped_with_the_handle(manager):
 @pytest.mark.parametrize("method", METHODS)
 def test_hanging_workers_can_be_ended_by_their_processes(method, gate):
     with Manager(2, multiprocessing.get_context(method)) as manager:
-        hanging = manager.submit(tasks.stop_at_gate, gate.address)
+        hanging = manager.submit(stop_at_gate, gate.address)
         pid = gate.wait_for_arrival()
         process = manager._processes[pid]
         assert process.is_alive()
@@ -350,7 +350,7 @@ def test_hanging_workers_can_be_ended_by_their_processes(method, gate):
 def test_processes_include_those_that_are_being_started(make_manager, gate):
     manager = make_manager(max_workers=3)
     for _ in range(5):
-        manager.submit(tasks.stop_at_gate, gate.address)
+        manager.submit(stop_at_gate, gate.address)
     assert len(manager._processes) == 3
     gate.open()
 

@@ -14,9 +14,10 @@ from tenacity import stop_after_attempt
 
 from procbackground import Manager, Retry, Task, TaskType
 from procbackground.observers import CallbackObserver
-from tests.support import tasks
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky, stop_at_gate, stop_then_do, tell_and_return
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, gated, plain
+from tests.support.tasks.failing import Flaky
+from tests.support.tasks.gated import stop_then_do, tell_and_return
 
 METADATA = {"test": "value"}
 
@@ -38,7 +39,7 @@ class Told:
 
 
 def test_new_task():  # task: Test_New
-    task = Task(tasks.nothing, type=TaskType.ONE_OFF)
+    task = Task(plain.nothing, type=TaskType.ONE_OFF)
     assert task.fn() is None
     assert task.type == TaskType.ONE_OFF
     assert not task.meta
@@ -115,21 +116,21 @@ def test_len(make_manager, gate):  # Test_Len
 def test_on_task_added(make_manager):  # Test_OnTaskAdded
     told = Told()
     manager = make_manager(observer=CallbackObserver(on_task_added=told))
-    manager.run_task(Task(tasks.nothing, meta=METADATA))
+    manager.run_task(Task(plain.nothing, meta=METADATA))
     assert told.wait().task.meta == METADATA
 
 
 def test_on_task_succeeded(make_manager):  # Test_OnTaskSucceeded
     told = Told()
     manager = make_manager(observer=CallbackObserver(on_task_succeeded=told))
-    manager.run_task(Task(tasks.nothing, meta=METADATA))
+    manager.run_task(Task(plain.nothing, meta=METADATA))
     assert told.wait().task.meta == METADATA
 
 
 def test_on_task_failed(make_manager):  # Test_OnTaskFailed
     told = Told()
     manager = make_manager(observer=CallbackObserver(on_task_failed=told))
-    manager.run_task(Task(tasks.fail, meta=METADATA))
+    manager.run_task(Task(failing.fail, meta=METADATA))
     assert told.wait().task.meta == METADATA
     assert isinstance(told.wait().error, Flaky)
 
@@ -163,7 +164,7 @@ def test_a_stalled_task_still_calls_on_task_succeeded(make_manager, gate):
 
 def test_a_tasks_retry_strategies(manager, gate):  # Test_TaskRetryStrategies
     limit = 5
-    task = Task(tasks.tell_and_fail, args=(gate.address,), retry=Retry(stop=stop_after_attempt(limit)))
+    task = Task(gated.tell_and_fail, args=(gate.address,), retry=Retry(stop=stop_after_attempt(limit)))
     manager.run_task(task)
     assert manager.wait(timeout=PATIENCE_S)
     assert [gate.wait_for_label() for _ in range(limit)] == [1, 2, 3, 4, 5]
@@ -173,7 +174,7 @@ def test_a_tasks_retry_strategies(manager, gate):  # Test_TaskRetryStrategies
 def test_a_managers_retry_strategies(make_manager, gate):  # Test_ManagerRetryStrategies
     limit = 5
     manager = make_manager(retry=Retry(stop=stop_after_attempt(limit)))
-    manager.run(tasks.tell_and_fail, gate.address)
+    manager.run(gated.tell_and_fail, gate.address)
     assert manager.wait(timeout=PATIENCE_S)
     assert [gate.wait_for_label() for _ in range(limit)] == [1, 2, 3, 4, 5]
     assert not gate.has_arrivals()
@@ -188,7 +189,7 @@ def test_a_loop(manager, gate):  # Test_RunTaskTypeLoop
 def test_a_loops_retry_strategies(make_manager, gate):  # Test_RunTaskTypeLoop_RetryStrategies
     told = Told()
     manager = make_manager(observer=CallbackObserver(on_task_failed=told))
-    manager.run_task(Task(tasks.tell_and_fail, args=(gate.address,), type=TaskType.LOOP, retry=2))
+    manager.run_task(Task(gated.tell_and_fail, args=(gate.address,), type=TaskType.LOOP, retry=2))
     error = told.wait().error
     assert manager.cancel(timeout=PATIENCE_S)
     assert isinstance(error, Flaky)
@@ -225,7 +226,7 @@ def test_count_of(manager, gate):  # Test_CountOf
 def test_cancel_ends_loops_and_leaves_one_offs(manager, gate):  # Cancel, in the package's documentation
     loop = manager.run_task(Task(tell_and_return, args=(gate.address, "again"), type=TaskType.LOOP))
     gate.wait_for_arrival()
-    one_off = manager.run(tasks.square, 3)
+    one_off = manager.run(plain.square, 3)
     assert manager.cancel(timeout=PATIENCE_S)
     assert loop.cancelled()
     assert one_off.result(timeout=PATIENCE_S) == 9
@@ -235,7 +236,7 @@ def test_close_cancels_loops_and_waits_for_one_offs(make_manager, gate):  # Clos
     manager = make_manager()
     loop = manager.run_task(Task(tell_and_return, args=(gate.address, "again"), type=TaskType.LOOP))
     gate.wait_for_arrival()
-    one_off = manager.run(tasks.pause, 0.05)
+    one_off = manager.run(plain.pause, 0.05)
     manager.close()
     assert loop.cancelled()
     assert one_off.result(timeout=0) == 0.05

@@ -13,14 +13,15 @@ from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, 
 import pytest
 
 from procbackground import Manager, TaskHandle, TaskTimeoutError, WorkerDiedError
-from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky, Payload, stop_at_gate
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, gated, plain
+from tests.support.tasks.failing import Flaky
+from tests.support.tasks.pickling import Payload
 
 
 def test_a_handle_is_a_future_and_a_manager_an_executor(manager):
-    handle = manager.run(tasks.square, 3)
+    handle = manager.run(plain.square, 3)
     assert isinstance(handle, TaskHandle)
     assert isinstance(handle, Future)
     assert isinstance(manager, Executor)
@@ -28,7 +29,7 @@ def test_a_handle_is_a_future_and_a_manager_an_executor(manager):
 
 
 def test_a_handle_goes_from_running_to_done(manager, gate):
-    handle = manager.run(tasks.stop_then_do, gate.address)
+    handle = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     assert (handle.running(), handle.done(), handle.cancelled()) == (True, False, False)
     gate.release(pid, 5)
@@ -41,12 +42,12 @@ def test_a_queued_handle_is_not_running(make_manager, gate):
     manager = make_manager(max_workers=1)
     manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    handle = manager.run(tasks.nothing)
+    handle = manager.run(plain.nothing)
     assert (handle.running(), handle.done(), handle.attempts) == (False, False, [])
 
 
 def test_asking_too_early_times_out_and_the_task_goes_on(manager, gate):
-    handle = manager.run(tasks.stop_then_do, gate.address)
+    handle = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     with pytest.raises(TimeoutError) as caught:
         handle.result(timeout=0.01)
@@ -70,7 +71,7 @@ def test_a_handle_has_a_readable_repr(manager, gate):
 
 
 def test_wait_for_all(manager):
-    handles = [manager.run(tasks.square, number) for number in range(20)]
+    handles = [manager.run(plain.square, number) for number in range(20)]
     done, pending = concurrent.futures.wait(handles, timeout=PATIENCE_S, return_when=ALL_COMPLETED)
     assert (done, pending) == (set(handles), set())
 
@@ -78,7 +79,7 @@ def test_wait_for_all(manager):
 def test_wait_for_the_first(manager, gate):
     blocked = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    quick = manager.run(tasks.square, 3)
+    quick = manager.run(plain.square, 3)
     done, pending = concurrent.futures.wait([blocked, quick], timeout=PATIENCE_S, return_when=FIRST_COMPLETED)
     assert (done, pending) == ({quick}, {blocked})
 
@@ -86,9 +87,9 @@ def test_wait_for_the_first(manager, gate):
 def test_wait_for_the_first_exception(manager, gate):
     blocked = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    failing = manager.run(tasks.fail)
-    done, pending = concurrent.futures.wait([blocked, failing], timeout=PATIENCE_S, return_when=FIRST_EXCEPTION)
-    assert (done, pending) == ({failing}, {blocked})
+    failed = manager.run(failing.fail)
+    done, pending = concurrent.futures.wait([blocked, failed], timeout=PATIENCE_S, return_when=FIRST_EXCEPTION)
+    assert (done, pending) == ({failed}, {blocked})
 
 
 def test_wait_sees_a_cancel(make_manager, gate):
@@ -111,7 +112,7 @@ def test_wait_that_times_out_leaves_the_rest_pending(manager, gate):
 
 
 def test_as_completed_gives_each_handle_once(manager):
-    handles = [manager.run(tasks.fail_if_negative, number - 25) for number in range(100)]
+    handles = [manager.run(failing.fail_if_negative, number - 25) for number in range(100)]
     came = list(concurrent.futures.as_completed(handles, timeout=PATIENCE_S))
     assert len(came) == 100
     assert set(came) == set(handles)
@@ -120,7 +121,7 @@ def test_as_completed_gives_each_handle_once(manager):
 def test_as_completed_gives_the_quick_one_first(manager, gate):
     slow = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    quick = manager.run(tasks.square, 2)
+    quick = manager.run(plain.square, 2)
     came = concurrent.futures.as_completed([slow, quick], timeout=PATIENCE_S)
     assert next(came) is quick
     gate.open()
@@ -129,7 +130,7 @@ def test_as_completed_gives_the_quick_one_first(manager, gate):
 
 def test_handles_and_futures_of_others_can_be_waited_for_together(manager):
     with concurrent.futures.ThreadPoolExecutor(2) as threads:
-        mixed = [manager.run(tasks.square, 2), threads.submit(tasks.square, 3)]
+        mixed = [manager.run(plain.square, 2), threads.submit(plain.square, 3)]
         assert {future.result() for future in concurrent.futures.as_completed(mixed, PATIENCE_S)} == {4, 9}
 
 
@@ -150,7 +151,7 @@ def test_callbacks_run_in_the_order_in_which_they_were_added(manager, gate):
 
 
 def test_a_callback_added_after_the_end_runs_at_once(manager):
-    handle = manager.run(tasks.square, 3)
+    handle = manager.run(plain.square, 3)
     handle.result(timeout=PATIENCE_S)
     called = []
     handle.add_done_callback(called.append)
@@ -163,12 +164,12 @@ def test_a_raising_callback_harms_nobody(manager, caplog):
     def broken(_):
         raise RuntimeError("this callback is broken")
 
-    handle = manager.run(tasks.pause, 0.05)
+    handle = manager.run(plain.pause, 0.05)
     handle.add_done_callback(broken)
     handle.add_done_callback(lambda _: has_run.set())
     assert has_run.wait(PATIENCE_S)
     assert handle.result(timeout=PATIENCE_S) == 0.05
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
     assert "this callback is broken" in caplog.text
 
 
@@ -179,11 +180,11 @@ def test_a_blocking_callback_holds_up_no_other_task(manager):
         is_blocked.set()
         may_go_on.wait(PATIENCE_S)
 
-    first = manager.run(tasks.pause, 0.05)
+    first = manager.run(plain.pause, 0.05)
     first.add_done_callback(block)
     assert is_blocked.wait(PATIENCE_S)
     try:
-        others = [manager.run(tasks.square, number) for number in range(20)]
+        others = [manager.run(plain.square, number) for number in range(20)]
         assert [other.result(timeout=10) for other in others] == [number**2 for number in range(20)]
     finally:
         may_go_on.set()
@@ -198,9 +199,9 @@ def test_a_callback_may_submit_fifty_deep(manager):
         if len(depth) == 50:
             is_deep.set()
         else:
-            manager.run(tasks.square, len(depth)).add_done_callback(deeper)
+            manager.run(plain.square, len(depth)).add_done_callback(deeper)
 
-    manager.run(tasks.square, 0).add_done_callback(deeper)
+    manager.run(plain.square, 0).add_done_callback(deeper)
     assert is_deep.wait(PATIENCE_S)
     assert depth == [number**2 for number in range(50)]
 
@@ -210,10 +211,10 @@ def test_a_callback_may_wait_for_the_result_of_another(manager):
     has_answered = threading.Event()
 
     def ask(_):
-        answers.append(manager.run(tasks.square, 6).result(timeout=PATIENCE_S))
+        answers.append(manager.run(plain.square, 6).result(timeout=PATIENCE_S))
         has_answered.set()
 
-    manager.run(tasks.nothing).add_done_callback(ask)
+    manager.run(plain.nothing).add_done_callback(ask)
     assert has_answered.wait(PATIENCE_S)
     assert answers == [36]
 
@@ -223,7 +224,7 @@ def test_a_callback_may_wait_for_the_result_of_another(manager):
 
 def test_a_handle_can_be_awaited(manager):
     async def main():
-        return await manager.run(tasks.square, 3)
+        return await manager.run(plain.square, 3)
 
     assert asyncio.run(main()) == 9
 
@@ -231,30 +232,30 @@ def test_a_handle_can_be_awaited(manager):
 def test_awaiting_raises_what_the_task_raised(manager):
     async def main():
         with pytest.raises(Flaky):
-            await manager.run(tasks.fail)
+            await manager.run(failing.fail)
         with pytest.raises(WorkerDiedError):
-            await manager.run(tasks.exit_hard, 2)
+            await manager.run(failing.exit_hard, 2)
 
     asyncio.run(main())
 
 
 def test_many_handles_can_be_gathered(manager):
     async def main():
-        return await asyncio.gather(*(manager.run(tasks.square, number) for number in range(50)))
+        return await asyncio.gather(*(manager.run(plain.square, number) for number in range(50)))
 
     assert asyncio.run(main()) == [number**2 for number in range(50)]
 
 
 def test_wrap_future_works(manager):
     async def main():
-        return await asyncio.wait_for(asyncio.wrap_future(manager.run(tasks.square, 4)), PATIENCE_S)
+        return await asyncio.wait_for(asyncio.wrap_future(manager.run(plain.square, 4)), PATIENCE_S)
 
     assert asyncio.run(main()) == 16
 
 
 def test_run_in_executor_works(manager):
     async def main():
-        return await asyncio.get_running_loop().run_in_executor(manager, tasks.square, 5)
+        return await asyncio.get_running_loop().run_in_executor(manager, plain.square, 5)
 
     assert asyncio.run(main()) == 25
 
@@ -298,7 +299,7 @@ def test_an_asyncio_timeout_ends_the_work(make_manager, gate):
 def test_a_task_group_takes_handles(manager):
     async def main():
         async def one(number):
-            return await manager.run(tasks.square, number)
+            return await manager.run(plain.square, number)
 
         async with asyncio.TaskGroup() as group:
             running = [group.create_task(one(number)) for number in range(10)]
@@ -334,7 +335,7 @@ def test_submitting_from_eight_threads_loses_nothing(manager):
     answers = [None] * 8
 
     def submit(index):
-        handles = [manager.run(tasks.add, index, number) for number in range(250)]
+        handles = [manager.run(plain.add, index, number) for number in range(250)]
         answers[index] = [handle.result(timeout=PATIENCE_S) for handle in handles]
 
     threads = [threading.Thread(target=submit, args=(index,)) for index in range(8)]
@@ -348,7 +349,7 @@ def test_submitting_from_eight_threads_loses_nothing(manager):
 
 
 def test_many_threads_may_wait_for_one_handle(manager, gate):
-    handle = manager.run(tasks.stop_then_do, gate.address)
+    handle = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     answers = []
     threads = [threading.Thread(target=lambda: answers.append(handle.result(timeout=PATIENCE_S))) for _ in range(20)]
@@ -363,7 +364,7 @@ def test_many_threads_may_wait_for_one_handle(manager, gate):
 def test_every_way_of_waiting_agrees_when_used_at_once(manager):
     rounds = 15
     for _ in range(rounds):
-        handles = [manager.run(tasks.fail_if_negative, number - 10) for number in range(40)]
+        handles = [manager.run(failing.fail_if_negative, number - 10) for number in range(40)]
         failures, called = [], []
         mixed = random.sample(handles, len(handles))
 
@@ -405,7 +406,7 @@ def test_every_way_of_waiting_agrees_when_used_at_once(manager):
 
 def test_no_reference_is_kept_to_a_finished_tasks_objects(manager):
     argument = Payload()
-    handle = manager.run(tasks.echo, argument)
+    handle = manager.run(plain.echo, argument)
     result = handle.result(timeout=PATIENCE_S)
     references = [weakref.ref(argument), weakref.ref(result), weakref.ref(handle)]
     del argument, result, handle
@@ -419,7 +420,7 @@ def test_no_reference_is_kept_to_a_finished_tasks_objects(manager):
 
 def test_no_reference_is_kept_to_a_failed_task(manager):
     argument = Payload()
-    handle = manager.run(tasks.raise_with, argument)
+    handle = manager.run(failing.raise_with, argument)
     assert handle.exception(timeout=PATIENCE_S) is not None
     references = [weakref.ref(argument), weakref.ref(handle)]
     del argument, handle

@@ -17,9 +17,9 @@ import pytest
 from procbackground import Manager, ManagerClosedError, Task, TaskTimeoutError, TaskType
 from procbackground._testing import View
 from procbackground.observers import CallbackObserver
-from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import plain
 
 LARGE = 2 << 20  # bytes; goes to a worker by a descriptor
 
@@ -125,7 +125,7 @@ def test_ctrl_c_at_any_call_of_a_cancel_leaves_a_manager_that_works_and_closes(m
     for place in itertools.count():
         manager.run(stop_at_gate, gate.address)
         pid = gate.wait_for_arrival()
-        handle = manager.run(tasks.square, 3)
+        handle = manager.run(plain.square, 3)
         has_come = is_interrupted(handle.cancel, place)
         gate.release(pid)
         check_that_it_works(manager)
@@ -148,9 +148,9 @@ def test_a_task_that_an_observer_cancels_before_it_is_accepted_is_cancelled_and_
     manager = make_manager(max_workers=1, max_pending=1, observer=CallbackObserver(on_task_added=on_task_added))
     manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = manager.run(tasks.square, 3)
+    queued = manager.run(plain.square, 3)
     given: list = []
-    giver = threading.Thread(target=lambda: given.append(manager.run_task(Task(tasks.square, (4,), name="unwanted"))))
+    giver = threading.Thread(target=lambda: given.append(manager.run_task(Task(plain.square, (4,), name="unwanted"))))
     giver.start()  # there is no room
     wait_until(lambda: cancelled == [True], "the observer has cancelled it")
     gate.open()
@@ -170,7 +170,7 @@ def test_what_a_closed_manager_refuses_has_ended_for_those_who_were_told_of_it(m
 
     def give() -> None:
         try:
-            manager.run(tasks.square, 3)
+            manager.run(plain.square, 3)
         except ManagerClosedError as error:
             refused.append(error)
 
@@ -213,10 +213,10 @@ def test_a_worker_that_ends_before_it_begins_a_task_costs_no_attempt(make_manage
 def test_a_task_given_at_the_moment_at_which_its_worker_ends_costs_no_attempt(make_manager):
     manager = make_manager(max_workers=1)
     for _ in range(10):
-        doomed = manager.run(tasks.own_pid).result(timeout=PATIENCE_S)
+        doomed = manager.run(plain.own_pid).result(timeout=PATIENCE_S)
         idle_worker_of(manager)
         os.kill(doomed, signal.SIGKILL)
-        handle = manager.run(tasks.own_pid)
+        handle = manager.run(plain.own_pid)
         assert handle.result(timeout=PATIENCE_S) != doomed
         assert len(handle.attempts) == 1
 
@@ -254,7 +254,7 @@ def test_a_callback_that_comes_while_another_blocks_is_run_at_once(make_manager,
     assert is_blocked.wait(PATIENCE_S)
     manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = manager.run(tasks.square, 3)
+    queued = manager.run(plain.square, 3)
     queued.add_done_callback(lambda _: has_run.set())
     wait_until(lambda: not View(manager).has_waiting_callbacks, "nothing else is to be done")
     assert queued.cancel()  # in this thread, of which the supervisor hears nothing

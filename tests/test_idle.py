@@ -30,6 +30,7 @@ def switches(pid: int, *, but: set[int]) -> Counter[tuple[int, int]]:
     return found
 
 
+@pytest.mark.slow
 def test_a_manager_with_idle_workers_does_nothing(make_manager, gate):
     manager = make_manager(max_workers=WORKERS, timeout=60, retry=2)
     before = set(os.listdir("/proc/self/task"))  # this thread, the gate's, and what earlier tests left to itself

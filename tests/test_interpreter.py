@@ -147,7 +147,7 @@ CLOSING = """
 
 
 def test_closing_on_sigterm_lets_the_running_task_finish(gate, tmp_path):
-    with running(parent(gate, CLOSING.format(task="tasks.stop_then_do")), tmp_path) as process:
+    with running(parent(gate, CLOSING.format(task="gated.stop_then_do")), tmp_path) as process:
         pid = gate.wait_for_arrival()
         everybody = family(process.pid)
         os.kill(process.pid, signal.SIGTERM)
@@ -158,7 +158,7 @@ def test_closing_on_sigterm_lets_the_running_task_finish(gate, tmp_path):
 
 
 def test_closing_on_a_second_signal_ends_at_once(gate, tmp_path):
-    with running(parent(gate, CLOSING.format(task="tasks.ignore_sigterm")), tmp_path) as process:
+    with running(parent(gate, CLOSING.format(task="gated.ignore_sigterm")), tmp_path) as process:
         gate.wait_for_arrival()
         everybody = family(process.pid)
         os.kill(process.pid, signal.SIGTERM)
@@ -175,11 +175,11 @@ def test_an_interrupted_wait_can_go_on(gate, tmp_path):
     source = parent(
         gate,
         """
-        handle = manager.run(tasks.stop_then_do, address)
+        handle = manager.run(gated.stop_then_do, address)
         try:
             handle.result()
         except KeyboardInterrupt:
-            tasks.tell_gate(address, "interrupted")
+            tell_gate(address, "interrupted")
         print(handle.result())
         manager.close()
         """,

@@ -19,10 +19,12 @@ from procbackground import (
     TaskType,
     WorkerDiedError,
 )
-from tests.support import tasks
 from tests.support.facts import is_gone, wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky, Refuses, stop_at_gate, tell_and_return
+from tests.support.gate import PATIENCE_S, stop_at_gate, tell_gate
+from tests.support.tasks import failing, gated, looping, plain, surroundings
+from tests.support.tasks.failing import Flaky
+from tests.support.tasks.gated import tell_and_return
+from tests.support.tasks.pickling import Refuses
 
 
 def loop(fn, *args, **options):
@@ -30,7 +32,7 @@ def loop(fn, *args, **options):
 
 
 def test_a_loop_iterates_in_one_process_until_it_is_cancelled(manager, gate):
-    handle = manager.run_task(loop(tasks.iterate, gate.address))
+    handle = manager.run_task(loop(looping.iterate, gate.address))
     pids = set()
     for expected in range(1, 6):
         arrival = gate.next_arrival()
@@ -46,7 +48,7 @@ def test_a_loop_iterates_in_one_process_until_it_is_cancelled(manager, gate):
 
 def test_cancel_lets_the_running_iteration_finish(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run_task(loop(tasks.iterate_then_tell_stopping, gate.address))
+    handle = manager.run_task(loop(looping.iterate_then_tell_stopping, gate.address))
     arrival = gate.next_arrival()
     assert manager.cancel(timeout=0.01) is False
     assert not handle.done()
@@ -68,7 +70,7 @@ def test_close_ends_loops_after_their_running_iteration(manager, gate):
 
 def test_close_past_its_timeout_stops_an_iteration(make_manager, gate):
     manager = make_manager(grace=PATIENCE_S)
-    handle = manager.run_task(loop(tasks.clean_up_when_stopped, gate.address))
+    handle = manager.run_task(loop(gated.clean_up_when_stopped, gate.address))
     pid = gate.wait_for_arrival()
     report = manager.close(timeout=0.05)
     assert gate.wait_for_label() == "SystemExit"
@@ -113,7 +115,7 @@ def test_a_loop_added_after_cancel_is_not_run(make_manager, gate, recorder):
 
 
 def test_cancel_leaves_one_offs_alone(manager, gate):
-    handle = manager.run(tasks.stop_then_do, gate.address)
+    handle = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     assert manager.cancel(timeout=PATIENCE_S) is True
     gate.release(pid, "finished")
@@ -123,7 +125,7 @@ def test_cancel_leaves_one_offs_alone(manager, gate):
 def test_a_loop_is_not_accepted_after_close(manager):
     manager.close()
     with pytest.raises(ManagerClosedError):
-        manager.run_task(loop(tasks.nothing))
+        manager.run_task(loop(plain.nothing))
 
 
 def test_cancelling_the_handle_ends_a_loop_in_mid_iteration(make_manager, gate):
@@ -160,7 +162,7 @@ def test_count_of_counts_loops_apart(manager, gate):
 
 
 def test_an_interval_passes_between_two_iterations(manager, gate):
-    manager.run_task(loop(tasks.tell_time, gate.address, interval=0.1))
+    manager.run_task(loop(gated.tell_time, gate.address, interval=0.1))
     times = [gate.wait_for_label() for _ in range(4)]
     assert all(later - earlier >= 0.1 for earlier, later in pairwise(times))
     assert manager.cancel(timeout=PATIENCE_S)
@@ -178,7 +180,7 @@ def test_a_stop_cuts_the_interval_short(manager, gate):
 
 def test_a_failed_iteration_is_reported_and_the_loop_goes_on(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run_task(loop(tasks.iterate_and_fail, gate.address))
+    handle = manager.run_task(loop(looping.iterate_and_fail, gate.address))
     for _ in range(3):
         gate.release(gate.wait_for_arrival())
     failures = recorder.wait_for("task_failed", 3)
@@ -194,7 +196,7 @@ def test_a_failed_iteration_is_retried_in_a_fresh_process_then_reported_then_the
 ):
     manager = make_manager(observer=recorder)
     policy = Retry(stop=stop_after_attempt(3), wait=wait_fixed(0.01))
-    handle = manager.run_task(loop(tasks.iterate_with_attempt, gate.address, retry=policy))
+    handle = manager.run_task(loop(looping.iterate_with_attempt, gate.address, retry=policy))
     attempts, pids = [], []
     for _ in range(3):
         arrival = gate.next_arrival()
@@ -217,7 +219,7 @@ def test_a_failed_iteration_is_retried_in_a_fresh_process_then_reported_then_the
 
 def test_a_retry_that_succeeds_reports_no_failure(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    manager.run_task(loop(tasks.iterate_with_attempt, gate.address, retry=2))
+    manager.run_task(loop(looping.iterate_with_attempt, gate.address, retry=2))
     gate.release(gate.wait_for_arrival(), "fail")
     second = gate.next_arrival()
     assert second.label == 2
@@ -255,20 +257,20 @@ def test_an_iteration_over_its_timeout_is_reported_and_the_loop_goes_on(make_man
 
 def test_a_heartbeat_does_not_give_an_iteration_more_time(make_manager, recorder):
     manager = make_manager(observer=recorder, grace=1.0)
-    manager.run_task(loop(tasks.beat_for, 3600, timeout=0.3))
+    manager.run_task(loop(surroundings.beat_for, 3600, timeout=0.3))
     (failure,) = recorder.wait_for("task_failed")
     assert isinstance(failure.error, TaskTimeoutError)
 
 
 def test_a_loop_that_cannot_cross_fails_at_its_handle(manager):
-    handle = manager.run_task(loop(tasks.echo, Refuses()))
+    handle = manager.run_task(loop(plain.echo, Refuses()))
     assert isinstance(handle.exception(timeout=PATIENCE_S), SerializationError)
 
 
 def test_a_broken_loop_does_not_disturb_another(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    manager.run_task(loop(tasks.fail, interval=0.01))
-    steady = manager.run_task(loop(tasks.iterate, gate.address))
+    manager.run_task(loop(failing.fail, interval=0.01))
+    steady = manager.run_task(loop(looping.iterate, gate.address))
     for expected in range(1, 4):
         arrival = gate.next_arrival()
         assert arrival.label == expected
@@ -284,7 +286,7 @@ def test_a_broken_loop_does_not_disturb_another(make_manager, gate, recorder):
 
 def test_success_is_not_told_of_loops(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run_task(loop(tasks.iterate, gate.address))
+    handle = manager.run_task(loop(looping.iterate, gate.address))
     for _ in range(3):
         gate.release(gate.wait_for_arrival())
     gate.open()
@@ -308,7 +310,7 @@ def test_a_stalled_iteration_is_told_only_with_a_threshold_of_the_loops_own(make
 
 
 def test_a_loops_stop_is_seen_by_its_iteration(manager, gate):
-    handle = manager.run_task(loop(tasks.wait_for_the_stop, gate.address))
+    handle = manager.run_task(loop(looping.wait_for_the_stop, gate.address))
     assert gate.wait_for_label() == "waiting"
     assert manager.cancel(timeout=PATIENCE_S) is True
     assert gate.wait_for_label() is True  # what `current().wait` returned
@@ -317,7 +319,7 @@ def test_a_loops_stop_is_seen_by_its_iteration(manager, gate):
 
 def test_a_lambda_can_loop(manager, gate):
     address = gate.address
-    handle = manager.run_task(loop(lambda: tasks.tell_gate(address, "from a lambda")))
+    handle = manager.run_task(loop(lambda: tell_gate(address, "from a lambda")))
     assert gate.wait_for_label() == "from a lambda"
     assert gate.wait_for_label() == "from a lambda"
     assert manager.cancel(timeout=PATIENCE_S)

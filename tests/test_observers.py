@@ -12,17 +12,18 @@ import pytest
 
 from procbackground import Manager, SerializationError, Task, events
 from procbackground.observers import CallbackObserver, LoguruObserver, Observer
-from tests.support import tasks
-from tests.support.gate import PATIENCE_S, Address
+from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.recorder import Recorder, SampleRecorder
 from tests.support.scripts import run
-from tests.support.tasks import Flaky, Refuses, stop_at_gate
+from tests.support.tasks import failing, gated, plain, surroundings
+from tests.support.tasks.failing import Flaky
+from tests.support.tasks.pickling import Refuses
 
 
 def test_a_success_is_told_in_order(make_manager, recorder):
     manager = make_manager(observer=recorder)
     began = time.time()
-    handle = manager.run_task(Task(tasks.add, args=(1, 2), meta={"tenant": 7}))
+    handle = manager.run_task(Task(plain.add, args=(1, 2), meta={"tenant": 7}))
     assert handle.result(timeout=PATIENCE_S) == 3
     manager.close()
     assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
@@ -37,7 +38,7 @@ def test_a_success_is_told_in_order(make_manager, recorder):
 
 def test_a_failure_is_told_once_after_the_retries(make_manager, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run_task(Task(tasks.fail, retry=2))
+    handle = manager.run_task(Task(failing.fail, retry=2))
     error = handle.exception(timeout=PATIENCE_S)
     manager.close()
     assert recorder.kinds(handle) == [
@@ -54,7 +55,7 @@ def test_a_failure_is_told_once_after_the_retries(make_manager, recorder):
 
 def test_a_task_that_cannot_cross_is_told_as_failed(make_manager, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run(tasks.echo, Refuses())
+    handle = manager.run(plain.echo, Refuses())
     (failure,) = recorder.wait_for("task_failed")
     assert isinstance(failure.error, SerializationError)
     assert failure.handle is handle
@@ -65,7 +66,7 @@ def test_a_cancelled_task_is_told_as_cancelled(make_manager, gate, recorder):
     manager = make_manager(max_workers=1, observer=recorder, grace=1.0)
     running = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    queued = manager.run(tasks.nothing)
+    queued = manager.run(plain.nothing)
     queued.cancel()
     running.cancel()
     recorder.wait_for("task_cancelled", 2)
@@ -75,7 +76,7 @@ def test_a_cancelled_task_is_told_as_cancelled(make_manager, gate, recorder):
 
 def test_progress_is_told(make_manager, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run(tasks.report_progress, 3)
+    handle = manager.run(surroundings.report_progress, 3)
     assert handle.result(timeout=PATIENCE_S) == 3
     manager.close()
     told = recorder.events("task_progress")
@@ -86,7 +87,7 @@ def test_progress_is_told(make_manager, recorder):
 
 def test_a_silent_task_is_told_as_stalled_once_and_still_succeeds(make_manager, gate, recorder):
     manager = make_manager(observer=recorder, stalled_threshold=0.1)
-    handle = manager.run_task(Task(tasks.stop_then_do, args=(gate.address,), meta={"who": "me"}))
+    handle = manager.run_task(Task(gated.stop_then_do, args=(gate.address,), meta={"who": "me"}))
     pid = gate.wait_for_arrival()
     (stalled,) = recorder.wait_for("task_stalled")
     assert stalled.handle is handle
@@ -107,7 +108,7 @@ def test_a_tasks_threshold_beats_the_managers(make_manager, gate, recorder):
 
 def test_a_heartbeat_is_no_silence(make_manager, recorder):
     manager = make_manager(observer=recorder, stalled_threshold=0.8)
-    handle = manager.run(tasks.beat_for, 1.2)
+    handle = manager.run(surroundings.beat_for, 1.2)
     handle.result(timeout=PATIENCE_S)
     manager.close()
     assert "task_stalled" not in recorder.kinds(handle)
@@ -115,9 +116,9 @@ def test_a_heartbeat_is_no_silence(make_manager, recorder):
 
 def test_processes_are_told_from_start_to_end(make_manager, recorder):
     manager = make_manager(max_workers=2, observer=recorder)
-    handles = [manager.run(tasks.own_pid) for _ in range(5)]
+    handles = [manager.run(plain.own_pid) for _ in range(5)]
     pids = {handle.result(timeout=PATIENCE_S) for handle in handles}
-    dead = manager.run(tasks.exit_hard, 4)
+    dead = manager.run(failing.exit_hard, 4)
     dead.exception(timeout=PATIENCE_S)
     manager.close()
     started = [event.pid for event in recorder.events("process_started")]
@@ -141,7 +142,7 @@ def test_samples_are_told_while_a_task_runs(make_manager, gate):
 def test_the_close_is_the_last_event_and_bears_the_report(make_manager, recorder):
     manager = make_manager(observer=recorder)
     for number in range(20):
-        manager.run(tasks.square, number)
+        manager.run(plain.square, number)
     report = manager.close()
     kind, event = recorder.seen[-1]
     assert kind == "manager_closed"
@@ -152,7 +153,7 @@ def test_the_close_is_the_last_event_and_bears_the_report(make_manager, recorder
 
 def test_every_event_has_reached_its_observer_after_the_close(make_manager, recorder):
     manager = make_manager(observer=recorder)
-    handles = [manager.run(tasks.square, number) for number in range(300)]
+    handles = [manager.run(plain.square, number) for number in range(300)]
     manager.close()
     for handle in handles:
         assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
@@ -215,9 +216,9 @@ def test_a_cancelled_task_that_waited_in_a_pipe_never_started(make_manager, reco
 
 def test_a_start_that_came_to_nothing_is_not_told_twice(make_manager, recorder):
     manager = make_manager(max_workers=1, observer=recorder)
-    pid = manager.run(tasks.own_pid).result(timeout=PATIENCE_S)
+    pid = manager.run(plain.own_pid).result(timeout=PATIENCE_S)
     os.kill(pid, signal.SIGSTOP)
-    handle = manager.run(tasks.square, 3)  # goes to that worker, which never comes to it
+    handle = manager.run(plain.square, 3)  # goes to that worker, which never comes to it
     os.kill(pid, signal.SIGKILL)
     assert handle.result(timeout=PATIENCE_S) == 9
     manager.close()
@@ -228,7 +229,7 @@ def test_a_start_that_came_to_nothing_is_not_told_twice(make_manager, recorder):
 def test_all_observers_are_told(make_manager):
     several = [Recorder() for _ in range(3)]
     manager = make_manager(observer=several)
-    handle = manager.run(tasks.nothing)
+    handle = manager.run(plain.nothing)
     manager.close()
     assert [observer.kinds(handle) for observer in several] == [["task_added", "task_started", "task_succeeded"]] * 3
 
@@ -236,14 +237,14 @@ def test_all_observers_are_told(make_manager):
 def test_observers_are_called_in_one_thread_which_is_nobody_elses(make_manager, recorder):
     manager = make_manager(observer=recorder)
     for number in range(20):
-        manager.run(tasks.fail_if_negative, number - 10)
+        manager.run(failing.fail_if_negative, number - 10)
     manager.close()
     assert len(recorder.threads) == 1
     assert threading.get_ident() not in recorder.threads
 
 
 def test_an_event_is_frozen(make_manager, recorder):
-    make_manager(observer=recorder).run(tasks.nothing)
+    make_manager(observer=recorder).run(plain.nothing)
     (event,) = recorder.wait_for("task_succeeded")
     with pytest.raises(dataclasses.FrozenInstanceError):
         event.attempt = 5
@@ -261,10 +262,10 @@ class Raising(Observer):
 
 def test_a_raising_observer_harms_nobody(make_manager, recorder):
     manager = make_manager(observer=[Raising(), recorder])
-    handle = manager.run(tasks.square, 3)
-    failing = manager.run_task(Task(tasks.fail, retry=2))
+    handle = manager.run(plain.square, 3)
+    failed = manager.run_task(Task(failing.fail, retry=2))
     assert handle.result(timeout=PATIENCE_S) == 9
-    assert isinstance(failing.exception(timeout=PATIENCE_S), Flaky)
+    assert isinstance(failed.exception(timeout=PATIENCE_S), Flaky)
     assert manager.close().is_clean
     assert recorder.kinds(handle) == ["task_added", "task_started", "task_succeeded"]
     assert recorder.seen[-1][0] == "manager_closed"
@@ -287,11 +288,11 @@ class Blocking(Recorder):
 def test_a_slow_observer_slows_no_task(make_manager):
     slow = Blocking()
     manager = make_manager(observer=slow)
-    handles = [manager.run(tasks.square, number) for number in range(100)]
-    failing = manager.run_task(Task(tasks.fail, retry=2))
+    handles = [manager.run(plain.square, number) for number in range(100)]
+    failed = manager.run_task(Task(failing.fail, retry=2))
     assert slow.is_blocked.wait(PATIENCE_S)
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(100)]
-    assert isinstance(failing.exception(timeout=PATIENCE_S), Flaky)
+    assert isinstance(failed.exception(timeout=PATIENCE_S), Flaky)
     assert not any(kind.startswith("task") for kind, _ in slow.seen)
     slow.may_go_on.set()
     manager.close()
@@ -306,11 +307,11 @@ def test_an_observer_may_use_the_manager_and_wait_for_it(make_manager):
     class Asking(Observer):
         def on_task_failed(self, event):
             assert event.handle.done()
-            answers.append(manager.run(tasks.square, 7).result(timeout=PATIENCE_S))
+            answers.append(manager.run(plain.square, 7).result(timeout=PATIENCE_S))
             has_answered.set()
 
     manager = make_manager(observer=Asking())
-    manager.run(tasks.fail)
+    manager.run(failing.fail)
     assert has_answered.wait(PATIENCE_S)
     assert answers == [49]
 
@@ -322,8 +323,8 @@ def test_a_callback_observer_calls_plain_functions(make_manager):
     failed, succeeded = [], []
     observer = CallbackObserver(on_task_failed=failed.append, on_task_succeeded=succeeded.append)
     manager = make_manager(observer=observer)
-    manager.run(tasks.fail)
-    manager.run(tasks.square, 2)
+    manager.run(failing.fail)
+    manager.run(plain.square, 2)
     manager.close()
     assert [type(event.error) for event in failed] == [Flaky]
     assert [event.result for event in succeeded] == [4]
@@ -347,8 +348,8 @@ def lines():
 
 def test_a_loguru_observer_writes_events(make_manager, lines):
     manager = make_manager(observer=LoguruObserver())
-    manager.run_task(Task(tasks.fail, args=("out of paper",), name="printing", retry=2, meta={"desk": 4}))
-    manager.run_task(Task(tasks.square, args=(2,), name="counting"))
+    manager.run_task(Task(failing.fail, args=("out of paper",), name="printing", retry=2, meta={"desk": 4}))
+    manager.run_task(Task(plain.square, args=(2,), name="counting"))
     manager.close()
     errors = [line for line in lines if line["level"].name == "ERROR"]
     warnings = [line for line in lines if line["level"].name == "WARNING"]
@@ -364,7 +365,7 @@ def test_a_loguru_observer_takes_a_logger(make_manager, lines):
     from loguru import logger
 
     manager = make_manager(observer=LoguruObserver(logger.bind(service="billing")))
-    manager.run(tasks.fail)
+    manager.run(failing.fail)
     manager.close()
     assert any(line["extra"].get("service") == "billing" for line in lines)
 
@@ -373,7 +374,7 @@ def test_managers_do_not_mix_their_events(make_manager):
     here, there = Recorder(), Recorder()
     first = make_manager(max_workers=1, observer=here)
     second = make_manager(max_workers=1, observer=there)
-    handles = first.run(tasks.square, 2), second.run(tasks.square, 3)
+    handles = first.run(plain.square, 2), second.run(plain.square, 3)
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [4, 9]
     first.close()
     second.close()
@@ -382,7 +383,7 @@ def test_managers_do_not_mix_their_events(make_manager):
 
 def test_a_manager_without_observers_works():
     with Manager(max_workers=1, observer=[]) as manager:
-        assert manager.run(tasks.square, 2).result(timeout=PATIENCE_S) == 4
+        assert manager.run(plain.square, 2).result(timeout=PATIENCE_S) == 4
 
 
 def test_the_close_is_told_where_no_thread_can_be_started(monkeypatch, make_manager, recorder):

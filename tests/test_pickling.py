@@ -10,9 +10,10 @@ import threading
 import pytest
 
 from procbackground import Outcome, SerializationError, Task
-from tests.support import tasks
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Counted, LoadsOnlyElsewhere, LoadsOnlyIn, LoadsSlowly, Multiplier, Refuses
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, gated, pickling, plain
+from tests.support.tasks.pickling import Counted, LoadsOnlyElsewhere, LoadsOnlyIn, LoadsSlowly, Refuses
+from tests.support.tasks.plain import Multiplier
 
 
 def test_a_lambda_crosses(manager):
@@ -52,13 +53,13 @@ def test_a_class_made_in_a_function_crosses_both_ways(manager):
 
 
 def test_a_lambda_as_argument_and_as_result_crosses(manager):
-    came = manager.run(tasks.echo, lambda x: x * 3).result(timeout=PATIENCE_S)
+    came = manager.run(plain.echo, lambda x: x * 3).result(timeout=PATIENCE_S)
     assert came(5) == 15
 
 
 def test_a_bound_methods_object_is_a_snapshot(make_manager, gate):
     manager = make_manager(max_workers=1)
-    manager.run(tasks.stop_at_gate, gate.address)
+    manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
     multiplier = Multiplier(3)
     handle = manager.run(multiplier.times, 2)
@@ -87,7 +88,7 @@ def test_a_changed_closure_is_sent_anew(manager):
 
 def test_arguments_are_pickled_once_and_by_the_caller(manager):
     counted = Counted()
-    handle = manager.run_task(Task(tasks.mishap_with, args=(3, counted), retry=3))
+    handle = manager.run_task(Task(failing.mishap_with, args=(3, counted), retry=3))
     assert handle.result(timeout=PATIENCE_S) == 3
     assert counted.pickled_by == [threading.get_ident()]
 
@@ -104,7 +105,7 @@ def test_arguments_are_pickled_once_and_by_the_caller(manager):
     ids=["positional", "nested", "keyword", "own __reduce__", "generator"],
 )
 def test_an_argument_that_cannot_cross_is_named_at_the_handle(manager, args, kwargs, words):
-    handle = manager.run(tasks.echo, *args, **kwargs)  # raises nothing
+    handle = manager.run(plain.echo, *args, **kwargs)  # raises nothing
     error = handle.exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     assert isinstance(error, pickle.PicklingError)
@@ -133,7 +134,7 @@ def test_a_bound_method_that_cannot_cross_is_named(manager):
 
 
 def test_a_result_that_cannot_cross_is_named(manager):
-    handle = manager.run(tasks.return_a_lock)
+    handle = manager.run(failing.return_a_lock)
     error = handle.exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     for word in ("result", "lock", "['inner'][1]"):
@@ -146,13 +147,13 @@ def test_a_result_that_cannot_cross_is_named(manager):
 def test_a_result_that_cannot_cross_does_not_cost_the_process(make_manager):
     manager = make_manager(max_workers=1)
     pid = manager.run(os.getpid).result(timeout=PATIENCE_S)
-    manager.run(tasks.return_a_lock).exception(timeout=PATIENCE_S)
+    manager.run(failing.return_a_lock).exception(timeout=PATIENCE_S)
     assert manager.run(os.getpid).result(timeout=PATIENCE_S) == pid
 
 
 def test_an_argument_that_does_not_load_in_the_child_fails_its_task_alone(manager):
-    others = [manager.run(tasks.square, number) for number in range(4)]
-    error = manager.run(tasks.echo, LoadsOnlyIn(os.getpid())).exception(timeout=PATIENCE_S)
+    others = [manager.run(plain.square, number) for number in range(4)]
+    error = manager.run(plain.echo, LoadsOnlyIn(os.getpid())).exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     assert "argument" in str(error)
     assert "this object does not load here" in str(error)
@@ -160,10 +161,10 @@ def test_an_argument_that_does_not_load_in_the_child_fails_its_task_alone(manage
 
 
 def test_a_result_that_does_not_load_in_the_parent_fails_its_task_alone(manager, gate):
-    neighbour = manager.run(tasks.stop_then_do, gate.address)
+    neighbour = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    handle = manager.run(tasks.return_unloadable, os.getpid())
-    queued = [manager.run(tasks.square, number) for number in range(6)]
+    handle = manager.run(pickling.return_unloadable, os.getpid())
+    queued = [manager.run(plain.square, number) for number in range(6)]
     error = handle.exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     assert "result" in str(error)
@@ -174,45 +175,45 @@ def test_a_result_that_does_not_load_in_the_parent_fails_its_task_alone(manager,
 
 
 def test_a_result_that_loads_slowly_holds_up_nobody_else(manager):
-    tasks.may_load.clear()
-    tasks.is_loading.clear()
-    slow = manager.run(tasks.return_slow_loader, os.getpid())
+    pickling.may_load.clear()
+    pickling.is_loading.clear()
+    slow = manager.run(pickling.return_slow_loader, os.getpid())
     try:
         # A lazy manager may load the value only in `result`, so somebody has to ask for it.
         asking = threading.Thread(target=slow.result, args=(PATIENCE_S,))
         asking.start()
-        assert tasks.is_loading.wait(PATIENCE_S)
-        others = [manager.run(tasks.square, number) for number in range(6)]
+        assert pickling.is_loading.wait(PATIENCE_S)
+        others = [manager.run(plain.square, number) for number in range(6)]
         assert [other.result(timeout=10) for other in others] == [number**2 for number in range(6)]
     finally:
-        tasks.may_load.set()
+        pickling.may_load.set()
         asking.join(PATIENCE_S)
     assert slow.result(timeout=PATIENCE_S) == "loaded"
 
 
 def test_slow_loading_arguments_are_the_childs_affair(manager):
-    assert manager.run(tasks.echo, LoadsSlowly(0)).result(timeout=PATIENCE_S) == "loaded"
+    assert manager.run(plain.echo, LoadsSlowly(0)).result(timeout=PATIENCE_S) == "loaded"
 
 
 def test_an_argument_too_deep_to_pickle_is_named(manager):
     deep = []
     for _ in range(100_000):
         deep = [deep]
-    error = manager.run(tasks.echo, deep).exception(timeout=PATIENCE_S)
+    error = manager.run(plain.echo, deep).exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     while deep:  # taken apart by hand: freeing it at once would recurse
         deep = deep.pop()
 
 
 def test_what_loads_elsewhere_only_can_still_travel_to_the_child(manager):
-    handle = manager.run(tasks.kind_of, LoadsOnlyElsewhere(os.getpid()))
+    handle = manager.run(plain.kind_of, LoadsOnlyElsewhere(os.getpid()))
     assert handle.result(timeout=PATIENCE_S) == "LoadsOnlyElsewhere"
 
 
 def test_many_bad_ones_do_not_disturb_the_good(manager):
     handles = []
     for number in range(60):
-        fn = (tasks.square, tasks.return_a_lock, tasks.echo)[number % 3]
+        fn = (plain.square, failing.return_a_lock, plain.echo)[number % 3]
         args = ((number,), (), (Refuses(),))[number % 3]
         handles.append(manager.run(fn, *args))
     for number, handle in enumerate(handles):
@@ -223,7 +224,7 @@ def test_many_bad_ones_do_not_disturb_the_good(manager):
 
 
 def test_an_error_of_a_failed_task_can_itself_be_pickled(manager):
-    error = manager.run(tasks.exit_hard, 3).exception(timeout=PATIENCE_S)
+    error = manager.run(failing.exit_hard, 3).exception(timeout=PATIENCE_S)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (copy.exit_code, copy.pid, copy.attempt, str(copy)) == (3, error.pid, 1, str(error))

@@ -33,19 +33,19 @@ from procbackground import (
     TaskTimeoutError,
     WorkerDiedError,
 )
-from tests.support import tasks
 from tests.support.facts import wait_until
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky, stop_at_gate
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, plain
+from tests.support.tasks.failing import Flaky
 
 
 def failing_until(last_attempt, how="raises", **options):
     """Return a task that has a mishap in each attempt before `last_attempt`."""
-    return Task(tasks.mishap_before, args=(last_attempt, how), **options)
+    return Task(failing.mishap_before, args=(last_attempt, how), **options)
 
 
 def test_no_policy_means_one_attempt(manager):
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     with pytest.raises(Flaky):
         handle.result(timeout=PATIENCE_S)
     assert [attempt.number for attempt in handle.attempts] == [1]
@@ -59,34 +59,34 @@ def test_a_task_is_tried_again_until_it_succeeds(manager):
 
 
 def test_the_last_error_is_the_callers_when_attempts_run_out(manager):
-    handle = manager.run_task(Task(tasks.fail, args=("each time",), retry=Retry(stop=stop_after_attempt(3))))
+    handle = manager.run_task(Task(failing.fail, args=("each time",), retry=Retry(stop=stop_after_attempt(3))))
     with pytest.raises(Flaky, match="each time"):
         handle.result(timeout=PATIENCE_S)
     assert [attempt.number for attempt in handle.attempts] == [1, 2, 3]
 
 
 def test_an_int_is_that_many_attempts(manager):
-    handle = manager.run_task(Task(tasks.fail, retry=2))
+    handle = manager.run_task(Task(failing.fail, retry=2))
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert len(handle.attempts) == 2
 
 
 def test_the_managers_policy_holds_for_run(make_manager):
     manager = make_manager(retry=Retry(stop=stop_after_attempt(2)))
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert len(handle.attempts) == 2
 
 
 def test_the_managers_policy_may_be_an_int(make_manager):
-    handle = make_manager(retry=2).run(tasks.fail)
+    handle = make_manager(retry=2).run(failing.fail)
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert len(handle.attempts) == 2
 
 
 def test_the_tasks_policy_beats_the_managers(make_manager):
     manager = make_manager(retry=3)
-    handle = manager.run_task(Task(tasks.fail, retry=1))
+    handle = manager.run_task(Task(failing.fail, retry=1))
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert len(handle.attempts) == 1
 
@@ -209,7 +209,7 @@ def test_an_attempt_tells_its_exit_code(manager):
 
 def test_retrying_tells_error_attempt_and_delay(make_manager, recorder):
     manager = make_manager(observer=recorder, retry=Retry(stop=stop_after_attempt(3), wait=wait_fixed(0.01)))
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     handle.exception(timeout=PATIENCE_S)
     manager.close()
     events = recorder.events("task_retrying")
@@ -221,7 +221,7 @@ def test_retrying_tells_error_attempt_and_delay(make_manager, recorder):
 
 def test_stats_count_retries(make_manager):
     manager = make_manager(retry=3)
-    manager.run(tasks.fail).exception(timeout=PATIENCE_S)
+    manager.run(failing.fail).exception(timeout=PATIENCE_S)
     assert manager.stats().retried == 2
 
 
@@ -250,7 +250,7 @@ def test_tenacitys_waits_work(make_manager, recorder, wait):
 
 def test_waits_grow_with_the_attempts(make_manager, recorder):
     policy = Retry(stop=stop_after_attempt(4), wait=wait_incrementing(start=0.01, increment=0.01))
-    make_manager(observer=recorder, retry=policy).run(tasks.fail)
+    make_manager(observer=recorder, retry=policy).run(failing.fail)
     delays = [event.delay for event in recorder.wait_for("task_retrying", 3)]
     assert delays == pytest.approx([0.01, 0.02, 0.03])
 
@@ -266,22 +266,22 @@ def test_waits_grow_with_the_attempts(make_manager, recorder):
     ids=["or", "and", "never or", "own"],
 )
 def test_tenacitys_stops_work(manager, stop, attempts):
-    handle = manager.run_task(Task(tasks.fail, retry=Retry(stop=stop)))
+    handle = manager.run_task(Task(failing.fail, retry=Retry(stop=stop)))
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert len(handle.attempts) == attempts
 
 
 def test_stop_after_delay_ends_the_attempts_by_time(manager):
     policy = Retry(stop=stop_after_delay(0.3), wait=wait_fixed(0.05))
-    handle = manager.run_task(Task(tasks.fail, retry=policy))
+    handle = manager.run_task(Task(failing.fail, retry=policy))
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert handle.attempts[-1].ended - handle.attempts[0].started >= 0.2
 
 
 def test_only_the_named_exceptions_are_retried(manager):
     policy = Retry(stop=stop_after_attempt(3), retry=retry_if_exception_type(OSError))
-    other = manager.run_task(Task(tasks.fail, retry=policy))
-    named = manager.run_task(Task(tasks.raise_this, args=(OSError("disk"),), retry=policy))
+    other = manager.run_task(Task(failing.fail, retry=policy))
+    named = manager.run_task(Task(failing.raise_this, args=(OSError("disk"),), retry=policy))
     assert isinstance(other.exception(timeout=PATIENCE_S), Flaky)
     assert isinstance(named.exception(timeout=PATIENCE_S), OSError)
     assert (len(other.attempts), len(named.attempts)) == (1, 3)
@@ -289,8 +289,8 @@ def test_only_the_named_exceptions_are_retried(manager):
 
 def test_a_death_can_be_told_from_an_exception(manager):
     policy = Retry(stop=stop_after_attempt(2), retry=retry_if_exception_type(WorkerDiedError))
-    dying = manager.run_task(Task(tasks.exit_hard, args=(1,), retry=policy))
-    raising = manager.run_task(Task(tasks.fail, retry=policy))
+    dying = manager.run_task(Task(failing.exit_hard, args=(1,), retry=policy))
+    raising = manager.run_task(Task(failing.fail, retry=policy))
     dying.exception(timeout=PATIENCE_S)
     raising.exception(timeout=PATIENCE_S)
     assert (len(dying.attempts), len(raising.attempts)) == (2, 1)
@@ -298,9 +298,9 @@ def test_a_death_can_be_told_from_an_exception(manager):
 
 def test_retry_strategies_combine(manager):
     either = retry_if_exception_type(OSError) | retry_if_result(lambda value: value is None)
-    handle = manager.run_task(Task(tasks.nothing, retry=Retry(stop=stop_after_attempt(2), retry=either)))
+    handle = manager.run_task(Task(plain.nothing, retry=Retry(stop=stop_after_attempt(2), retry=either)))
     both = retry_if_exception_type(Exception) & retry_if_not_exception_type(Flaky)
-    spared = manager.run_task(Task(tasks.fail, retry=Retry(stop=stop_after_attempt(2), retry=both)))
+    spared = manager.run_task(Task(failing.fail, retry=Retry(stop=stop_after_attempt(2), retry=both)))
     spared.exception(timeout=PATIENCE_S)
     wait_until(handle.done, "the first is done")
     assert (len(handle.attempts), len(spared.attempts)) == (2, 1)
@@ -309,7 +309,7 @@ def test_retry_strategies_combine(manager):
 def test_a_result_can_be_asked_for_again(make_manager, recorder):
     manager = make_manager(observer=recorder)
     policy = Retry(stop=stop_after_attempt(5), retry=retry_if_result(lambda value: value[0] < 3))
-    handle = manager.run_task(Task(tasks.attempt_and_pid, retry=policy))
+    handle = manager.run_task(Task(plain.attempt_and_pid, retry=policy))
     assert handle.result(timeout=PATIENCE_S)[0] == 3
     assert [event.error for event in recorder.wait_for("task_retrying", 2)] == [None, None]
     assert len({attempt.pid for attempt in handle.attempts}) == 3
@@ -324,14 +324,14 @@ def test_the_policy_is_asked_in_the_parent_with_tenacitys_own_state(manager):
             seen.append((os.getpid(), state))
         return state.attempt_number >= 2
 
-    task = Task(tasks.add, args=(1,), kwargs={"b": None}, retry=Retry(stop=stop))
+    task = Task(plain.add, args=(1,), kwargs={"b": None}, retry=Retry(stop=stop))
     handle = manager.run_task(task)
     assert isinstance(handle.exception(timeout=PATIENCE_S), TypeError)
     assert [pid for pid, _ in seen] == [os.getpid()] * 2
     for number, (_, state) in enumerate(seen, 1):
         assert isinstance(state, tenacity.RetryCallState)
         assert state.attempt_number == number
-        assert (state.fn, state.args, dict(state.kwargs)) == (tasks.add, (1,), {"b": None})
+        assert (state.fn, state.args, dict(state.kwargs)) == (plain.add, (1,), {"b": None})
         assert isinstance(state.outcome.exception(), TypeError)
         assert state.seconds_since_start >= 0
 
@@ -343,7 +343,7 @@ def test_idle_time_is_told_to_the_policy(manager):
         idle.append(state.idle_for)
         return state.attempt_number >= 3
 
-    handle = manager.run_task(Task(tasks.fail, retry=Retry(stop=stop, wait=wait_fixed(0.02))))
+    handle = manager.run_task(Task(failing.fail, retry=Retry(stop=stop, wait=wait_fixed(0.02))))
     assert isinstance(handle.exception(timeout=PATIENCE_S), Flaky)
     assert idle == pytest.approx([0, 0.02, 0.04])
 
@@ -353,7 +353,7 @@ def test_a_policy_that_raises_fails_its_task_alone(manager, part):
     def broken(state):
         raise RuntimeError("no policy today")
 
-    handle = manager.run_task(Task(tasks.fail, retry=Retry(**{"stop": stop_after_attempt(2), part: broken})))
+    handle = manager.run_task(Task(failing.fail, retry=Retry(**{"stop": stop_after_attempt(2), part: broken})))
     assert handle.exception(timeout=PATIENCE_S) is not None
     assert manager.run(pow, 2, 2).result(timeout=PATIENCE_S) == 4
 
@@ -369,7 +369,7 @@ def test_what_is_no_strategy_is_refused():
 def waiting_handle(manager, recorder, **options):
     """Return a handle whose task waits an hour for its second attempt."""
     policy = Retry(stop=stop_after_attempt(5), wait=wait_fixed(3600))
-    handle = manager.run_task(Task(tasks.fail, retry=policy, **options))
+    handle = manager.run_task(Task(failing.fail, retry=policy, **options))
     recorder.wait_for("task_retrying")
     return handle
 
@@ -377,7 +377,7 @@ def waiting_handle(manager, recorder, **options):
 def test_a_wait_holds_no_process(make_manager, recorder):
     manager = make_manager(max_workers=1, observer=recorder, grace=1.0)
     handle = waiting_handle(manager, recorder)
-    assert [manager.run(tasks.square, n).result(timeout=PATIENCE_S) for n in range(5)] == [0, 1, 4, 9, 16]
+    assert [manager.run(plain.square, n).result(timeout=PATIENCE_S) for n in range(5)] == [0, 1, 4, 9, 16]
     assert manager.stats().running == 0
     assert not handle.done()
     assert not handle.running()
@@ -390,7 +390,7 @@ def test_waits_hold_no_thread(make_manager, recorder):
     threads = threading.active_count()
     policy = Retry(stop=stop_after_attempt(5), wait=wait_fixed(3600))
     for _ in range(20):
-        manager.run_task(Task(tasks.fail, retry=policy))
+        manager.run_task(Task(failing.fail, retry=policy))
     recorder.wait_for("task_retrying", 21)
     assert threading.active_count() == threads
     manager.close(timeout=0)
@@ -458,7 +458,7 @@ def test_a_close_is_not_retried(make_manager, gate):
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), SystemExit(3)], ids=["interrupt", "exit"])
 def test_interrupts_and_exits_are_not_retried(manager, error):
     asked = []
-    handle = manager.run_task(Task(tasks.raise_this, args=(error,), retry=spying_policy(asked)))
+    handle = manager.run_task(Task(failing.raise_this, args=(error,), retry=spying_policy(asked)))
     assert isinstance(handle.exception(timeout=PATIENCE_S), type(error))
     assert asked == []
     assert manager.run(pow, 2, 2).result(timeout=PATIENCE_S) == 4
@@ -467,6 +467,6 @@ def test_interrupts_and_exits_are_not_retried(manager, error):
 def test_a_retry_is_not_starved_by_a_long_queue(make_manager):
     manager = make_manager(max_workers=2)
     handle = manager.run_task(failing_until(3, retry=3))
-    others = [manager.run(tasks.square, number) for number in range(300)]
+    others = [manager.run(plain.square, number) for number in range(300)]
     assert handle.result(timeout=PATIENCE_S)[0] == 3
     assert [other.result(timeout=PATIENCE_S) for other in others] == [number**2 for number in range(300)]

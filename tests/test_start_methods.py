@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 
 from procbackground import Manager, Outcome, Task, TaskTimeoutError, TaskType, WorkerDiedError
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate, tell_gate
 from tests.support.scripts import run
-from tests.support.tasks import Flaky, stop_at_gate
+from tests.support.tasks import failing, gated, looping, plain, surroundings
+from tests.support.tasks.failing import Flaky
 
 ROOT = Path(__file__).parents[1]
 METHODS = ["forkserver", "spawn", "fork"]
@@ -33,10 +33,10 @@ def manager(make_manager, method):
 
 
 def test_values_and_errors_come_back(manager):
-    handles = [manager.run(tasks.square, number) for number in range(50)]
-    failing = manager.run(tasks.fail, "as asked")
+    handles = [manager.run(plain.square, number) for number in range(50)]
+    failed = manager.run(failing.fail, "as asked")
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(50)]
-    error = failing.exception(timeout=PATIENCE_S)
+    error = failed.exception(timeout=PATIENCE_S)
     assert isinstance(error, Flaky)
     assert "in fail" in str(error.__cause__)
 
@@ -48,7 +48,7 @@ def test_lambdas_and_large_payloads_cross(manager):
 def test_a_death_costs_one_task(manager, gate):
     doomed = manager.run(stop_at_gate, gate.address)
     pid = gate.wait_for_arrival()
-    others = [manager.run(tasks.square, number) for number in range(20)]
+    others = [manager.run(plain.square, number) for number in range(20)]
     os.kill(pid, signal.SIGKILL)
     error = doomed.exception(timeout=PATIENCE_S)
     assert isinstance(error, WorkerDiedError)
@@ -57,7 +57,7 @@ def test_a_death_costs_one_task(manager, gate):
 
 
 def test_a_retry_runs_in_a_fresh_process(manager):
-    handle = manager.run_task(Task(tasks.mishap_before, args=(3, "exits"), retry=3))
+    handle = manager.run_task(Task(failing.mishap_before, args=(3, "exits"), retry=3))
     assert handle.result(timeout=PATIENCE_S)[0] == 3
     assert [attempt.outcome for attempt in handle.attempts] == [Outcome.DIED, Outcome.DIED, Outcome.SUCCEEDED]
     assert len({attempt.pid for attempt in handle.attempts}) == 3
@@ -65,7 +65,7 @@ def test_a_retry_runs_in_a_fresh_process(manager):
 
 def test_a_timeout_stops_the_task(make_manager, method, gate):
     manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context(method), grace=1.0)
-    manager.run(tasks.square, 3).result(timeout=PATIENCE_S)  # a spawned worker has yet to import what it runs
+    manager.run(plain.square, 3).result(timeout=PATIENCE_S)  # a spawned worker has yet to import what it runs
     handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), timeout=0.5))
     pid = gate.wait_for_arrival()
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
@@ -73,7 +73,7 @@ def test_a_timeout_stops_the_task(make_manager, method, gate):
 
 
 def test_a_loop_runs_until_it_is_cancelled(manager, gate):
-    loop = manager.run_task(Task(tasks.iterate, args=(gate.address,), type=TaskType.LOOP))
+    loop = manager.run_task(Task(looping.iterate, args=(gate.address,), type=TaskType.LOOP))
     for expected in (1, 2, 3):
         arrival = gate.next_arrival()
         assert arrival.label == expected
@@ -84,7 +84,7 @@ def test_a_loop_runs_until_it_is_cancelled(manager, gate):
 
 
 def test_a_loop_that_pauses_ends_at_once(manager, gate):
-    loop = manager.run_task(Task(tasks.tell_gate, args=(gate.address, "here"), type=TaskType.LOOP, interval=3600))
+    loop = manager.run_task(Task(tell_gate, args=(gate.address, "here"), type=TaskType.LOOP, interval=3600))
     pid = gate.wait_for_arrival()
     assert manager.cancel(timeout=PATIENCE_S)
     assert loop.cancelled()
@@ -93,22 +93,22 @@ def test_a_loop_that_pauses_ends_at_once(manager, gate):
 
 def test_idle_workers_leave_by_themselves(make_manager, method, recorder):
     manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context(method), observer=recorder)
-    manager.run(tasks.own_pid).result(timeout=PATIENCE_S)
+    manager.run(plain.own_pid).result(timeout=PATIENCE_S)
     manager.close(timeout=PATIENCE_S)
     assert [event.exit_code for event in recorder.events("process_exited")] == [0]
 
 
 def test_a_running_task_can_be_cancelled(manager, gate):
-    handle = manager.run(tasks.clean_up_when_stopped, gate.address)
+    handle = manager.run(gated.clean_up_when_stopped, gate.address)
     pid = gate.wait_for_arrival()
     assert handle.cancel()
     assert gate.wait_for_label() == "SystemExit"
     wait_until_gone([pid])
-    assert manager.run(tasks.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
 
 
 def test_a_grandchild_goes_with_its_task(manager, gate):
-    handle = manager.run(tasks.start_grandchild, gate.address)
+    handle = manager.run(gated.start_grandchild, gate.address)
     arrival = gate.next_arrival()
     handle.cancel()
     wait_until_gone([arrival.pid, arrival.label])
@@ -124,13 +124,13 @@ def test_a_close_past_its_timeout_stops_everything(manager, gate):
 
 
 def test_the_child_has_context_group_and_progress(manager):
-    assert manager.run_task(Task(tasks.context_facts, name="who am I")).result(timeout=PATIENCE_S)[:2] == (
+    assert manager.run_task(Task(surroundings.context_facts, name="who am I")).result(timeout=PATIENCE_S)[:2] == (
         1,
         "who am I",
     )
-    group, pid = manager.run(tasks.group_and_pid).result(timeout=PATIENCE_S)
+    group, pid = manager.run(surroundings.group_and_pid).result(timeout=PATIENCE_S)
     assert group == pid
-    handle = manager.run(tasks.report_progress, 5)
+    handle = manager.run(surroundings.report_progress, 5)
     handle.result(timeout=PATIENCE_S)
     assert handle.progress.done == 5
 
@@ -145,9 +145,9 @@ def test_what_is_stalled_is_told(make_manager, method, gate, recorder):
 
 @pytest.mark.parametrize("safe_method", ["forkserver", "spawn"])
 def test_a_lock_held_in_the_parent_cannot_deadlock_a_child(make_manager, safe_method):
-    with tasks.shared_lock:
+    with surroundings.shared_lock:
         manager = make_manager(mp_context=multiprocessing.get_context(safe_method))
-        assert manager.run(tasks.take_shared_lock).result(timeout=PATIENCE_S) == "taken"
+        assert manager.run(surroundings.take_shared_lock).result(timeout=PATIENCE_S) == "taken"
 
 
 PRINTS_AMID_A_FORK = """
@@ -172,15 +172,16 @@ def test_what_the_parent_printed_and_did_not_write_is_not_written_by_forked_chil
 
 
 def test_the_default_never_forks_this_process():
-    tasks.marks.append("only here")
+    surroundings.marks.append("only here")
     try:
         with Manager(max_workers=1) as manager:
-            assert manager.run(tasks.read_marks).result(timeout=PATIENCE_S) == []
+            assert manager.run(surroundings.read_marks).result(timeout=PATIENCE_S) == []
     finally:
-        tasks.marks.clear()
+        surroundings.marks.clear()
 
 
 @pytest.mark.skipif("PROCBACKGROUND_PLATFORM" in os.environ, reason="this is the forced run itself")
+@pytest.mark.slow
 @pytest.mark.timeout(200)
 def test_all_that_holds_on_the_portable_platform_too():
     files = ["test_start_methods.py", "test_cancel.py", "test_attribution.py"]

@@ -11,14 +11,14 @@ from concurrent.futures import Executor
 import pytest
 
 from procbackground import ManagerClosedError, Task, TaskTimeoutError
-from tests.support import tasks
 from tests.support.facts import wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S
-from tests.support.tasks import Flaky
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, gated, plain
+from tests.support.tasks.failing import Flaky
 
 
 def squares(numbers):
-    return (Task(tasks.square, args=(number,)) for number in numbers)
+    return (Task(plain.square, args=(number,)) for number in numbers)
 
 
 def test_a_stream_gives_every_handle_once_it_is_done(manager):
@@ -31,12 +31,12 @@ def test_a_stream_gives_every_handle_once_it_is_done(manager):
 
 def test_an_ordered_stream_keeps_the_order(manager):
     pauses = [0.03, 0.0, 0.02, 0.0]
-    stream = manager.stream((Task(tasks.pause, args=(pause,)) for pause in pauses), ordered=True)
+    stream = manager.stream((Task(plain.pause, args=(pause,)) for pause in pauses), ordered=True)
     assert [handle.result(timeout=0) for handle in stream] == pauses
 
 
 def test_an_unordered_stream_gives_the_quick_ones_first(manager, gate):
-    slow = Task(tasks.stop_then_do, args=(gate.address,))
+    slow = Task(gated.stop_then_do, args=(gate.address,))
     stream = iter(manager.stream([slow, *squares(range(4))]))
     first = [next(stream).result(timeout=0) for _ in range(4)]
     assert sorted(first) == [0, 1, 4, 9]
@@ -46,7 +46,7 @@ def test_an_unordered_stream_gives_the_quick_ones_first(manager, gate):
 
 
 def test_a_failed_task_comes_as_its_handle(manager):
-    todo = [Task(tasks.fail_if_negative, args=(number,)) for number in (1, -1, 2)]
+    todo = [Task(failing.fail_if_negative, args=(number,)) for number in (1, -1, 2)]
     errors = [handle.exception() for handle in manager.stream(todo, ordered=True)]
     assert [type(error) for error in errors] == [type(None), Flaky, type(None)]
 
@@ -59,7 +59,7 @@ def test_a_stream_pulls_no_more_than_its_buffer_ahead(manager, is_ordered):
     def todo():
         for number in range(100):
             last[0] = next(pulled) + 1
-            yield Task(tasks.square, args=(number,))
+            yield Task(plain.square, args=(number,))
 
     for taken, handle in enumerate(manager.stream(todo(), ordered=is_ordered, buffersize=5)):
         assert last[0] <= taken + 6
@@ -79,7 +79,7 @@ def test_an_endless_stream_can_be_left(manager):
 
 def test_stopping_half_way_cancels_what_is_out(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.5)
-    blocked = [Task(tasks.stop_at_gate, args=(gate.address,)) for _ in range(3)]
+    blocked = [Task(stop_at_gate, args=(gate.address,)) for _ in range(3)]
     for handle in manager.stream([*squares([2]), *blocked], buffersize=4):
         assert handle.result() == 4
         break
@@ -89,7 +89,7 @@ def test_stopping_half_way_cancels_what_is_out(make_manager, gate):
 
 def test_an_input_that_raises_raises_out_of_the_stream(manager):
     def todo():
-        yield Task(tasks.square, args=(2,))
+        yield Task(plain.square, args=(2,))
         raise KeyError("no more")
 
     with pytest.raises(KeyError):
@@ -111,7 +111,7 @@ def test_an_input_that_raises_does_so_after_the_handles_of_what_was_out(manager,
 
 def test_stopping_an_ordered_stream_cancels_what_is_out(make_manager, gate):
     manager = make_manager(max_workers=2, grace=0.5)
-    blocked = (Task(tasks.stop_at_gate, args=(gate.address,)) for _ in itertools.count())
+    blocked = (Task(stop_at_gate, args=(gate.address,)) for _ in itertools.count())
     stream = iter(manager.stream(itertools.chain(squares([3]), blocked), ordered=True, buffersize=6))
     assert next(stream).result(timeout=0) == 9
     pid = gate.wait_for_arrival()
@@ -160,9 +160,9 @@ def test_a_stream_that_is_left_in_asyncio_while_it_waits_for_its_input_gives_no_
     def slow_input():
         is_asked.set()
         may_go_on.wait(PATIENCE_S)
-        yield Task(tasks.square, (3,), name="late")
+        yield Task(plain.square, (3,), name="late")
         has_gone_on.set()  # is not reached: nothing more is asked for
-        yield Task(tasks.square, (4,))
+        yield Task(plain.square, (4,))
 
     async def leave() -> None:
         async def use() -> None:
@@ -185,26 +185,26 @@ def test_a_stream_that_is_left_in_asyncio_while_it_waits_for_its_input_gives_no_
 def test_a_view_is_an_executor_on_the_same_manager(manager):
     view = manager.options(name="viewed", meta={"a": 1})
     assert isinstance(view, Executor)
-    handle = view.submit(tasks.square, 3)
+    handle = view.submit(plain.square, 3)
     assert handle.result(timeout=PATIENCE_S) == 9
     assert (handle.task.name, dict(handle.task.meta)) == ("viewed", {"a": 1})
     assert manager.stats().added == 1
 
 
 def test_a_views_options_hold_for_map(manager):
-    results = manager.options(retry=2).map(tasks.mishap_before, [2] * 3, ["raises"] * 3)
+    results = manager.options(retry=2).map(failing.mishap_before, [2] * 3, ["raises"] * 3)
     assert [attempt for attempt, _ in results] == [2, 2, 2]
 
 
 def test_a_views_timeout_holds(make_manager):
     manager = make_manager(grace=0.5)
-    handle = manager.options(timeout=0.3).submit(tasks.sleep_long)
+    handle = manager.options(timeout=0.3).submit(failing.sleep_long)
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
 
 
 def test_the_managers_own_defaults_stay(manager):
     manager.options(retry=3)
-    handle = manager.run(tasks.fail)
+    handle = manager.run(failing.fail)
     handle.exception(timeout=PATIENCE_S)
     assert len(handle.attempts) == 1
 

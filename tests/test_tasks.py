@@ -13,11 +13,11 @@ import pytest
 
 import procbackground
 from procbackground import Manager, Task, TaskType, UnknownTaskTypeError
-from tests.support import tasks
 from tests.support.facts import child_pids, wait_until
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.recorder import Recorder
-from tests.support.tasks import Multiplier, stop_at_gate
+from tests.support.tasks import failing, plain, surroundings
+from tests.support.tasks.plain import Multiplier
 
 
 def test_run_returns_a_handle_with_the_result(manager):
@@ -29,7 +29,7 @@ def test_submit_is_run(manager):
 
 
 def test_run_task_runs_a_task_with_its_arguments(manager):
-    task = Task(tasks.keywords, kwargs={"a": 1, "b": [2]})
+    task = Task(plain.keywords, kwargs={"a": 1, "b": [2]})
     assert manager.run_task(task).result(timeout=PATIENCE_S) == {"a": 1, "b": [2]}
 
 
@@ -39,18 +39,18 @@ def test_a_task_runs_in_another_process(manager):
 
 def test_what_is_larger_than_a_pipe_costs_no_worker(make_manager):
     manager = make_manager(max_workers=1)
-    pids = {manager.run(tasks.own_pid).result(timeout=PATIENCE_S) for _ in range(3)}
+    pids = {manager.run(plain.own_pid).result(timeout=PATIENCE_S) for _ in range(3)}
     for size in (65_536, 262_144, 1_000_000) * 7:  # a pipe holds 64 KiB
         value = os.urandom(size)
-        assert manager.run(tasks.echo, value).result(timeout=PATIENCE_S) == value
-    pids.add(manager.run(tasks.own_pid).result(timeout=PATIENCE_S))
+        assert manager.run(plain.echo, value).result(timeout=PATIENCE_S) == value
+    pids.add(manager.run(plain.own_pid).result(timeout=PATIENCE_S))
     assert len(pids) == 1
     assert manager.stats().respawned == 0
 
 
 @pytest.mark.parametrize("name", ["fn", "self", "task", "timeout", "retry", "priority", "deadline", "name"])
 def test_no_option_hides_among_the_users_own_keywords(manager, name):
-    assert manager.run(tasks.keywords, **{name: 1}).result(timeout=PATIENCE_S) == {name: 1}
+    assert manager.run(plain.keywords, **{name: 1}).result(timeout=PATIENCE_S) == {name: 1}
 
 
 @pytest.mark.parametrize(
@@ -74,13 +74,13 @@ def test_no_option_hides_among_the_users_own_keywords(manager, name):
     ids=repr,
 )
 def test_values_come_back_as_they_went(manager, value):
-    assert manager.run(tasks.echo, value).result(timeout=PATIENCE_S) == value
+    assert manager.run(plain.echo, value).result(timeout=PATIENCE_S) == value
 
 
 @pytest.mark.parametrize("size", [4095, 65_536, 65_537, 131_072, 1_000_003, 32 << 20])
 def test_payloads_of_any_size_cross_both_ways(manager, size):
     sent = os.urandom(min(size, 4096)) + bytes(size)
-    came = manager.run(tasks.echo, sent).result(timeout=PATIENCE_S)
+    came = manager.run(plain.echo, sent).result(timeout=PATIENCE_S)
     assert came == sent
 
 
@@ -94,7 +94,7 @@ def test_arrays_cross_both_ways(manager):
 @pytest.mark.parametrize(
     ("fn", "expected"),
     [
-        (functools.partial(tasks.add, 5), 12),
+        (functools.partial(plain.add, 5), 12),
         (Multiplier(3).times, 21),
         (Multiplier(4), 28),
         (Multiplier.double, 14),
@@ -119,7 +119,7 @@ def test_anything_callable_can_be_a_task(manager, fn, expected):
 
 
 def test_many_tasks_all_come_back(manager):
-    handles = [manager.run(tasks.square, number) for number in range(1000)]
+    handles = [manager.run(plain.square, number) for number in range(1000)]
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(1000)]
 
 
@@ -140,7 +140,7 @@ def test_a_task_has_the_documented_defaults():
 
 
 def test_a_task_is_reusable(manager):
-    task = Task(tasks.add, args=(1, 2))
+    task = Task(plain.add, args=(1, 2))
     handles = [manager.run_task(task) for _ in range(3)]
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [3, 3, 3]
     assert len(set(map(id, handles))) == 3
@@ -149,10 +149,10 @@ def test_a_task_is_reusable(manager):
 @pytest.mark.parametrize(
     ("fn", "name"),
     [
-        (tasks.add, "add"),
+        (plain.add, "add"),
         (Multiplier.times, "Multiplier.times"),
         (Multiplier(2).times, "Multiplier.times"),
-        (functools.partial(tasks.add, 1), "add"),
+        (functools.partial(plain.add, 1), "add"),
     ],
     ids=["function", "function of a class", "bound method", "partial"],
 )
@@ -161,7 +161,7 @@ def test_a_task_is_named_after_its_function(fn, name):
 
 
 def test_a_given_name_counts():
-    assert Task(tasks.add, name="sum").name == "sum"
+    assert Task(plain.add, name="sum").name == "sum"
 
 
 def test_what_cannot_be_called_is_no_task():
@@ -188,20 +188,20 @@ def test_an_unknown_task_type_is_refused(manager):
 
 
 def test_meta_is_never_sent_to_the_child(manager):
-    task = Task(tasks.add, args=(1, 2), meta={"lock": threading.Lock()})  # it could not be sent
+    task = Task(plain.add, args=(1, 2), meta={"lock": threading.Lock()})  # it could not be sent
     assert manager.run_task(task).result(timeout=PATIENCE_S) == 3
 
 
 def test_a_handle_knows_its_task(manager):
-    task = Task(tasks.add, args=(1, 2))
+    task = Task(plain.add, args=(1, 2))
     handle = manager.run_task(task)
     assert handle.task is task
     assert handle.result(timeout=PATIENCE_S) == 3
 
 
 def test_a_handle_of_run_has_a_task_too(manager):
-    handle = manager.run(tasks.keywords, a=1)
-    assert (handle.task.fn, handle.task.args, dict(handle.task.kwargs)) == (tasks.keywords, (), {"a": 1})
+    handle = manager.run(plain.keywords, a=1)
+    assert (handle.task.fn, handle.task.args, dict(handle.task.kwargs)) == (plain.keywords, (), {"a": 1})
     assert handle.task.name == "keywords"
     assert handle.result(timeout=PATIENCE_S) == {"a": 1}
 
@@ -266,18 +266,18 @@ def test_max_tasks_per_child_renews_the_process(make_manager):
 
 
 def test_the_initializer_runs_in_every_process_before_its_first_task(make_manager, gate):
-    manager = make_manager(initializer=tasks.initialize, initargs=(1, "two"))
+    manager = make_manager(initializer=surroundings.initialize, initargs=(1, "two"))
     blocked = manager.run(stop_at_gate, gate.address)
     pid = gate.wait_for_arrival()
-    assert manager.run(tasks.initialized).result(timeout=PATIENCE_S) == [(1, "two")]
+    assert manager.run(surroundings.initialized).result(timeout=PATIENCE_S) == [(1, "two")]
     gate.release(pid)
     blocked.result(timeout=PATIENCE_S)
-    assert [manager.run(tasks.initialized).result(timeout=PATIENCE_S) for _ in range(4)] == [[(1, "two")]] * 4
+    assert [manager.run(surroundings.initialized).result(timeout=PATIENCE_S) for _ in range(4)] == [[(1, "two")]] * 4
 
 
 def test_a_failing_initializer_fails_the_tasks_and_starts_no_storm(make_manager):
     recorder = Recorder()
-    manager = make_manager(initializer=tasks.fail, initargs=("bad start",), observer=recorder)
+    manager = make_manager(initializer=failing.fail, initargs=("bad start",), observer=recorder)
     handles = [manager.run(pow, 2, 2) for _ in range(10)]
     for handle in handles:
         with pytest.raises(procbackground.InitializerError, match="bad start"):
@@ -288,7 +288,7 @@ def test_a_failing_initializer_fails_the_tasks_and_starts_no_storm(make_manager)
 
 @pytest.mark.parametrize("how", ["raises", "exits"])
 def test_a_manager_whose_workers_cannot_start_takes_no_further_task(make_manager, how):
-    initializer, initargs = (tasks.fail, ("bad start",)) if how == "raises" else (os._exit, (3,))
+    initializer, initargs = (failing.fail, ("bad start",)) if how == "raises" else (os._exit, (3,))
     manager = make_manager(max_workers=1, initializer=initializer, initargs=initargs)
     first = manager.run(pow, 2, 2)
     assert isinstance(first.exception(timeout=PATIENCE_S), procbackground.InitializerError)
@@ -338,7 +338,7 @@ def test_a_higher_priority_goes_first_and_equal_ones_in_order(make_manager, gate
     blocker = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
     wanted = [(0, "a"), (5, "b"), (-1, "c"), (0, "d"), (5, "e")]
-    handles = [manager.run_task(Task(tasks.nothing, name=name, priority=level)) for level, name in wanted]
+    handles = [manager.run_task(Task(plain.nothing, name=name, priority=level)) for level, name in wanted]
     gate.open()
     for handle in [blocker, *handles]:
         handle.result(timeout=PATIENCE_S)
@@ -366,7 +366,7 @@ def test_run_task_waits_while_max_pending_are_queued(make_manager, gate):
 
     def produce() -> None:
         for number in range(10):
-            handles.append(manager.run(tasks.square, number))  # noqa: PERF401  # one at a time is the point
+            handles.append(manager.run(plain.square, number))  # noqa: PERF401  # one at a time is the point
 
     producer = threading.Thread(target=produce)
     producer.start()
@@ -385,12 +385,12 @@ def test_a_waiting_producer_is_told_when_the_manager_closes(make_manager, gate):
     manager = make_manager(max_workers=1, max_pending=1, grace=1.0)
     manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    manager.run(tasks.nothing)
+    manager.run(plain.nothing)
     told = []
 
     def produce() -> None:
         try:
-            manager.run(tasks.nothing)
+            manager.run(plain.nothing)
         except procbackground.ManagerClosedError as error:
             told.append(error)
 
@@ -446,14 +446,14 @@ def test_count_of_counts_tasks_that_have_not_ended(make_manager, gate):
 
 def test_stats_count_everything_once(make_manager, gate):
     manager = make_manager(max_workers=1)
-    handles = [manager.run(tasks.square, 3) for _ in range(4)]
-    handles += [manager.run(tasks.fail) for _ in range(2)]
-    handles.append(manager.run_task(Task(tasks.mishap_before, args=(3, "raises"), retry=3)))
-    handles.append(manager.run(tasks.exit_hard, 1))
+    handles = [manager.run(plain.square, 3) for _ in range(4)]
+    handles += [manager.run(failing.fail) for _ in range(2)]
+    handles.append(manager.run_task(Task(failing.mishap_before, args=(3, "raises"), retry=3)))
+    handles.append(manager.run(failing.exit_hard, 1))
     assert manager.wait(timeout=PATIENCE_S)
     blocker = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
-    doomed = manager.run(tasks.nothing)
+    doomed = manager.run(plain.nothing)
     stats = manager.stats()
     assert (stats.queued, stats.running) == (1, 1)
     doomed.cancel()

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow  # it waits for two type checkers
+
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "tests" / "typing" / "calls.py"
 

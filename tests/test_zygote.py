@@ -19,10 +19,11 @@ import pytest
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task, WorkerDiedError
 from procbackground._testing import View, patience
-from tests.support import scripts, tasks
+from tests.support import scripts
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
+from tests.support.tasks import plain
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.environ.get("PROCBACKGROUND_PLATFORM") == "portable", reason="there is no zygote"
@@ -94,7 +95,7 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
     running = manager.run(stop_at_gate, gate.address)
     pid = gate.wait_for_arrival()
     os.kill(zygote_of(pid).pid, how)
-    fresh = [manager.run_task(Task(tasks.square, args=(number,), isolate=True)) for number in range(4)]
+    fresh = [manager.run_task(Task(plain.square, args=(number,), isolate=True)) for number in range(4)]
     assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [0, 1, 4, 9]
     gate.open()
     running.result(timeout=PATIENCE_S)
@@ -103,10 +104,10 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
 @pytest.mark.parametrize("left", [0, 3, 5])  # of the five that a worker has; the sixth is the zygote's own handle on it
 def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, recorder, left):
     manager = make_manager(max_workers=2, observer=recorder)
-    zygote = zygote_of(manager.run(tasks.own_pid).result(timeout=PATIENCE_S))
+    zygote = zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S))
     limits = zygote.rlimit(psutil.RLIMIT_NOFILE)
     zygote.rlimit(psutil.RLIMIT_NOFILE, (num_fds_at_rest(zygote) + left, limits[1]))
-    fresh = [manager.run_task(Task(tasks.square, args=(number,), isolate=True)) for number in range(8)]
+    fresh = [manager.run_task(Task(plain.square, args=(number,), isolate=True)) for number in range(8)]
     (held,) = recorder.wait_for("admission_held")
     assert (held.reason, held.error.errno) == ("processes", errno.EMFILE)
     zygote.rlimit(psutil.RLIMIT_NOFILE, limits)
@@ -143,7 +144,7 @@ def test_what_is_ready_is_not_mixed_up_when_descriptors_change_hands(make_manage
 def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manager):
     manager = make_manager(max_workers=1)
     before = set(zygotes())
-    handle = manager.run(tasks.square, 3)
+    handle = manager.run(plain.square, 3)
     wait_until(lambda: set(zygotes()) - before != set(), "a zygote was started")
     for pid in set(zygotes()) - before:
         os.kill(pid, signal.SIGSTOP)
@@ -198,19 +199,19 @@ def test_the_loss_of_the_fork_server_and_the_zygote_at_once_costs_no_task(tmp_pa
     from multiprocessing import forkserver
     from benchmarks.chaos import zygotes
     from procbackground import Manager
-    from tests.support import tasks
     from tests.support.facts import wait_until
+    from tests.support.tasks import plain
 
     if __name__ == "__main__":
         with Manager(max_workers=1) as manager:
-            handle = manager.run(tasks.square, 3)
+            handle = manager.run(plain.square, 3)
             wait_until(lambda: bool(zygotes()), "a zygote was started")
             (zygote,) = zygotes()
             os.kill(zygote, signal.SIGSTOP)
             os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
             os.kill(zygote, signal.SIGKILL)
             assert handle.result(timeout={PATIENCE_S}) == 9
-            assert manager.run(tasks.square, 4).result(timeout={PATIENCE_S}) == 16
+            assert manager.run(plain.square, 4).result(timeout={PATIENCE_S}) == 16
     """
     done = scripts.run(source, "file", tmp_path)
     assert done.returncode == 0, done.stderr
@@ -417,7 +418,7 @@ def test_an_orphan_of_a_task_ends_with_a_parent_that_is_killed(gate, tmp_path):
         """
         from tests.test_zygote import leave_an_orphan
         manager.run(leave_an_orphan, address).result(timeout=20)
-        tasks.stop_at_gate(address, "parent")
+        stop_at_gate(address, "parent")
         """,
     )
     with running(source, tmp_path) as process:

@@ -10,9 +10,9 @@ from contextvars import ContextVar
 import pytest
 
 from procbackground import Manager, TaskTimeoutError
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import Address, stop_at_gate
+from tests.support.tasks import failing, plain
 
 pytest.importorskip("starlette")
 httpx = pytest.importorskip("httpx")
@@ -55,7 +55,7 @@ class Application:
             yield
 
     async def square(self, request: Request) -> Response:
-        return JSONResponse(await self.manager.run(tasks.square, request.path_params["number"]))
+        return JSONResponse(await self.manager.run(plain.square, request.path_params["number"]))
 
     async def limited(self, request: Request) -> Response:
         try:
@@ -77,8 +77,8 @@ class Application:
 
     async def fail(self, request: Request) -> Response:
         try:
-            return JSONResponse(await self.manager.run(tasks.fail, "refused"))
-        except tasks.Flaky as error:
+            return JSONResponse(await self.manager.run(failing.fail, "refused"))
+        except failing.Flaky as error:
             return JSONResponse(str(error), status_code=422)
 
 

@@ -8,7 +8,7 @@ from concurrent.futures import as_completed
 import pytest
 
 from procbackground import Task
-from tests.support import tasks
+from tests.support.tasks import plain, surroundings
 
 tqdm = pytest.importorskip("tqdm").tqdm
 
@@ -35,7 +35,7 @@ class Bar:
 
 
 def test_a_bar_follows_handles_as_they_are_done(manager):
-    handles = [manager.run(tasks.square, number) for number in range(20)]
+    handles = [manager.run(plain.square, number) for number in range(20)]
     bar = Bar(len(handles))
     assert sorted(handle.result() for handle in bar.over(as_completed(handles))) == [x * x for x in range(20)]
     assert "20/20" in bar.last
@@ -44,20 +44,20 @@ def test_a_bar_follows_handles_as_they_are_done(manager):
 @pytest.mark.parametrize("chunksize", [None, 5])
 def test_a_bar_follows_a_map(manager, chunksize):
     bar = Bar(50)
-    assert list(bar.over(manager.map(tasks.square, range(50), chunksize=chunksize))) == [x * x for x in range(50)]
+    assert list(bar.over(manager.map(plain.square, range(50), chunksize=chunksize))) == [x * x for x in range(50)]
     assert "50/50" in bar.last
 
 
 def test_a_bar_follows_a_stream(manager):
     bar = Bar(30)
-    stream = manager.stream(Task(tasks.square, args=(number,)) for number in range(30))
+    stream = manager.stream(Task(plain.square, args=(number,)) for number in range(30))
     assert sum(handle.result() for handle in bar.over(stream)) == sum(x * x for x in range(30))
     assert "30/30" in bar.last
 
 
 def test_a_bar_that_is_left_half_way_shows_where(manager):
     bar = Bar(30)
-    results = manager.map(tasks.square, range(30), chunksize=1, buffersize=4)
+    results = manager.map(plain.square, range(30), chunksize=1, buffersize=4)
     with bar.over(results) as shown:
         for number, _ in enumerate(shown, 1):
             if number == 10:
@@ -71,7 +71,7 @@ def test_progress_of_a_task_moves_a_bar(make_manager, recorder):
     bar = Bar(5)
     manager = make_manager(observer=recorder)
     with bar.over(None) as shown:
-        manager.run(tasks.report_progress, 5).result(timeout=20)
+        manager.run(surroundings.report_progress, 5).result(timeout=20)
         for event in recorder.wait_for("task_progress", 5):
             shown.update(event.done - shown.n)
     assert "5/5" in bar.last

@@ -11,8 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from tests.support import tasks
 from tests.support.gate import Address, stop_at_gate, tell_gate
+from tests.support.tasks import failing, hoarding, pickling, raising, surroundings
 
 
 def note(ledger: str, number: int) -> None:
@@ -84,18 +84,18 @@ def return_a_lock(gate: Address) -> Any:
 FAULTS: dict[str, Callable[[Address], Any]] = {
     "SIGKILL": get_killed,
     "exit": lambda gate: os._exit(3),
-    "segfault": lambda gate: tasks.segfault(),
+    "segfault": lambda gate: failing.segfault(),
     "sys.exit": exit_softly,
     "lock": return_a_lock,
-    "two arguments": lambda gate: tasks.raise_two_arguments(),
-    "no reduction": lambda gate: tasks.raise_unreducible(),
-    "no load": lambda gate: tasks.return_unloadable(os.getppid()),
+    "two arguments": lambda gate: raising.raise_two_arguments(),
+    "no reduction": lambda gate: raising.raise_unreducible(),
+    "no load": lambda gate: pickling.return_unloadable(os.getppid()),
     "spin": spin,
     "spin deaf": spin_deaf,
-    "sleep": lambda gate: tasks.sleep_long(),
-    "in C": lambda gate: tasks.hold_the_interpreter(),
+    "sleep": lambda gate: failing.sleep_long(),
+    "in C": lambda gate: failing.hold_the_interpreter(),
     "SIGSTOP": stop_oneself,
-    "hoard": lambda gate: tasks.hoard(1024 * tasks.MIB),
+    "hoard": lambda gate: hoarding.hoard(1024 * hoarding.MIB),
     "grandchild": start_and_spin,
     "grandchild in a session": functools.partial(start_and_spin, new_session=True),
     "log and die": log_and_die,
@@ -106,17 +106,17 @@ FAULTS: dict[str, Callable[[Address], Any]] = {
 
 
 def log_and_fail() -> None:
-    tasks.log_by_logging("about to fail")
-    raise tasks.Flaky("bad start")
+    surroundings.log_by_logging("about to fail")
+    raise failing.Flaky("bad start")
 
 
 def log_and_exit() -> None:
-    tasks.log_by_logging("about to exit")
+    surroundings.log_by_logging("about to exit")
     os._exit(7)
 
 
 def hang_in_initializer() -> None:
-    tasks.log_by_logging("about to hang")
+    surroundings.log_by_logging("about to hang")
     time.sleep(3600)
 
 
@@ -149,4 +149,4 @@ def log(first: int, count: int) -> None:
 
 
 def square_in_a_pool(number: int) -> int:
-    return tasks.nested(number)
+    return surroundings.nested(number)

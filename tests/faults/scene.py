@@ -12,9 +12,9 @@ from typing import Any
 from procbackground import Manager, TaskHandle
 from procbackground._testing import is_sent_ahead
 from tests.faults import acts
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S, Gate
+from tests.support.tasks import gated
 
 BEFORE, BEHIND, AFTERWARDS = 2, 12, 4  # short tasks: of those behind, some are in the guilty one's worker
 
@@ -56,10 +56,10 @@ class Scene:
 
     def strike(self, strike: str | Callable[[int], object]) -> TaskHandle[Any]:
         """Set the stage, with the guilty task first in its worker's pipe, and let it, or have it, strike."""
-        self.neighbour = self.manager.run(tasks.stop_then_do, self.gate.address)
+        self.neighbour = self.manager.run(gated.stop_then_do, self.gate.address)
         self._neighbours_pid = self.gate.wait_for_arrival()
         self._teach_shortness()
-        blocker = self.manager.run(tasks.stop_then_do, self.gate.address)
+        blocker = self.manager.run(gated.stop_then_do, self.gate.address)
         pid = self.gate.wait_for_arrival()
         self.add_short(BEFORE)
         number = next(self._numbers)

@@ -6,12 +6,12 @@ import os
 import signal
 
 from procbackground import TaskTimeoutError, WorkerDiedError
-from tests.support import tasks
 from tests.support.gate import PATIENCE_S
 from tests.support.shots import shots
+from tests.support.tasks import failing, plain
 
 MANY = 10_000
-UNDER_FIRE = {"forkserver": 1_500, "spawn": 150}  # a spawned worker is back only a fifth of a second later
+UNDER_FIRE = {"forkserver": 1_500, "spawn": 100}  # a spawned worker is back only a fifth of a second later
 
 
 def test_01_worker_killed_by_sigkill(scene):
@@ -44,8 +44,8 @@ def test_04_sys_exit(scene):
 
 
 def test_20_death_amid_ten_thousand_tasks(manager):
-    manager.run(tasks.die_if_told, 0).result(timeout=PATIENCE_S)
-    handles = [manager.run(tasks.die_if_told, "die" if number == MANY // 2 else number) for number in range(MANY)]
+    manager.run(failing.die_if_told, 0).result(timeout=PATIENCE_S)
+    handles = [manager.run(failing.die_if_told, "die" if number == MANY // 2 else number) for number in range(MANY)]
     errors = [handle.exception(timeout=PATIENCE_S) for handle in handles]
     assert isinstance(errors[MANY // 2], WorkerDiedError)
     assert [number for number, error in enumerate(errors) if error is not None] == [MANY // 2]
@@ -57,7 +57,7 @@ def test_20_death_amid_ten_thousand_tasks(manager):
 def test_21_busy_workers_are_shot_all_the_time(manager, method):
     count = UNDER_FIRE[method]
     with shots(manager, signal.SIGKILL) as shot:
-        handles = [manager.run(tasks.square_after, 0.001, number) for number in range(count)]
+        handles = [manager.run(plain.square_after, 0.001, number) for number in range(count)]
         errors = [handle.exception(timeout=60) for handle in handles]
     failed = [error for error in errors if error is not None]
     assert all(isinstance(error, WorkerDiedError) and error.pid in shot for error in failed)

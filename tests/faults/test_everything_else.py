@@ -15,11 +15,11 @@ import pytest
 
 from procbackground import InitializerError
 from tests.faults import acts
-from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.recorder import Recorder
 from tests.support.scripts import ENVIRONMENT
+from tests.support.tasks import plain, surroundings
 
 SUBMITTERS, EACH = 8, 250
 DEPTH = 50
@@ -27,7 +27,7 @@ DEPTH = 50
 
 def test_22_submit_from_eight_threads(manager):
     def submit(first: int) -> list[int]:
-        handles = [manager.run(tasks.square, first + number) for number in range(EACH)]
+        handles = [manager.run(plain.square, first + number) for number in range(EACH)]
         return [handle.result(timeout=PATIENCE_S) for handle in handles]
 
     with ThreadPoolExecutor(SUBMITTERS) as threads:
@@ -45,9 +45,9 @@ def test_23_submit_in_a_done_callback_fifty_deep(manager):
         if len(results) == DEPTH:
             is_through.set()
         else:
-            manager.run(tasks.square, len(results)).add_done_callback(go_on)
+            manager.run(plain.square, len(results)).add_done_callback(go_on)
 
-    manager.run(tasks.square, 0).add_done_callback(go_on)
+    manager.run(plain.square, 0).add_done_callback(go_on)
     assert is_through.wait(PATIENCE_S)
     assert results == [number**2 for number in range(DEPTH)]
 
@@ -110,7 +110,7 @@ def test_26_lock_held_by_a_parent_thread_at_the_start(manager):
     is_held, may_go = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with tasks.shared_lock, logging._lock:
+        with surroundings.shared_lock, logging._lock:
             is_held.set()
             may_go.wait(PATIENCE_S)
 
@@ -118,7 +118,7 @@ def test_26_lock_held_by_a_parent_thread_at_the_start(manager):
     holder.start()
     try:
         assert is_held.wait(PATIENCE_S)
-        handles = [manager.run(tasks.take_shared_lock) for _ in range(6)]
+        handles = [manager.run(surroundings.take_shared_lock) for _ in range(6)]
         wait_until(lambda: all(handle.done() for handle in handles), "all tasks are through, with the lock held")
     finally:
         may_go.set()
@@ -128,7 +128,7 @@ def test_26_lock_held_by_a_parent_thread_at_the_start(manager):
 
 def test_26_fork_context_given_by_the_user_works_and_ends_by_itself(make_manager, recorder):
     manager = make_manager(mp_context=multiprocessing.get_context("fork"), max_workers=3, observer=recorder)
-    assert list(manager.map(tasks.square_after, [0.05] * 9, range(9), chunksize=1)) == [n * n for n in range(9)]
+    assert list(manager.map(plain.square_after, [0.05] * 9, range(9), chunksize=1)) == [n * n for n in range(9)]
     wait_until(lambda: len(manager.processes()) == 3, "three workers")
     assert manager.close().leftovers == ()
     # A worker that does not see the end of its task pipe is killed a second later.
@@ -187,11 +187,11 @@ def test_29_nested_pool(manager):
 SHORT_OF_DESCRIPTORS = """
     import multiprocessing, os, resource
     from procbackground import Manager
-    from tests.support import tasks
+    from tests.support.tasks import failing, plain
 
     if __name__ == "__main__":
         manager = Manager(max_workers=2, mp_context=multiprocessing.get_context({method!r}))
-        print(manager.run(tasks.square, 3).result(timeout=20))
+        print(manager.run(plain.square, 3).result(timeout=20))
         taken = [os.open("/dev/null", os.O_RDONLY)]
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 8, hard))
@@ -200,9 +200,9 @@ SHORT_OF_DESCRIPTORS = """
                 taken.append(os.open("/dev/null", os.O_RDONLY))
         except OSError:
             pass
-        handles = [manager.run(tasks.square_after, 0.01, number) for number in range(30)]
-        doomed = manager.run(tasks.exit_hard, 3)
-        behind = [manager.run(tasks.square, number) for number in range(10)]
+        handles = [manager.run(plain.square_after, 0.01, number) for number in range(30)]
+        doomed = manager.run(failing.exit_hard, 3)
+        behind = [manager.run(plain.square, number) for number in range(10)]
         print(type(doomed.exception(timeout=20)).__name__)
         for fd in taken:
             os.close(fd)

@@ -11,9 +11,9 @@ import signal
 
 from procbackground import Outcome, TaskTimeoutError, WorkerDiedError, _platform
 from tests.faults.test_stopping import LIMIT_S
-from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import failing, hoarding, plain
 
 
 def log_and_return(text: str) -> int:
@@ -37,7 +37,7 @@ def test_death_tells_its_last_log_lines_its_peak_memory_and_its_attempt(scene):
     assert error.log_lines == tuple(
         f"WARNING tests.faults: step {number} with {60 << 20} bytes" for number in range(5, 15)
     )
-    assert 60 * tasks.MIB < error.peak_memory < 1024 * tasks.MIB
+    assert 60 * hoarding.MIB < error.peak_memory < 1024 * hoarding.MIB
     assert (error.exit_code, error.attempt, error.pid) == (3, 1, scene.pid)
     for words in (
         "ended with exit code 3",
@@ -58,18 +58,18 @@ def test_death_tells_nothing_that_another_task_logged(make_manager):
 
 
 def test_attempt_that_died_tells_its_peak_memory(manager):
-    handle = manager.run(tasks.exit_hard, 3)
+    handle = manager.run(failing.exit_hard, 3)
     error = handle.exception(timeout=PATIENCE_S)
     (attempt,) = handle.attempts
     assert (attempt.outcome, attempt.exit_code, attempt.error) == (Outcome.DIED, 3, error)
-    assert tasks.MIB < attempt.peak_memory == error.peak_memory
+    assert hoarding.MIB < attempt.peak_memory == error.peak_memory
 
 
 def test_death_by_the_oom_killer_is_told_as_likely(manager, monkeypatch):
     """The kernel's count of such kills is made to grow, as it does then; the death itself is real."""
     count = itertools.count(100)
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
-    error = manager.run(tasks.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
+    error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
     assert "the kernel's OOM killer is the likely cause" in str(error)
 
 
@@ -81,13 +81,13 @@ def test_an_idle_workers_death_by_the_oom_killer_is_not_charged_to_the_next_that
     kills += 1
     os.kill(pid, signal.SIGKILL)
     wait_until(lambda: pid not in {process.pid for process in manager.processes()}, "the death is noticed")
-    error = manager.run(tasks.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
+    error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
     assert isinstance(error, WorkerDiedError)
     assert "OOM" not in str(error)
 
 
 def test_each_handle_has_an_error_of_its_own(manager):
-    handles = [manager.run(tasks.exit_hard, 3) for _ in range(4)]
+    handles = [manager.run(failing.exit_hard, 3) for _ in range(4)]
     errors = [handle.exception(timeout=PATIENCE_S) for handle in handles]
     assert len(set(map(id, errors))) == 4
     assert [error.task for error in errors] == [handle.task for handle in handles]
@@ -95,7 +95,7 @@ def test_each_handle_has_an_error_of_its_own(manager):
 
 def test_timeout_without_a_stack_says_why(make_manager, method):
     manager = make_manager(mp_context=multiprocessing.get_context(method), grace=0.3, initializer=hear_nothing)
-    error = manager.options(timeout=LIMIT_S).run(tasks.sleep_long).exception(timeout=PATIENCE_S)
+    error = manager.options(timeout=LIMIT_S).run(failing.sleep_long).exception(timeout=PATIENCE_S)
     assert isinstance(error, TaskTimeoutError)
     assert error.stack is None
     assert "there is no Python stack: the process did not answer when asked for it" in str(error)
@@ -103,7 +103,7 @@ def test_timeout_without_a_stack_says_why(make_manager, method):
 
 def test_timeout_of_a_stopped_process_without_grace_says_why_there_is_no_stack(make_manager, gate):
     manager = make_manager(max_workers=1, grace=0.0)
-    manager.run(tasks.square, 3).result(timeout=PATIENCE_S)  # what the worker has to import, it has
+    manager.run(plain.square, 3).result(timeout=PATIENCE_S)  # what the worker has to import, it has
     handle = manager.options(timeout=LIMIT_S).run(stop_at_gate, gate.address)
     os.kill(gate.wait_for_arrival(), signal.SIGSTOP)
     error = handle.exception(timeout=PATIENCE_S)

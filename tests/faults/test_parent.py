@@ -16,13 +16,13 @@ from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 
 # What the workers do, all at once: how often each says where it is, and what.
 BUSY = {
-    "spins": "manager.run(tasks.tell_and_spin, address)",
-    "sleeps": "manager.run(tasks.tell_and_sleep, address)",
-    "is in C with the GIL": "manager.run(tasks.tell_and_hold_the_interpreter, address)",
-    "is deaf to SIGTERM": "manager.run(tasks.ignore_sigterm, address)",
-    "has a grandchild": "manager.run(tasks.start_grandchild, address)",
-    "has a grandchild in a session of its own": "manager.run(tasks.start_grandchild, address, True)",
-    "loops": "manager.run_task(Task(tasks.iterate, args=(address,), type=TaskType.LOOP))",
+    "spins": "manager.run(gated.tell_and_spin, address)",
+    "sleeps": "manager.run(gated.tell_and_sleep, address)",
+    "is in C with the GIL": "manager.run(gated.tell_and_hold_the_interpreter, address)",
+    "is deaf to SIGTERM": "manager.run(gated.ignore_sigterm, address)",
+    "has a grandchild": "manager.run(gated.start_grandchild, address)",
+    "has a grandchild in a session of its own": "manager.run(gated.start_grandchild, address, True)",
+    "loops": "manager.run_task(Task(looping.iterate, args=(address,), type=TaskType.LOOP))",
 }
 
 HUNG = [BUSY["is in C with the GIL"], BUSY["is deaf to SIGTERM"], BUSY["has a grandchild in a session of its own"]]
@@ -35,7 +35,7 @@ def script(gate, method: str, works, ending: str) -> str:
         f"context = multiprocessing.get_context({method!r})",
         f"manager = Manager(max_workers={max(2, len(works))}, mp_context=context, grace=0.2, retry=2)",
         *works,
-        "tasks.stop_at_gate(address, 'parent')",
+        "stop_at_gate(address, 'parent')",
         *textwrap.dedent(ending).strip().splitlines(),
     ]
     return parent(gate, "\n".join(lines))
@@ -63,7 +63,7 @@ def test_15a_17_parent_is_killed_with_busy_workers(gate, method, tmp_path, numbe
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=["15b_sigkill", "17_sigterm"])
 def test_15b_17_parent_is_killed_with_idle_workers(gate, method, tmp_path, number):
-    idle = ["assert list(manager.map(tasks.square, range(8), chunksize=1)) == [n * n for n in range(8)]"]
+    idle = ["assert list(manager.map(plain.square, range(8), chunksize=1)) == [n * n for n in range(8)]"]
     with running(script(gate, method, idle, ""), tmp_path) as process:
         assert gate.wait_for_label() == "parent"
         everybody = family(process.pid)
@@ -78,10 +78,10 @@ def test_15_parent_is_killed_while_initializers_hang(gate, method, tmp_path):
     start = f"""
     import multiprocessing
     context = multiprocessing.get_context({method!r})
-    hang = tasks.tell_and_hold_the_interpreter
+    hang = gated.tell_and_hold_the_interpreter
     manager = Manager(max_workers=2, mp_context=context, initializer=hang, initargs=(address,))
-    handles = [manager.run(tasks.square, number) for number in range(2)]
-    tasks.stop_at_gate(address, "parent")
+    handles = [manager.run(plain.square, number) for number in range(2)]
+    stop_at_gate(address, "parent")
     """
     with running(parent(gate, start), tmp_path) as process:
         everybody = everybody_below(gate, process, 3)
@@ -156,10 +156,10 @@ def test_15_parent_is_killed_while_a_worker_starts(gate, method, tmp_path, step)
 def test_15_zygote_is_killed_and_then_the_parent(gate, tmp_path, when):
     """Then nobody is left to end the workers but the kernel."""
     start = {
-        "at work": "manager.run(tasks.tell_and_hold_the_interpreter, address)",
+        "at work": "manager.run(gated.tell_and_hold_the_interpreter, address)",
         "in the initializer": """
-            other = Manager(max_workers=1, initializer=tasks.tell_and_hold_the_interpreter, initargs=(address,))
-            handle = other.run(tasks.square, 1)
+            other = Manager(max_workers=1, initializer=gated.tell_and_hold_the_interpreter, initargs=(address,))
+            handle = other.run(plain.square, 1)
         """,
     }[when]
     source = parent(gate, textwrap.dedent(start) + "\ntime.sleep(60)")
@@ -182,11 +182,11 @@ def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
 
 SLOW_MODULE = """
 import multiprocessing, os
-from tests.support import tasks
 from tests.support.gate import Address
+from tests.support.tasks import gated
 
 if multiprocessing.current_process().name == "procbackground-zygote":
-    tasks.tell_and_hold_the_interpreter(Address(*eval(os.environ["GATE"])))
+    gated.tell_and_hold_the_interpreter(Address(*eval(os.environ["GATE"])))
 
 def work():
     pass
@@ -199,8 +199,8 @@ def test_15_parent_is_killed_while_the_zygote_imports(gate, tmp_path):
     (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
     ending = f"""
     os.environ["GATE"] = {str(tuple(gate.address))!r}
-    manager.run(tasks.start_grandchild, address, True)
-    tasks.stop_at_gate(address, "parent")
+    manager.run(gated.start_grandchild, address, True)
+    stop_at_gate(address, "parent")
     import slow_module
     manager.run(slow_module.work)
     time.sleep(60)
@@ -235,7 +235,7 @@ def test_15_parent_is_killed_while_the_zygote_is_stopped(gate, tmp_path):
 def test_16_ctrl_c_to_the_group(gate, method, tmp_path):
     ending = """
     with manager:
-        handles = [manager.run(tasks.clean_up_when_stopped, address) for _ in range(6)]
+        handles = [manager.run(gated.clean_up_when_stopped, address) for _ in range(6)]
         handles[0].result()
     """
     with running(script(gate, method, [], ending), tmp_path) as process:
@@ -273,7 +273,7 @@ def test_18a_exit_while_tasks_hang_and_the_pool_is_open(gate, method, tmp_path, 
 
 
 def test_18a_exit_without_close_while_idle_is_quick_and_silent(gate, method, tmp_path):
-    works = ["print(manager.run(tasks.square, 3).result(timeout=20))"]
+    works = ["print(manager.run(plain.square, 3).result(timeout=20))"]
     with running(script(gate, method, works, "pass"), tmp_path) as process:
         gate.wait_for_arrival()
         everybody = family(process.pid)
@@ -291,11 +291,11 @@ def test_16_ctrl_c_while_a_worker_is_still_starting(gate, tmp_path):
         import multiprocessing
         context = multiprocessing.get_context("spawn")
         with Manager(max_workers=1, mp_context=context, grace=0.2) as manager:
-            manager.run(tasks.square, 3).result()
+            manager.run(plain.square, 3).result()
         """,
     ).replace(
         'if __name__ == "__main__":',
-        'if __name__ != "__main__":\n    tasks.stop_at_gate(address, "importing")\nif __name__ == "__main__":',
+        'if __name__ != "__main__":\n    stop_at_gate(address, "importing")\nif __name__ == "__main__":',
     )
     with running(source, tmp_path) as process:
         assert gate.next_arrival().label == "importing"

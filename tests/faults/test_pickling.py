@@ -15,19 +15,20 @@ import pytest
 from tenacity import stop_after_attempt
 
 from procbackground import Retry, SerializationError, Task, TaskTimeoutError
-from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import ENVIRONMENT
-from tests.support.tasks import Multiplier, TwoArguments, Unreducible
+from tests.support.tasks import failing, gated, pickling, plain
+from tests.support.tasks.plain import Multiplier
+from tests.support.tasks.raising import TwoArguments, Unreducible
 
 
 def test_05_argument_that_cannot_be_pickled(manager, gate):
-    neighbour = manager.run(tasks.stop_then_do, gate.address)
+    neighbour = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    before = [manager.run(tasks.square, number) for number in range(6)]
-    error = manager.run(tasks.echo, {"guard": threading.Lock()}).exception(timeout=PATIENCE_S)
-    behind = [manager.run(tasks.square, number) for number in range(6)]
+    before = [manager.run(plain.square, number) for number in range(6)]
+    error = manager.run(plain.echo, {"guard": threading.Lock()}).exception(timeout=PATIENCE_S)
+    behind = [manager.run(plain.square, number) for number in range(6)]
     assert isinstance(error, SerializationError)
     assert "argument 0 cannot be pickled: _thread.lock, at ['guard']" in str(error)
     for handles in (before, behind):
@@ -57,10 +58,10 @@ def test_08_exception_whose_reduce_raises(scene):
 
 
 def test_09a_result_that_raises_when_the_parent_unpickles_it(manager, gate):
-    neighbour = manager.run(tasks.stop_then_do, gate.address)
+    neighbour = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    guilty = manager.run(tasks.return_unloadable, os.getpid())
-    behind = [manager.run(tasks.square, number) for number in range(6)]
+    guilty = manager.run(pickling.return_unloadable, os.getpid())
+    behind = [manager.run(plain.square, number) for number in range(6)]
     error = guilty.exception(timeout=PATIENCE_S)
     assert isinstance(error, SerializationError)
     assert "the result could not be loaded in the parent" in str(error)
@@ -72,47 +73,47 @@ def test_09a_result_that_raises_when_the_parent_unpickles_it(manager, gate):
 
 def test_09b_result_that_blocks_when_the_parent_unpickles_it(manager, gate):
     """Nothing else waits for it: neither results nor dispatch, timeouts, deadlines, retries and cancels."""
-    tasks.may_load.clear()
-    tasks.is_loading.clear()
+    pickling.may_load.clear()
+    pickling.is_loading.clear()
     started = time.monotonic()
-    blocking = [manager.run(tasks.return_slow_loader, os.getpid()) for _ in range(3)]
+    blocking = [manager.run(pickling.return_slow_loader, os.getpid()) for _ in range(3)]
     try:
-        wait_until(tasks.is_loading.is_set, "a result is being loaded")
-        others = [manager.run(tasks.square, number) for number in range(50)]
+        wait_until(pickling.is_loading.is_set, "a result is being loaded")
+        others = [manager.run(plain.square, number) for number in range(50)]
         assert [handle.result(timeout=PATIENCE_S) for handle in others] == [number**2 for number in range(50)]
-        not_plain = manager.run(tasks.echo, Multiplier(3))  # a class of the user's: the same threads load it
+        not_plain = manager.run(plain.echo, Multiplier(3))  # a class of the user's: the same threads load it
         assert not_plain.result(timeout=PATIENCE_S).times(2) == 6
-        overdue = manager.run_task(Task(tasks.sleep_long, timeout=0.2))
-        late = manager.run_task(Task(tasks.sleep_long, deadline=0.2))
+        overdue = manager.run_task(Task(failing.sleep_long, timeout=0.2))
+        late = manager.run_task(Task(failing.sleep_long, deadline=0.2))
         assert isinstance(overdue.exception(timeout=PATIENCE_S), TaskTimeoutError)
         assert isinstance(late.exception(timeout=PATIENCE_S), TaskTimeoutError)
-        retried = manager.run_task(Task(tasks.mishap_with, args=(2, None), retry=Retry(stop=stop_after_attempt(2))))
+        retried = manager.run_task(Task(failing.mishap_with, args=(2, None), retry=Retry(stop=stop_after_attempt(2))))
         assert retried.result(timeout=PATIENCE_S) == 2
-        running = manager.run(tasks.stop_then_do, gate.address)
+        running = manager.run(gated.stop_then_do, gate.address)
         gate.wait_for_arrival()
         assert running.cancel()
         assert not any(handle.done() for handle in blocking)
         assert time.monotonic() - started < PATIENCE_S  # while `_load_when_allowed` would wait that long
     finally:
-        tasks.may_load.set()
+        pickling.may_load.set()
     assert [handle.result(timeout=PATIENCE_S) for handle in blocking] == ["loaded"] * 3
 
 
 def test_09b_result_that_blocks_and_is_reached_by_an_extension_code(make_manager, gate):
     """Its pickle names no class; such a code may stand for anything."""
-    tasks.may_load.clear()
-    tasks.is_loading.clear()
-    extension = ("tests.support.tasks", "_load_when_allowed", 200)
+    pickling.may_load.clear()
+    pickling.is_loading.clear()
+    extension = ("tests.support.tasks.pickling", "_load_when_allowed", 200)
     copyreg.add_extension(*extension)
     try:
         manager = make_manager(mp_context=multiprocessing.get_context("fork"))  # whose children have the code, too
-        blocking = manager.run(tasks.return_slow_loader, os.getpid())
-        wait_until(tasks.is_loading.is_set, "a result is being loaded")
-        others = [manager.run(tasks.square, number) for number in range(50)]
+        blocking = manager.run(pickling.return_slow_loader, os.getpid())
+        wait_until(pickling.is_loading.is_set, "a result is being loaded")
+        others = [manager.run(plain.square, number) for number in range(50)]
         assert [handle.result(timeout=PATIENCE_S / 2) for handle in others] == [number**2 for number in range(50)]
         assert not blocking.done()
     finally:
-        tasks.may_load.set()
+        pickling.may_load.set()
         copyreg.remove_extension(*extension)
     assert blocking.result(timeout=PATIENCE_S) == "loaded"
 

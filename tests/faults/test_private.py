@@ -16,9 +16,9 @@ LARGE = 8 << 20  # bytes, which travel in a memory file
 BODY = """
 import multiprocessing, os
 manager = Manager(max_workers=2, mp_context=multiprocessing.get_context({method!r}), retry=2)
-assert len(manager.run(tasks.echo, bytes({large})).result(timeout=20)) == {large}
-manager.run(tasks.stop_then_do, address)
-tasks.stop_at_gate(address, "parent")
+assert len(manager.run(plain.echo, bytes({large})).result(timeout=20)) == {large}
+manager.run(gated.stop_then_do, address)
+stop_at_gate(address, "parent")
 manager.close()
 """
 

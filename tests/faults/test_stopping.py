@@ -9,9 +9,9 @@ import time
 import pytest
 
 from procbackground import MemoryLimitError, TaskTimeoutError
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
+from tests.support.tasks import hoarding
 
 LIMIT_S = 0.4
 
@@ -48,7 +48,7 @@ def test_12b_without_grace_there_is_a_stack_all_the_same(make_scene):
 def test_13_memory_hog(scene):
     error = scene.limit(memory_limit="200MiB").play("hoard")
     assert isinstance(error, MemoryLimitError)
-    assert (error.pid, error.limit) == (scene.pid, 200 * tasks.MIB)
+    assert (error.pid, error.limit) == (scene.pid, 200 * hoarding.MIB)
 
 
 @pytest.mark.parametrize("fault", ["grandchild", "grandchild in a session"])

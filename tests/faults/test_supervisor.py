@@ -12,9 +12,9 @@ import pytest
 
 from procbackground import Manager, ProcbackgroundError
 from procbackground._testing import PLACES_TO_BREAK, View
-from tests.support import tasks
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
+from tests.support.tasks import gated, plain
 
 
 class Bug(Exception):
@@ -26,12 +26,12 @@ def test_bug_in_the_loop_fails_all_at_once_and_leaves_nothing(method, gate, capl
     grace = 2 * PATIENCE_S  # nobody waits for it
     manager = Manager(max_workers=3, mp_context=multiprocessing.get_context(method), grace=grace)
     is_called_back = threading.Event()
-    running = [manager.run(tasks.stop_then_do, gate.address) for _ in range(3)]
+    running = [manager.run(gated.stop_then_do, gate.address) for _ in range(3)]
     pids = [gate.wait_for_arrival() for _ in range(3)]
-    queued = [manager.run(tasks.square, number) for number in range(20)]
-    mapped = manager.map(tasks.square, range(20), chunksize=5)
+    queued = [manager.run(plain.square, number) for number in range(20)]
+    mapped = manager.map(plain.square, range(20), chunksize=5)
     queued[-1].add_done_callback(lambda handle: is_called_back.set())
-    spare = manager.run(tasks.stop_then_do, gate.address)
+    spare = manager.run(gated.stop_then_do, gate.address)
 
     View(manager).break_at(place, Bug(f"in {place}"))
     if place in ("an answer", "a batch of values"):

@@ -13,9 +13,9 @@ from tenacity import stop_after_attempt
 
 from procbackground import InitializerError, Manager, Retry, SerializationError, Task, TaskTimeoutError
 from procbackground.observers import Observer
-from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
+from tests.support.tasks import failing, pickling, plain, surroundings
 
 SEVERAL = 8  # pieces of code that block at once
 
@@ -61,15 +61,15 @@ def ended_afterwards(manager, blockade) -> Iterator[None]:
 
 def assert_unimpeded(manager) -> None:
     """Everything that a manager does for tasks, it still does."""
-    plain = [manager.run(tasks.square, number) for number in range(20)]
-    of_a_class = manager.run(tasks.echo, tasks.Multiplier(3))
-    failing = manager.run(tasks.fail)
-    overdue = manager.run_task(Task(tasks.sleep_long, timeout=0.2))
-    late = manager.run_task(Task(tasks.sleep_long, deadline=0.2))
-    retried = manager.run_task(Task(tasks.mishap_with, args=(2, None), retry=2))
-    assert [handle.result(timeout=PATIENCE_S / 2) for handle in plain] == [number**2 for number in range(20)]
+    squares = [manager.run(plain.square, number) for number in range(20)]
+    of_a_class = manager.run(plain.echo, plain.Multiplier(3))
+    failed = manager.run(failing.fail)
+    overdue = manager.run_task(Task(failing.sleep_long, timeout=0.2))
+    late = manager.run_task(Task(failing.sleep_long, deadline=0.2))
+    retried = manager.run_task(Task(failing.mishap_with, args=(2, None), retry=2))
+    assert [handle.result(timeout=PATIENCE_S / 2) for handle in squares] == [number**2 for number in range(20)]
     assert of_a_class.result(timeout=PATIENCE_S / 2).times(2) == 6
-    assert isinstance(failing.exception(timeout=PATIENCE_S / 2), tasks.Flaky)
+    assert isinstance(failed.exception(timeout=PATIENCE_S / 2), failing.Flaky)
     assert isinstance(overdue.exception(timeout=PATIENCE_S / 2), TaskTimeoutError)
     assert isinstance(late.exception(timeout=PATIENCE_S / 2), TaskTimeoutError)
     assert retried.result(timeout=PATIENCE_S / 2) == 2
@@ -78,7 +78,7 @@ def assert_unimpeded(manager) -> None:
 def test_done_callbacks_that_block(manager, blockade):
     with ended_afterwards(manager, blockade):
         for number in range(SEVERAL):
-            manager.run(tasks.square_after, 0.05, number).add_done_callback(blockade.block)
+            manager.run(plain.square_after, 0.05, number).add_done_callback(blockade.block)
         blockade.wait_for(SEVERAL)
         assert_unimpeded(manager)
 
@@ -90,7 +90,7 @@ def test_done_callbacks_that_raise(manager, error_type, caplog):
     def fail(handle) -> None:
         raise error_type
 
-    handles = [manager.run(tasks.square_after, 0.05, number) for number in range(SEVERAL)]
+    handles = [manager.run(plain.square_after, 0.05, number) for number in range(SEVERAL)]
     for handle in handles:
         handle.add_done_callback(fail)
     assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(SEVERAL)]
@@ -105,11 +105,11 @@ def test_retry_policies_that_block(manager, blockade):
 
     with ended_afterwards(manager, blockade):
         handles = [
-            manager.run_task(Task(tasks.fail, retry=Retry(stop=Blocks(3)), name="blocks")) for _ in range(SEVERAL)
+            manager.run_task(Task(failing.fail, retry=Retry(stop=Blocks(3)), name="blocks")) for _ in range(SEVERAL)
         ]
         blockade.wait_for(SEVERAL)
         assert_unimpeded(manager)
-    assert all(isinstance(handle.exception(timeout=PATIENCE_S), tasks.Flaky) for handle in handles)
+    assert all(isinstance(handle.exception(timeout=PATIENCE_S), failing.Flaky) for handle in handles)
 
 
 def test_retry_policy_that_exits_fails_its_task_alone(manager):
@@ -117,7 +117,7 @@ def test_retry_policy_that_exits_fails_its_task_alone(manager):
         def __call__(self, state) -> bool:
             raise SystemExit("policy")
 
-    handle = manager.run_task(Task(tasks.fail, retry=Retry(stop=Exits(3))))
+    handle = manager.run_task(Task(failing.fail, retry=Retry(stop=Exits(3))))
     assert isinstance(handle.exception(timeout=PATIENCE_S), SystemExit)
     assert_unimpeded(manager)
 
@@ -134,7 +134,7 @@ def test_observers_that_block_or_exit(make_manager, blockade, how):
 
     manager = make_manager(observer=Bad())
     with ended_afterwards(manager, blockade):
-        manager.run(tasks.square, 3)
+        manager.run(plain.square, 3)
         blockade.wait_for()
         assert_unimpeded(manager)
         blockade.may_go.set()
@@ -150,7 +150,7 @@ def test_log_handlers_that_block(manager, blockade):
     logger.addHandler(handler)
     try:
         with ended_afterwards(manager, blockade):
-            handles = [manager.run(tasks.log_by_logging, "heard") for _ in range(100)]
+            handles = [manager.run(surroundings.log_by_logging, "heard") for _ in range(100)]
             blockade.wait_for()
             assert all(handle.result(timeout=PATIENCE_S) for handle in handles)
             assert_unimpeded(manager)
@@ -162,8 +162,8 @@ def test_log_handlers_that_block(manager, blockade):
 
 def test_arguments_and_results_whose_reduction_raises(manager):
     for error in (
-        manager.run(tasks.echo, tasks.Refuses()).exception(timeout=PATIENCE_S),
-        manager.run(tasks.Refuses).exception(timeout=PATIENCE_S),
+        manager.run(plain.echo, pickling.Refuses()).exception(timeout=PATIENCE_S),
+        manager.run(pickling.Refuses).exception(timeout=PATIENCE_S),
     ):
         assert isinstance(error, SerializationError)
         assert "this object refuses to be pickled" in str(error)
@@ -172,8 +172,8 @@ def test_arguments_and_results_whose_reduction_raises(manager):
 
 def _fail_slowly_to_load(parent: int) -> BaseException:
     if os.getpid() == parent:
-        tasks.is_loading.set()
-        tasks.may_load.wait(PATIENCE_S)
+        pickling.is_loading.set()
+        pickling.may_load.wait(PATIENCE_S)
     return LoadsSlowlyError(parent)
 
 
@@ -187,27 +187,27 @@ def raise_what_loads_slowly(parent: int) -> None:
 
 
 def test_exceptions_that_block_when_they_are_loaded(manager):
-    tasks.may_load.clear()
-    tasks.is_loading.clear()
+    pickling.may_load.clear()
+    pickling.is_loading.clear()
     handles = [manager.run(raise_what_loads_slowly, os.getpid()) for _ in range(SEVERAL)]
     try:
-        assert tasks.is_loading.wait(PATIENCE_S)
+        assert pickling.is_loading.wait(PATIENCE_S)
         assert_unimpeded(manager)
     finally:
-        tasks.may_load.set()
+        pickling.may_load.set()
     assert all(isinstance(handle.exception(timeout=PATIENCE_S), LoadsSlowlyError) for handle in handles)
 
 
 def test_initializers_exception_that_blocks_when_it_is_loaded(make_manager):
-    tasks.may_load.clear()
-    tasks.is_loading.clear()
+    pickling.may_load.clear()
+    pickling.is_loading.clear()
     manager = make_manager(initializer=raise_what_loads_slowly, initargs=(os.getpid(),))
     handle = manager.run(pow, 2, 2)
     try:
-        assert tasks.is_loading.wait(PATIENCE_S)
+        assert pickling.is_loading.wait(PATIENCE_S)
         with pytest.raises(InitializerError, match="the initializer failed"):
             manager.run(pow, 2, 2)
         wait_until(lambda: not manager.processes(), "the supervisor is at work, and sees the process end")
     finally:
-        tasks.may_load.set()
+        pickling.may_load.set()
     assert isinstance(handle.exception(timeout=PATIENCE_S), InitializerError)

@@ -6,7 +6,7 @@ import errno
 import sys
 
 from tests.starved.common import Hoard, Living, Manager, Recorder, finish
-from tests.support import tasks
+from tests.support.tasks import plain
 
 
 def main(left: int) -> None:
@@ -17,13 +17,13 @@ def main(left: int) -> None:
     manager = Manager(max_workers=2, observer=recorder, retry=2)
     hoard = Hoard(left)
     try:
-        handles = [manager.run(tasks.square, number) for number in range(20)]
+        handles = [manager.run(plain.square, number) for number in range(20)]
     except OSError as error:
         if error.errno != errno.EMFILE:
             raise
         print(f"refused: {error}")
         hoard.release()
-        handles = [manager.run(tasks.square, number) for number in range(20)]
+        handles = [manager.run(plain.square, number) for number in range(20)]
     else:
         (held,) = recorder.wait_for("admission_held")
         assert held.reason == "processes"

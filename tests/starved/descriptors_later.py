@@ -8,8 +8,8 @@ import resource
 import signal
 
 from tests.starved.common import Living, Manager, Recorder, finish
-from tests.support import tasks
 from tests.support.gate import PATIENCE_S, Gate, stop_at_gate
+from tests.support.tasks import plain
 
 
 def main() -> None:
@@ -21,7 +21,7 @@ def main() -> None:
     gate = Gate()
     sleepers = [manager.run(stop_at_gate, gate.address) for _ in range(2)]
     pids = [gate.wait_for_arrival() for _ in sleepers]
-    queued = [manager.run(tasks.square, number) for number in range(20)]
+    queued = [manager.run(plain.square, number) for number in range(20)]
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # what the dead let go is none to be had again either
     for pid in pids:

@@ -8,7 +8,7 @@ import sys
 import tempfile
 
 from tests.starved.common import Living, Manager, Recorder, finish
-from tests.support import tasks
+from tests.support.tasks import hoarding, plain
 
 
 def main(folder: str) -> None:
@@ -25,7 +25,7 @@ def main(folder: str) -> None:
         fillers.pop()
     recorder = Recorder()
     manager = Manager(max_workers=1, observer=recorder)
-    handles = [manager.run(tasks.square, number) for number in range(20)]
+    handles = [manager.run(plain.square, number) for number in range(20)]
     held = recorder.wait_for("admission_held")[0]
     assert (held.reason, held.error.errno) == ("processes", errno.ENOSPC), held
     assert not any(handle.done() for handle in handles)
@@ -33,11 +33,11 @@ def main(folder: str) -> None:
     for filler in fillers:
         os.unlink(filler)
     assert [handle.result(timeout=20) for handle in handles] == [number**2 for number in range(20)]
-    failed = manager.run(tasks.fill_disk, folder)
+    failed = manager.run(hoarding.fill_disk, folder)
     error = failed.exception(timeout=20)
     assert isinstance(error, OSError), error
     assert error.errno == errno.ENOSPC, error
-    assert manager.run(tasks.square, 3).result(timeout=20) == 9
+    assert manager.run(plain.square, 3).result(timeout=20) == 9
     manager.close()
     with Manager(max_workers=1) as again:
         again.run(pow, 2, 10).result(timeout=20)

@@ -7,7 +7,7 @@ import errno
 import resource
 
 from tests.starved.common import Living, Manager, finish
-from tests.support import tasks
+from tests.support.tasks import plain
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     manager = Manager(max_workers=1)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))  # not enough for the shared page
     try:
-        manager.run(tasks.square, 3)
+        manager.run(plain.square, 3)
     except OSError as error:
         if error.errno != errno.EFBIG:
             raise
@@ -26,11 +26,11 @@ def main() -> None:
     else:
         raise AssertionError("the page was made in spite of the limit")
     resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))  # enough for the page, not for large payloads
-    assert manager.run(tasks.square, 3).result(timeout=20) == 9
+    assert manager.run(plain.square, 3).result(timeout=20) == 9
     large = bytes(8 << 20)
-    assert manager.run(tasks.echo, large).result(timeout=20) == large  # by the pipe, then
+    assert manager.run(plain.echo, large).result(timeout=20) == large  # by the pipe, then
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-    assert manager.run(tasks.echo, large).result(timeout=20) == large
+    assert manager.run(plain.echo, large).result(timeout=20) == large
     finish(manager, before)
 
 

@@ -9,7 +9,7 @@ import sys
 import psutil
 
 from tests.starved.common import Living, Manager, Recorder, finish
-from tests.support import tasks
+from tests.support.tasks import plain
 
 
 def main(left: int) -> None:
@@ -27,7 +27,7 @@ def main(left: int) -> None:
     for process in psutil.Process().children(recursive=True):
         process.rlimit(psutil.RLIMIT_NPROC, (sum(mine) + left, hard))
     try:
-        handles = [manager.run(tasks.square, number) for number in range(20)]
+        handles = [manager.run(plain.square, number) for number in range(20)]
     except (OSError, RuntimeError) as error:
         print(f"refused: {error!r}")
         handles = []
@@ -38,7 +38,7 @@ def main(left: int) -> None:
     resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
     for process in psutil.Process().children(recursive=True):
         process.rlimit(psutil.RLIMIT_NPROC, (hard, hard))
-    handles = handles or [manager.run(tasks.square, number) for number in range(20)]
+    handles = handles or [manager.run(plain.square, number) for number in range(20)]
     assert [handle.result(timeout=30) for handle in handles] == [number**2 for number in range(20)]
     finish(manager, before)
 

@@ -75,8 +75,8 @@ def family(pid: int) -> set[int]:
 PARENT = """
     import hmac, os, signal, subprocess, sys, time
     from procbackground import Manager, Task, TaskType
-    from tests.support.gate import Address
-    from tests.support import tasks
+    from tests.support.gate import Address, stop_at_gate, tell_gate
+    from tests.support.tasks import gated, looping, plain
 
     address = Address(*{address!r})
 

@@ -216,7 +216,9 @@ reaching = st.sampled_from(
 )
 plain = st.integers() | st.floats() | st.text() | st.binary() | st.booleans() | st.none()
 values = st.recursive(
-    plain | reaching, lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner)
+    plain | reaching,
+    lambda inner: st.lists(inner) | st.tuples(inner, inner) | st.dictionaries(st.integers(), inner),
+    max_leaves=20,
 )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from unittest import TestCase
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -194,10 +196,20 @@ class SchedulerMachine(RuleBasedStateMachine):
         world.check()
 
 
-TestScheduler = SchedulerMachine.TestCase
-TestScheduler.settings = settings(
-    max_examples=200,
-    stateful_step_count=50,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
-)
+def machine_with(max_examples: int) -> type[TestCase]:
+    """Return the test that tries so many histories."""
+
+    class Machine(SchedulerMachine):
+        pass
+
+    Machine.TestCase.settings = settings(
+        max_examples=max_examples,
+        stateful_step_count=50,
+        deadline=None,
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
+    )
+    return Machine.TestCase
+
+
+TestScheduler = machine_with(80)
+TestSchedulerForLong = pytest.mark.slow(machine_with(600))
