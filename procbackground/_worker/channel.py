@@ -23,7 +23,7 @@ class Channel:
 
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
         """Write one frame, behind `prefix`, a frame that belongs to it."""
-        data = prefix + wire.HEADER.pack(len(body), sequence, kind) + body
+        data = prefix + wire.frame(kind, sequence, body)
         with self._lock:
             if self._is_torn:
                 os._exit(1)

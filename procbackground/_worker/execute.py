@@ -32,8 +32,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_HEAD = struct.Struct("<BHI")  # the call's part of `wire.CALL_HEAD`
-_HEAD_SIZE = _HEAD.size
 _NAME_LENGTH = struct.Struct("<H")
 
 # Attempts shorter than this are not worth the system calls that measure them, nor the bytes that report it.
@@ -116,7 +114,7 @@ class Executor:
 
     def call(self, sequence: int, body: bytes) -> None:
         """Run the request in `body` and send its answer before anything else is begun."""
-        flags, self._attempt, length = _HEAD.unpack_from(body)
+        flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self._sequence = sequence
         self._context = None
         self.is_cooperative = False
@@ -130,15 +128,15 @@ class Executor:
             if flags & wire.PER_ITEM:
                 self.words[self.base + ROW] = NO_ROW  # nor the last chunk's, should the arguments be the end of us
             # First: one that nobody took, as the function did not load, would be the next task's.
-            parcel = self.channel.receive_parcel(body[_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
-            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
+            parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
+            fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
             what = "arguments"
             arguments: Any = ()
             if parcel is not None:
                 arguments = parcel.load()
                 parcel = None
-            elif len(body) > _HEAD_SIZE + length:
-                arguments = pickle.loads(body[_HEAD_SIZE + length :])
+            elif len(body) > wire.CALL_HEAD_SIZE + length:
+                arguments = pickle.loads(body[wire.CALL_HEAD_SIZE + length :])
             what = "raised"
             if flags & wire.PER_ITEM:
                 value = None
@@ -256,14 +254,14 @@ class Executor:
 
     def loop(self, sequence: int, body: bytes) -> None:
         """Run iterations until a stop is asked for. Between them there is a look at a word, and no message."""
-        flags, self._attempt, length = _HEAD.unpack_from(body)
+        flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self._sequence = sequence
         self._is_loop = True
-        position = _HEAD_SIZE + length
+        position = wire.CALL_HEAD_SIZE + length
         interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
         position += wire.LOOP_HEAD.size
         try:
-            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
+            fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
         except Exception as error:
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
             return

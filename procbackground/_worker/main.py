@@ -137,6 +137,8 @@ class Worker:
                 return
             read_s = time.perf_counter() if frames else 0.0
             frames = reader.feed(data)
+            if reader.error is not None:
+                raise reader.error
             for kind, sequence, body in frames:
                 # First the mark, then the look: the parent sets `revoked` first and looks for the mark after a
                 # pause, so one of us sees the other. Whoever is charged for a death is decided by this mark.

@@ -106,7 +106,7 @@ def _chances_as_they_are() -> Iterator[Callable[[], object]]:
 
 def _give_requests(fd: int) -> None:
     """Write requests of the plainest kind."""
-    rest = wire.call_rest(wire.CALL, wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
+    rest = wire.call_rest(wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
     arguments = pickle.dumps((-1,), PROTOCOL)
     for number in (1, 2):
         os.write(fd, wire.call_frame(number, rest, arguments))
