@@ -706,9 +706,10 @@ class Supervisor:
             return
         if data:
             self._take(worker, process.reader.feed(data))
-            return
-        # The end of the pipe: the process has ended, or the task closed what is not its own. Nothing can come any
-        # more either way.
+            if process.reader.error is None:
+                return
+        # The end of the pipe: the process has ended, or the task closed what is not its own, or wrote into it. Nothing
+        # can be read any more either way.
         self._stop_reading(process)
         if not process.is_dying:
             process.signal_group(signal.SIGKILL)
@@ -1533,11 +1534,10 @@ def _call_frame(job: Job) -> bytes:
     payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
         payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
-    kind = wire.LOOP if recipe.is_loop else wire.CALL
-    rest = wire.call_rest(kind, flags, job.attempt, recipe.blob)
+    rest = wire.call_rest(flags, job.attempt, recipe.blob)
     if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
         recipe.first_flags, recipe.first_call = flags, rest
-    return wire.call_frame(job.sequence, rest, payload)
+    return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)
 
 
 def _parent_log_level() -> int:
