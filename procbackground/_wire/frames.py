@@ -61,7 +61,7 @@ _LONGEST = tuple(
 )
 
 # The body of a request begins with this: flags, attempt, length of the function's bytes. The function's bytes follow
-# (a name, then the pickled function), then the pickled arguments, or nothing when there are none.
+# (`pack_name`, then the pickled function), then the pickled arguments, or nothing when there are none.
 CALL_HEAD = struct.Struct("<BHQ")
 CALL_HEAD_SIZE = CALL_HEAD.size
 HAS_KWARGS = 1  # the arguments are (args, kwargs); else they are args alone
@@ -74,6 +74,8 @@ MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not
 
 # The body of a LOOP has this between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration
+
+_NAME_LENGTH = struct.Struct("<I")
 
 # A read of more than the allocator's mmap threshold (128 KiB) maps and unmaps memory each time: 64 KiB reads move
 # three times as many small frames a second.
@@ -186,6 +188,18 @@ class FrameReader:
         self.error = ProtocolError(reason, data[position : position + _SHOWN_BYTES])
         self._tail = data[position : position + HEADER_SIZE]  # what comes now fails at the same place
         return frames
+
+
+def pack_name(name: str) -> bytes:
+    """Encode the name of a task, of any length; lone surrogates, as in the names of files, survive."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    return _NAME_LENGTH.pack(len(encoded)) + encoded
+
+
+def unpack_name(blob: bytes) -> tuple[str, int]:
+    """Return the name at the beginning of `blob`, and the position behind it."""
+    end = _NAME_LENGTH.size + _NAME_LENGTH.unpack_from(blob)[0]
+    return blob[_NAME_LENGTH.size : end].decode("utf-8", "surrogatepass"), end
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import pickle
 import select
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -31,8 +30,6 @@ from procbackground.context import Context
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-_NAME_LENGTH = struct.Struct("<H")
 
 # Attempts shorter than this are not worth the system calls that measure them, nor the bytes that report it.
 WORTH_MEASURING_S = 0.001
@@ -177,9 +174,8 @@ class Executor:
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
         if kept is None:
-            (name_length,) = _NAME_LENGTH.unpack_from(blob)
-            name = blob[2 : 2 + name_length].decode()
-            kept = (pickle.loads(blob[2 + name_length :]), name)
+            name, position = wire.unpack_name(blob)
+            kept = (pickle.loads(blob[position:]), name)
             if flags & wire.IS_REUSABLE:
                 if len(self._functions) >= KEPT_FUNCTIONS:
                     self._functions.clear()

@@ -25,7 +25,7 @@ from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group,
 from procbackground.context import set_finder
 
 ROUNDS = 20  # 8 are what CPython 3.11 waits for; later ones wait for less
-_NAMELESS = b"\0\0"
+_NAMELESS = wire.pack_name("")
 _HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 

@@ -34,6 +34,8 @@ from procbackground._wire.frames import (
     call_frame,
     call_rest,
     frame,
+    pack_name,
+    unpack_name,
     write_all,
 )
 
@@ -252,3 +254,22 @@ def test_write_all_goes_on_where_a_write_was_cut_short(monkeypatch: pytest.Monke
     monkeypatch.setattr(os, "write", write_some)
     write_all(0, b"0123456789")
     assert b"".join(written) == b"0123456789"
+
+
+# -- names ---------------------------------------------------------------------------------------------------
+
+any_names = st.text(st.characters(exclude_categories=()))  # lone surrogates, too
+
+
+@given(name=any_names, rest=st.binary())
+@example(name="\udc80 of a file", rest=b"")
+@example(name="\ud83d\udc0d", rest=b"\0")
+def test_any_name_survives_with_what_follows_it(name: str, rest: bytes):
+    blob = pack_name(name) + rest
+    came, end = unpack_name(blob)
+    assert (came, blob[end:]) == (name, rest)
+
+
+@pytest.mark.parametrize("name", ["x" * 65536, "ü" * 40_000, "x" * 65534 + "東", "x" * (1 << 20)])
+def test_long_names_are_not_cut(name: str):
+    assert unpack_name(pack_name(name)) == (name, len(pack_name(name)))
