@@ -247,6 +247,18 @@ def start_time(pid: int) -> int | None:
         return None
 
 
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that has ended and was not reaped, whoever its parent is; None if unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] != b"Z":
+            return None
+        return os.waitstatus_to_exitcode(int(fields[49]))  # field 52 of proc(5)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def is_stopped(pid: int) -> bool:
     """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
     try:

@@ -193,6 +193,11 @@ def start_time(pid: int) -> float | None:
         return None
 
 
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that has ended and was not reaped: not possible here."""
+    return None
+
+
 def is_stopped(pid: int) -> bool:
     """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
     import psutil

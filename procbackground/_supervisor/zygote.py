@@ -27,7 +27,7 @@ from procbackground._supervisor.process import (
     startable_main,
     wait_for_exit,
 )
-from procbackground._worker import zygote as child
+from procbackground._worker import forker as child
 from procbackground._worker.entry import Fd, run_zygote
 from procbackground._worker.main import Boot
 

@@ -65,7 +65,7 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     words = map_page(page)
     os.close(page)
     worker = Worker(words, boot)
-    worker.heed_signals(notes)
+    worker.install_signal_handlers(notes)
     lead_own_group()
     own_life = _platform.open_life_pipe(life)
     _platform.own_life_pipe(own_life)
@@ -77,5 +77,6 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
 def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:
     """Be the process that workers are forked from."""
     from procbackground._worker import zygote
+    from procbackground._worker.forker import ZygoteFds
 
-    zygote.serve(zygote.ZygoteFds(*(fd.take() for fd in fds)), boot, preload)
+    zygote.serve(ZygoteFds(*(fd.take() for fd in fds)), boot, preload)

@@ -86,7 +86,7 @@ class Worker:
         """Have what is logged here from now on go to the parent."""
         relay.install(self.channel, self.boot.log_level)
 
-    def heed_signals(self, notes_fd: int) -> None:
+    def install_signal_handlers(self, notes_fd: int) -> None:
         """Handle signals as a worker does; stack dumps go to `notes_fd`."""
         _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
         _signal.signal(_signal.SIGTERM, self._on_sigterm)

@@ -54,7 +54,7 @@ def _play(may_set_signals: bool) -> None:
         worker = Worker(_words_of_its_own(), Boot(None, 0))
         if may_set_signals:
             let_go_of_zygote(())
-            worker.heed_signals(answer)
+            worker.install_signal_handlers(answer)
         lead_own_group()  # as the zygote does already
         if relay.only_waits():
             worker.relay_logs()
