@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import _socket
 import gc
-import importlib
 import itertools
 import os
 import select
@@ -22,6 +21,7 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
 from procbackground._wire.page import map_page
+from procbackground._worker import relay
 from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, leave, let_go_of_zygote
 
 TYPE_CHECKING = False
@@ -153,8 +153,7 @@ class Forker:
 
     def _prepare(self) -> None:
         """Do once what does not depend on the worker."""
-        if "logging" in sys.modules:
-            importlib.import_module("procbackground._worker.log_handler")
+        relay.prepare()
         self._resets = _inherited_state_resets()
         self._may_hang = self._worker.may_hang
         self._is_prepared = True

@@ -118,6 +118,22 @@ def test_rules_lead_back_to_where_they_started_nowhere():
         reach(part, ())
 
 
+def test_modules_of_wire_worker_and_platform_import_each_other_in_no_circle():
+    graph = {
+        name: imports_of(file) & set(FILES)
+        for name, file in FILES.items()
+        if part_of(name) in ("_wire", "_worker", "_platform")
+    }
+
+    def follow(name: str, path: tuple[str, ...]) -> None:
+        assert name not in path, " -> ".join((*path, name))
+        for other in graph.get(name, ()):
+            follow(other, (*path, name))
+
+    for name in graph:
+        follow(name, ())
+
+
 def test_decisions_import_neither_clock_nor_thread_nor_pipe():
     forbidden = {"time", "threading", "os", "socket", "select", "selectors", "signal", "subprocess", "multiprocessing"}
     for name, file in FILES.items():
