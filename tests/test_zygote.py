@@ -345,8 +345,8 @@ def test_preloaded_modules_are_there_before_the_first_task(make_manager):
 def test_a_fork_has_code_that_the_interpreter_has_specialised(manager):
     isolated = manager.options(isolate=True)
     functions = [
-        "main:let_go_of_zygote", "main:Worker.install_signal_handlers", "main:Worker.run", "main:Worker.serve",
-        "execute:Executor.call", "main:what_is_left",
+        "main:detach_from_zygote", "main:Worker.install_signal_handlers", "main:Worker.run", "main:Worker.serve",
+        "execute:Executor.call", "main:find_exit_work",
     ]  # fmt: skip
     for _ in range(2):  # the first may be forked before the rehearsal
         found = isolated.run(unspecialised, functions).result(timeout=PATIENCE_S)

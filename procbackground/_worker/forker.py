@@ -22,7 +22,7 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 from procbackground import _platform
 from procbackground._wire.page import map_page
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, leave, let_go_of_zygote
+from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, lead_own_group, leave
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ class Forker:
         exit_code = 1
         try:
             tasks, results, notes, side, life = ours
-            let_go_of_zygote((*theirs, *self._pidfds, *self._not_for_workers))
+            detach_from_zygote((*theirs, *self._pidfds, *self._not_for_workers))
             for reset in self._resets:
                 reset()
             # After the resets: what modules do after a fork may have set handlers.

@@ -24,7 +24,7 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import WORDS_PER_LINE
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, let_go_of_zygote, what_is_left
+from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, find_exit_work, lead_own_group
 from procbackground.context import set_finder
 
 ROUNDS = 20  # CPython 3.11 specialises after 8; later versions after fewer
@@ -56,7 +56,7 @@ def _run_worker(may_set_signals: bool) -> None:
         tasks, to_worker, _, answer = fds
         worker = Worker(_make_words(), Boot(None, 0))
         if may_set_signals:
-            let_go_of_zygote(())
+            detach_from_zygote(())
             worker.install_signal_handlers(answer)
         lead_own_group()  # changes nothing: the zygote leads its group already
         if relay.only_waits():
@@ -66,7 +66,7 @@ def _run_worker(may_set_signals: bool) -> None:
         os.close(to_worker)
         fds.remove(to_worker)
         worker.run(WorkerFds(tasks, answer, -1), 0)
-        what_is_left()
+        find_exit_work()
     finally:
         set_finder(None)
         for fd in fds:
