@@ -938,7 +938,7 @@ class Supervisor:
             case s.Kill(worker):
                 if worker.process is not None and not worker.process.closed:
                     if worker.silence is None and worker.notes is None:
-                        worker.silence = _platform.standstill(worker.pid)  # before it stands still for ever
+                        worker.silence = _platform.why_not_running(worker.pid)  # before it stands still for ever
                     worker.process.kill_tree()
             case s.Dismiss(worker):
                 self._close_tasks(worker)
@@ -1026,7 +1026,7 @@ class Supervisor:
             worker.notes = notes
             if is_complete or now_s >= until_s or worker.process.closed:
                 if not is_complete and worker.silence is None:
-                    worker.silence = _platform.standstill(worker.pid)
+                    worker.silence = _platform.why_not_running(worker.pid)
                 self._terminate(worker, wants_stack=False)
             else:
                 self._asking.append((now_s + STACK_POLL_S, until_s, worker))
