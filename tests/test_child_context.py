@@ -23,6 +23,12 @@ def test_the_name_is_the_functions_by_default(manager):
     assert manager.run(surroundings.context_facts).result(timeout=PATIENCE_S) == (1, "context_facts", False)
 
 
+@pytest.mark.parametrize("name", ["x" * 65534 + "東", "y" * 100_000, "\udcff of a file", ""])
+def test_the_context_knows_a_name_of_any_length_and_any_characters(manager, name):
+    handle = manager.run_task(Task(surroundings.context_facts, name=name))
+    assert handle.result(timeout=PATIENCE_S)[1] == (name or "context_facts")
+
+
 def test_the_context_knows_the_retries_attempt(manager):
     handle = manager.run_task(Task(failing.mishap_before, args=(3, "raises"), retry=3))
     assert handle.result(timeout=PATIENCE_S)[0] == 3

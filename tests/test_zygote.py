@@ -18,10 +18,10 @@ import pytest
 
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task, WorkerDiedError
-from procbackground._testing import View, patience
+from procbackground._testing import View
 from tests.support import scripts
 from tests.support.facts import wait_until, wait_until_gone
-from tests.support.gate import PATIENCE_S, Address, stop_at_gate
+from tests.support.gate import PATIENCE_S, Address, Gate, stop_at_gate
 from tests.support.scripts import ORPHANS_GONE_S, family, parent, running
 from tests.support.tasks import plain
 
@@ -152,45 +152,128 @@ def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manag
 
 
 @pytest.fixture
-def short_wait_for_exit_codes():
-    with patience(exit_code_s=0.01, zygote_answer_s=PATIENCE_S):
-        yield
-
-
-@pytest.mark.usefixtures("short_wait_for_exit_codes")
-def test_an_import_that_takes_long_costs_no_death_its_explanation(make_manager, gate, monkeypatch, tmp_path):
+def slow_module(gate, tmp_path, monkeypatch) -> str:
+    """The name of a module whose import in a zygote stops at the gate, where it says "import"."""
     folder = tmp_path / "modules"
     folder.mkdir()
     (folder / "slow_to_import.py").write_text(
-        f"from tests.support.gate import Address, stop_at_gate\n"
         f"import multiprocessing\n"
-        f"if multiprocessing.parent_process() is not None:\n"
+        f"from tests.support.gate import Address, stop_at_gate\n"
+        f"if multiprocessing.current_process().name == 'procbackground-zygote':\n"
         f"    stop_at_gate({gate.address!r}, 'import')\n"
         f"def answer(): return 42\n"
     )
     monkeypatch.syspath_prepend(folder)
-    manager = make_manager(max_workers=1)
-    doomed = manager.run(stop_at_gate, gate.address)
-    pid = gate.wait_for_arrival()
-    zygote = zygote_of(pid)
-    handle = manager.run(import_module("slow_to_import").answer)
+    monkeypatch.delitem(sys.modules, "slow_to_import", raising=False)
+    return "slow_to_import"
+
+
+def begin_slow_import(manager: Manager, gate: Gate, module: str) -> psutil.Process:
+    """Have the zygote import `module`; return it once it is at the gate."""
+    manager.run(plain.own_pid).result(timeout=PATIENCE_S)  # what is imported before the first fork delays it
+    assert manager.run(import_module(module).answer).result(timeout=PATIENCE_S) == 42
     importing = gate.next_arrival()
-    assert importing == (zygote.pid, "import")
+    assert importing.label == "import"
+    return psutil.Process(importing.pid)
+
+
+def test_workers_are_forked_while_the_zygote_imports(make_manager, gate, slow_module):
+    manager = make_manager(max_workers=2)
+    isolated = manager.options(isolate=True)
+    zygote = zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S))
+    assert begin_slow_import(manager, gate, slow_module) == zygote
+    facts = [isolated.run(has_module, slow_module).result(timeout=PATIENCE_S) for _ in range(6)]
+    assert facts == [False] * 6
+    gate.release(zygote.pid)
+    wait_until(lambda: isolated.run(has_module, slow_module).result(timeout=PATIENCE_S), "forks have the module")
+    assert zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S)) == zygote
+    wait_until(lambda: len(zygote.children()) <= 2, "the deputy is gone")
+
+
+def test_an_import_of_four_seconds_costs_no_zygote(make_manager, tmp_path, monkeypatch):
+    (tmp_path / "four_seconds.py").write_text(
+        "import multiprocessing, time\n"
+        "if multiprocessing.current_process().name == 'procbackground-zygote':\n"
+        "    time.sleep(4)\n"
+        "def answer(): return 42\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    manager = make_manager(max_workers=2)
+    isolated = manager.options(isolate=True)
+    before = zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S))
+    began_s = time.monotonic()
+    assert manager.run(import_module("four_seconds").answer).result(timeout=PATIENCE_S) == 42
+    while not isolated.run(has_module, "four_seconds").result(timeout=PATIENCE_S):
+        assert time.monotonic() < began_s + PATIENCE_S
+    assert time.monotonic() > began_s + 3
+    assert zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S)) == before
+
+
+@pytest.mark.parametrize("amid_import", [True, False])
+@pytest.mark.parametrize("dies", ["forked before", "forked meanwhile"])
+def test_a_death_amid_or_after_an_import_is_explained(make_manager, gate, slow_module, dies, amid_import):
+    manager = make_manager(max_workers=3)
+    old = manager.run(stop_at_gate, gate.address)
+    old_pid = gate.wait_for_arrival()
+    zygote = begin_slow_import(manager, gate, slow_module)
+    new = manager.run_task(Task(stop_at_gate, args=(gate.address,), isolate=True))
+    new_pid = gate.wait_for_arrival()
+    assert zygote_of(new_pid) != zygote
+    if not amid_import:
+        gate.release(zygote.pid)
+        wait_until(lambda: zygote_of(new_pid) == zygote, "the zygote has taken over")
+    doomed, pid, other = (old, old_pid, new) if dies == "forked before" else (new, new_pid, old)
     os.kill(pid, signal.SIGABRT)
-    view = View(manager)
-    looks: set[float] = set()
-
-    def has_looked_twice() -> bool:
-        looks.update(view.exit_code_looks)
-        return len(looks) > 2
-
-    wait_until(has_looked_twice, "the supervisor waits for the exit code")
-    gate.open()
     error = doomed.exception(timeout=PATIENCE_S)
     assert isinstance(error, WorkerDiedError)
     assert error.exit_code == -signal.SIGABRT
-    assert handle.result(timeout=PATIENCE_S) == 42
+    gate.open()
+    other.result(timeout=PATIENCE_S)
+    wait_until(lambda: not psutil.pid_exists(pid), "the dead worker was reaped")
     assert zygote.is_running()
+
+
+def test_a_killed_deputy_costs_no_task(make_manager, gate, slow_module):
+    manager = make_manager(max_workers=3)
+    old_pid = manager.run(plain.own_pid).result(timeout=PATIENCE_S)
+    zygote = begin_slow_import(manager, gate, slow_module)
+    new = manager.run_task(Task(stop_at_gate, args=(gate.address,), isolate=True))
+    deputy = zygote_of(gate.wait_for_arrival())
+    assert zygote_of(old_pid) == zygote
+    deputy.kill()
+    gate.open()
+    new.result(timeout=PATIENCE_S)
+    isolated = manager.options(isolate=True)
+    assert [isolated.run(plain.square, number).result(timeout=PATIENCE_S) for number in range(4)] == [0, 1, 4, 9]
+
+
+def test_a_manager_can_close_amid_an_import(make_manager, gate, slow_module):
+    manager = make_manager(max_workers=2)
+    zygote = begin_slow_import(manager, gate, slow_module)
+    everybody = [zygote.pid, *(child.pid for child in zygote.children(recursive=True))]
+    assert manager.close(timeout=PATIENCE_S).is_clean
+    wait_until_gone(everybody)
+
+
+def test_everybody_ends_with_a_parent_that_is_killed_amid_an_import(gate, tmp_path, slow_module):
+    source = parent(
+        gate,
+        f"""
+        import sys
+        sys.path.insert(0, {str(tmp_path / "modules")!r})
+        from {slow_module} import answer
+        manager.run(plain.own_pid).result(timeout=20)
+        manager.run(answer).result(timeout=20)
+        fresh = manager.run_task(Task(tasks.stop_at_gate, args=(address, "fresh"), isolate=True))
+        tasks.stop_at_gate(address, "parent")
+        """,
+    )
+    with running(source, tmp_path) as process:
+        assert {gate.next_arrival().label for _ in range(3)} == {"import", "fresh", "parent"}
+        everybody = family(process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait(PATIENCE_S)
+        wait_until_gone(everybody, ORPHANS_GONE_S)
 
 
 def test_the_loss_of_the_fork_server_and_the_zygote_at_once_costs_no_task(tmp_path):
@@ -250,8 +333,8 @@ def test_preloaded_modules_are_there_before_the_first_task(make_manager):
 def test_a_fork_has_code_that_the_interpreter_has_specialised(manager):
     isolated = manager.options(isolate=True)
     functions = [
-        "main:let_go_of_zygote", "main:Worker.heed_signals", "main:Worker.run", "main:Worker.serve",
-        "execute:Executor.call", "main:what_is_left",
+        "main:detach_from_zygote", "main:Worker.install_signal_handlers", "main:Worker.run", "main:Worker.serve",
+        "execute:Executor.call", "main:find_exit_work",
     ]  # fmt: skip
     for _ in range(2):  # the first may be forked before the rehearsal
         found = isolated.run(unspecialised, functions).result(timeout=PATIENCE_S)
@@ -436,7 +519,7 @@ def test_a_process_that_is_handed_over_amid_the_last_look_is_ended(tmp_path):
         import os, signal
         from subprocess import DEVNULL, Popen
         from procbackground import _platform
-        from procbackground._worker import zygote
+        from procbackground._worker.descendants import end_all_below
 
         def look(pid):
             if pid == worker:
@@ -454,7 +537,7 @@ def test_a_process_that_is_handed_over_amid_the_last_look_is_ended(tmp_path):
         os.read(read_fd, 1)
         (grandchild,) = _platform.children(worker)
         start_time, _platform.start_time = _platform.start_time, look
-        zygote._end_all_below(os.getpid())
+        end_all_below(os.getpid())
         print("gone" if start_time(grandchild) is None else "alive")
         print(_platform.children(os.getpid()))
     """

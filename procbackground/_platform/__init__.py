@@ -1,6 +1,6 @@
-"""What the operating system lends: `linux` (epoll, pidfd, memfd, signals from a pipe) or the `portable` rest.
+"""What the operating system provides: `linux` (epoll, pidfd, memfd, signals from a pipe) or the `portable` fallback.
 
-The choice is made once, here. PROCBACKGROUND_PLATFORM=portable forces the fallback on Linux, so that the tests can
+The choice is made once, here. PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can
 run it there.
 """
 
@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 
 IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM") != "portable"
 
-if not TYPE_CHECKING and not IS_LINUX:  # both lend the same names; types are checked as on Linux
+if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are checked as on Linux
     from procbackground._platform.portable import (
         HAS_PIDFD,
         STACK_SIGNAL,
@@ -26,6 +26,7 @@ if not TYPE_CHECKING and not IS_LINUX:  # both lend the same names; types are ch
         descendants,
         disarm_life_pipe,
         end_if_over,
+        exit_code_of_zombie,
         is_stopped,
         make_memory_file,
         open_life_pipe,
@@ -35,8 +36,8 @@ if not TYPE_CHECKING and not IS_LINUX:  # both lend the same names; types are ch
         peak_of_dead,
         rearm_life_pipe,
         send_signal,
-        standstill,
         start_time,
+        why_not_running,
     )
 else:
     from procbackground._platform.linux import (
@@ -51,6 +52,7 @@ else:
         descendants,
         disarm_life_pipe,
         end_if_over,
+        exit_code_of_zombie,
         is_stopped,
         make_memory_file,
         open_life_pipe,
@@ -60,8 +62,8 @@ else:
         peak_of_dead,
         rearm_life_pipe,
         send_signal,
-        standstill,
         start_time,
+        why_not_running,
     )
 
 __all__ = [
@@ -77,6 +79,7 @@ __all__ = [
     "descendants",
     "disarm_life_pipe",
     "end_if_over",
+    "exit_code_of_zombie",
     "is_stopped",
     "make_memory_file",
     "open_life_pipe",
@@ -86,6 +89,6 @@ __all__ = [
     "peak_of_dead",
     "rearm_life_pipe",
     "send_signal",
-    "standstill",
     "start_time",
+    "why_not_running",
 ]

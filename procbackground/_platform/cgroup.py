@@ -1,7 +1,7 @@
-"""What a container leaves us of the machine: the limits of our control groups (cgroup v2).
+"""The limits of this process's control groups (cgroup v2): the part of the machine that a container may use.
 
-Parsing is apart from reading. `root` is where the file system is looked for, so that tests can lay out a tree of
-their own. Machines without cgroup v2, or without limits there, have none.
+Parsing is separate from reading. `root` is the root of the file system, so that tests can provide a tree of their own.
+Without cgroup v2, or without limits there, all limits are None.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def unified_mount(text: str) -> Mount | None:
 
 
 def folders_upwards(group: str, mount: Mount) -> list[str]:
-    """Return the folders of `group` and of its ancestors as far as they can be seen, the group's own first."""
+    """Return the folders of `group` and of its visible ancestors, the group's own first."""
     relative = os.path.relpath(group, mount.top)
     if relative == os.curdir or relative.startswith(os.pardir):
-        return [mount.path]  # the group is the top itself, or outside of what a namespace shows
+        return [mount.path]  # the group is the top itself, or outside of the namespace
     parts = relative.split("/")
     return [os.path.join(mount.path, *parts[:length]) for length in range(len(parts), -1, -1)]
 
@@ -63,8 +63,7 @@ def bytes_of(text: str) -> int | None:
 
 
 def reclaimable(text: str) -> int:
-    """Return the bytes of a group that the kernel takes back without harm: its inactive file pages, from
-    `memory.stat`."""
+    """Return the bytes of a group that the kernel can reclaim cheaply: its inactive file pages, from `memory.stat`."""
     for line in text.splitlines():
         name, _, number = line.partition(" ")
         if name == "inactive_file":
@@ -79,9 +78,9 @@ def cpu_limit(root: str = "/") -> float | None:
 
 
 def free_memory_bytes(root: str = "/") -> int | None:
-    """Return what the tightest of our groups has left until its `memory.max`, or None for no limit.
+    """Return the bytes that the tightest of our groups has left until its `memory.max`, or None for no limit.
 
-    A group counts what its children hold, so each ancestor with a limit can be the tightest.
+    The memory of a group includes that of its children, so any ancestor with a limit can be the tightest.
     """
     left = []
     for folder in _own_folders(root):
@@ -100,7 +99,7 @@ def _own_folders(root: str) -> list[str]:
 
 
 def _read(folder: str, name: str) -> str:
-    """Return the text of a file; nothing when it is not there, as in the group at the top."""
+    """Return the text of a file, or "" if there is none, as in the group at the top."""
     try:
         with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
             return file.read()

@@ -1,6 +1,6 @@
-"""What Linux lends: epoll, eventfd, pidfd, memfd, and a pipe whose end the kernel turns into SIGKILL.
+"""What Linux provides: epoll, eventfd, pidfd, memfd, and a pipe whose end the kernel turns into SIGKILL.
 
-Written with `sys.platform` guards left to `_platform`, which imports this on Linux only.
+There are no `sys.platform` guards here: `_platform` imports this on Linux only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STACK_SIGNAL = int(signal.SIGRTMIN) + 11
 
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
-_WAITID = {"x86_64": 247, "aarch64": 95, "riscv64": 95}  # the system call's number, where it has been looked up
+_WAITID = {"x86_64": 247, "aarch64": 95, "riscv64": 95}  # the system call, where it was looked up
 _PR_SET_CHILD_SUBREAPER = 36
 
 READABLE = select.EPOLLIN
@@ -32,7 +32,7 @@ WRITABLE = select.EPOLLOUT
 
 
 class Poller:
-    """Waits for descriptors; each is registered once, not once a wait."""
+    """Waits for descriptors. Each is registered once, not for each wait."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
@@ -53,7 +53,7 @@ class Poller:
 
 
 class Wakeup:
-    """Wakes the supervisor out of its wait, from any thread."""
+    """Wakes the supervisor from its wait, from any thread."""
 
     def __init__(self) -> None:
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -75,7 +75,7 @@ class Wakeup:
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
-    """Return a descriptor of a file in memory, without a path: gone with its last holder, also after SIGKILL."""
+    """Return a descriptor of a file in memory without a path. It is freed with its last descriptor, also by SIGKILL."""
     fd = os.memfd_create(name, os.MFD_CLOEXEC)
     try:
         if size:
@@ -95,7 +95,7 @@ def open_pidfd(pid: int) -> int | None:
 
 
 def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
-    """Signal one process; by its pidfd, which cannot meet a recycled pid."""
+    """Signal one process, through its pidfd if there is one: a pid may be reused."""
     try:
         if pidfd is not None:
             signal.pidfd_send_signal(pidfd, signal_number)
@@ -106,10 +106,10 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
 
 
 def open_life_pipe(fd: int) -> int:
-    """Open the pipe `fd` once more, for a process that is to be killed by the kernel when its last writer is gone.
+    """Open the pipe `fd` again, for a process that the kernel shall kill when the last writer of the pipe is gone.
 
-    The owner of the signal is a property of the open file, so each process needs an opening of its own: with a shared
-    one the last setting wins, and the others survive. It has none until `own_life_pipe`.
+    The receiver of the signal is a property of the open file, so each process needs its own: of a shared one, only the
+    last receiver would be killed. There is no receiver before `own_life_pipe`.
     """
     own = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
@@ -118,56 +118,56 @@ def open_life_pipe(fd: int) -> int:
 
 
 def own_life_pipe(own: int, leader: int = 0) -> None:
-    """Have the kernel kill the group of `leader`, by default this process, at the end of the pipe, from now on.
+    """Make the kernel kill the group of `leader`, by default this process, at the end of the pipe.
 
-    Works while the process sits in C with the GIL held, which no thread could see.
+    This also works while C code holds the GIL, when no thread could react.
     """
     fcntl.fcntl(own, fcntl.F_SETOWN, -(leader or os.getpid()))
 
 
 def rearm_life_pipe(own: int) -> None:
-    """Have the kernel end this process's group again, after `disarm_life_pipe`."""
+    """Make the kernel kill this process's group again, after `disarm_life_pipe`."""
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGKILL)
     end_if_over(own)
 
 
 def end_if_over(own: int) -> None:
-    """End this process's group if the parent died before `own_life_pipe`, or before the process led the group."""
-    look = select.poll()
-    look.register(own, 0)  # its end is reported all the same
-    if look.poll(0):
+    """Kill this process's group if the parent died before `own_life_pipe`, or before this process led the group."""
+    poll = select.poll()
+    poll.register(own, 0)  # its end is reported all the same
+    if poll.poll(0):
         os.killpg(0, signal.SIGKILL)
 
 
 def disarm_life_pipe(own: int) -> None:
-    """Have the kernel do no more at the parent's end than let this process go on, should it be stopped (SIGSTOP): it
-    waits for that end, and has something to do then."""
+    """Make the kernel send only SIGCONT at the parent's end: this process polls the pipe itself and cleans up, which it
+    could not do while it is stopped (SIGSTOP)."""
     fcntl.fcntl(own, fcntl.F_SETSIG, signal.SIGCONT)
 
 
 def count_oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory since boot."""
+    """Return how many processes the kernel has killed since boot because memory ran out."""
     try:
         fd = os.open("/proc/vmstat", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
         return 0
-    told = b""
+    text = b""
     try:
         while more := os.read(fd, _PAGE_BYTES):
-            told += more
+            text += more
     finally:
         os.close(fd)
-    _, found, rest = told.partition(b"\noom_kill ")
+    _, found, rest = text.partition(b"\noom_kill ")
     return int(rest.split(maxsplit=1)[0]) if found else 0
 
 
 @functools.cache
 def _usage_call() -> tuple[Callable[..., int], int, Callable[[], Any], Callable[[], Any]] | None:
-    """Return `syscall`, the number of `waitid`, and what makes its buffers; None where we do not know the number."""
+    """Return `syscall`, the number of `waitid`, and factories of its two buffers; None where the number is unknown."""
     number = _WAITID.get(os.uname().machine) if sys.maxsize > 1 << 32 else None
     if number is None:
         return None
-    import ctypes  # 4 ms, which most processes need not spend
+    import ctypes  # 4 ms, which most processes do not need
 
     # The buffers are larger than a siginfo_t and a struct rusage.
     return ctypes.CDLL(None).syscall, number, ctypes.c_byte * 128, ctypes.c_long * 36
@@ -176,12 +176,12 @@ def _usage_call() -> tuple[Callable[..., int], int, Callable[[], Any], Callable[
 def peak_of_dead(pid: int) -> int | None:
     """Return the highest resident size in bytes (`ru_maxrss`) of a child that has ended and was not waited for.
 
-    It stays so: only the raw system call tells the usage and leaves the zombie. None where it cannot be had.
+    It remains a zombie: only the raw system call reports the usage without reaping. None where it is not available.
     """
     try:
         found = _usage_call()
     except (OSError, ImportError):
-        return None  # no descriptor is left to load it
+        return None  # no descriptor is left to load the library
     if found is None:
         return None
     system_call, number, make_info, make_usage = found
@@ -192,18 +192,18 @@ def peak_of_dead(pid: int) -> int | None:
 
 
 def adopt_orphans() -> bool:
-    """Make this process the parent of what its descendants leave behind, in place of init; return whether it is."""
+    """Make this process the parent of its descendants' orphans, in place of init; return whether that worked."""
     try:
-        import _ctypes  # what `ctypes` is made of: 0.6 ms instead of 4, for which a manager's first worker waits
+        import _ctypes  # 0.6 ms, where `ctypes` takes 4: a manager's first worker waits for this
 
         prctl = _ctypes.dlsym(_ctypes.dlopen(None, os.RTLD_NOW), "prctl")  # type: ignore[arg-type]
         return int(_ctypes.call_function(prctl, (_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0))) == 0
     except (OSError, ImportError):
-        return False  # no C library to be asked, or no descriptor to load it with
+        return False  # there is no C library, or no descriptor is left to load it
 
 
-def standstill(pid: int) -> str | None:
-    """Return why `pid` does nothing at all at the moment, as the end of a sentence; None when it may run."""
+def why_not_running(pid: int) -> str | None:
+    """Return why `pid` cannot run at the moment, as the end of a sentence; None when it can."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             state = file.read().rpartition(b")")[2].split()[0]
@@ -218,7 +218,7 @@ def standstill(pid: int) -> str | None:
 
 
 def descendants(pid: int) -> list[tuple[int, int]]:
-    """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
+    """Return (pid, start time) of every process below `pid`, in whatever group or session."""
     found = []
     pids = [pid]
     while pids:
@@ -231,7 +231,7 @@ def descendants(pid: int) -> list[tuple[int, int]]:
 
 
 def start_time(pid: int) -> int | None:
-    """Return when `pid` started, in clock ticks since boot: with the pid it names a process for good.
+    """Return when `pid` started, in clock ticks since boot. Pid and start time together identify a process.
 
     None when there is no such process, or only a zombie of it.
     """
@@ -243,8 +243,20 @@ def start_time(pid: int) -> int | None:
         return None
 
 
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that has ended and was not reaped, whoever its parent is; None if unknown."""
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            fields = file.read().rpartition(b")")[2].split()
+        if fields[0] != b"Z":
+            return None
+        return os.waitstatus_to_exitcode(int(fields[49]))  # field 52 of proc(5)
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def is_stopped(pid: int) -> bool:
-    """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
+    """Return whether `pid` is stopped by a signal such as SIGSTOP."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             return file.read().rpartition(b")")[2].split(None, 1)[0] == b"T"
@@ -260,12 +272,12 @@ def children(pid: int) -> list[int]:
             with open(f"/proc/{pid}/task/{thread}/children", "rb") as file:
                 pids += map(int, file.read().split())
     except (OSError, ValueError):
-        pass  # it ended meanwhile
+        pass  # it has ended
     return pids
 
 
 def available_memory_bytes() -> int:
-    """Return what the kernel thinks can be taken without swapping (MemAvailable)."""
+    """Return the kernel's estimate of the memory that is available without swapping (MemAvailable)."""
     with open("/proc/meminfo", "rb") as file:
         for line in file:
             if line.startswith(b"MemAvailable:"):
@@ -274,7 +286,7 @@ def available_memory_bytes() -> int:
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most that `pid` itself was ever seen to hold (VmHWM); 0 when it has ended."""
+    """Return the highest resident size of `pid` so far (VmHWM); 0 when it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb") as file:
             for line in file:

@@ -1,6 +1,6 @@
-"""The portable rest: poll, a pipe to wake up, a temporary file, and a thread that waits for the parent's end.
+"""The portable fallback: poll, a pipe for wake-ups, a temporary file, and a thread that waits for the parent's end.
 
-What macOS uses; forced on Linux by PROCBACKGROUND_PLATFORM=portable for the tests.
+macOS uses it; PROCBACKGROUND_PLATFORM=portable selects it on Linux, for the tests.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Poller:
 
 
 class Wakeup:
-    """Wakes the supervisor out of its wait, from any thread."""
+    """Wakes the supervisor from its wait, from any thread."""
 
     def __init__(self) -> None:
         self._read_fd, self._write_fd = os.pipe()
@@ -66,7 +66,7 @@ class Wakeup:
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
-    """Return a descriptor of a temporary file that has no path any more."""
+    """Return a descriptor of a temporary file that has no path."""
     with tempfile.TemporaryFile(prefix=name) as file:
         fd = os.dup(file.fileno())
     try:
@@ -91,15 +91,14 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
 
 
 def open_life_pipe(fd: int) -> int:
-    """Return what `own_life_pipe` takes: here the pipe itself."""
+    """Return the argument for `own_life_pipe`: here the pipe itself."""
     return fd
 
 
 def own_life_pipe(own: int) -> None:
     """Kill this process's group, which it leads already, when the last writer of the pipe is gone.
 
-    A thread blocks in a read of the pipe. It cannot run while other code holds the GIL; that is the price of
-    being portable.
+    A thread blocks in a read of the pipe. Unlike the kernel, it cannot react while other code holds the GIL.
     """
 
     def wait_for_end() -> None:
@@ -108,22 +107,22 @@ def own_life_pipe(own: int) -> None:
                 if os.read(own, 1) == b"":
                     break
             except OSError:
-                return  # the task closed all descriptors; nothing to wait for any more
+                return  # the task closed all descriptors
         os.killpg(os.getpgid(0), signal.SIGKILL)
 
     threading.Thread(target=wait_for_end, name="procbackground-life", daemon=True).start()
 
 
 def end_if_over(own: int) -> None:
-    """Nothing to be done: the thread of `own_life_pipe` sees an end that came before it, too."""
+    """Do nothing: the thread of `own_life_pipe` also sees an end that came before it started."""
 
 
 def rearm_life_pipe(own: int) -> None:
-    """Have this process's group end with the parent again: the thread that sees to it is still there."""
+    """Do nothing: the thread of `own_life_pipe` is still there."""
 
 
 def disarm_life_pipe(own: int) -> None:
-    """Not possible here, and of use to the zygote only."""
+    """Do nothing: only the zygote needs it, and there is none here."""
 
 
 def count_oom_kills() -> int:
@@ -136,8 +135,8 @@ def peak_of_dead(pid: int) -> int | None:
     return None
 
 
-def standstill(pid: int) -> str | None:
-    """Return why `pid` does nothing at all at the moment, as the end of a sentence; None when it may run."""
+def why_not_running(pid: int) -> str | None:
+    """Return why `pid` cannot run at the moment, as the end of a sentence; None when it can."""
     import psutil
 
     try:
@@ -151,7 +150,7 @@ def standstill(pid: int) -> str | None:
 
 
 def adopt_orphans() -> bool:
-    """Make this process the parent of what its descendants leave behind: not possible here."""
+    """Make this process the parent of its descendants' orphans: not possible here."""
     return False
 
 
@@ -166,7 +165,7 @@ def children(pid: int) -> list[int]:
 
 
 def descendants(pid: int) -> list[tuple[int, float]]:
-    """Return (pid, start time) of every process below `pid`, whichever group or session it is in."""
+    """Return (pid, start time) of every process below `pid`, in whatever group or session."""
     import psutil  # in the parent only
 
     try:
@@ -177,7 +176,7 @@ def descendants(pid: int) -> list[tuple[int, float]]:
 
 
 def start_time(pid: int) -> float | None:
-    """Return when `pid` started: with the pid it names a process for good.
+    """Return when `pid` started. Pid and start time together identify a process.
 
     None when there is no such process, or only a zombie of it.
     """
@@ -190,8 +189,13 @@ def start_time(pid: int) -> float | None:
         return None
 
 
+def exit_code_of_zombie(pid: int) -> int | None:
+    """Return the exit code of a process that has ended and was not reaped: not possible here."""
+    return None
+
+
 def is_stopped(pid: int) -> bool:
-    """Return whether `pid` is stopped by a signal (SIGSTOP and its like): it does nothing until it gets SIGCONT."""
+    """Return whether `pid` is stopped by a signal such as SIGSTOP."""
     import psutil
 
     try:
@@ -201,12 +205,12 @@ def is_stopped(pid: int) -> bool:
 
 
 def available_memory_bytes() -> int:
-    """Return what can be taken without swapping."""
+    """Return the memory that is available without swapping."""
     import psutil
 
     return int(psutil.virtual_memory().available)
 
 
 def peak_bytes(pid: int) -> int:
-    """Return the most that `pid` itself was ever seen to hold: not told here."""
+    """Return the highest resident size of `pid` so far: unknown here."""
     return 0

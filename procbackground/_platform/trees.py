@@ -1,4 +1,4 @@
-"""Process trees: which processes belong to whom, and what they hold together, followed from look to look."""
+"""Process trees: which processes belong to which root, and the sums of their figures, updated at each look."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import time
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-WALKED = 16  # processes whose children are looked up one by one; above, a pass over the table is cheaper
-SURVEY_S = 0.5  # between two passes, which also find what no walk does
-SURVEY_SHARE = 400  # a pass takes 10 µs a process at the least: the pause is this many times that, or more
+WALKED = 16  # processes whose children are looked up one by one; for more, a survey is cheaper
+SURVEY_S = 0.5  # between two surveys of the process table, which find descendants that a walk misses
+SURVEY_SHARE = 400  # the pause is at least so many times a survey's cost, which is 10 µs or more a process
 
 
 class Row(NamedTuple):
@@ -24,7 +24,7 @@ class Row(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """What a tree holds, summed over its processes; `age_s` is the root's. Shared pages count for each process."""
+    """The sums over the processes of a tree; `age_s` is the root's. Shared pages count for each process."""
 
     rss_bytes: int
     cpu_s: float
@@ -34,8 +34,8 @@ class Figures(NamedTuple):
 def members_of(table: Mapping[int, Row], roots: Collection[int]) -> dict[int, list[int]]:
     """Return the pids of each root's tree, the root's own first; roots that are not in the table are left out.
 
-    A process whose parent has ended belongs to init, but still to the group that it was started in, which a root
-    leads.
+    A process whose parent has ended is a child of init, but still in the group that it was started in. If a root leads
+    that group, the process belongs to the root's tree.
     """
     below: dict[int, list[int]] = {}
     for row in table.values():
@@ -58,7 +58,7 @@ def members_of(table: Mapping[int, Row], roots: Collection[int]) -> dict[int, li
 
 
 def figures_of(table: Mapping[int, Row], tree: Collection[int], root: int) -> Figures:
-    """Return the sums over those of `tree` that are in the table; `root` has to be."""
+    """Return the sums over the processes of `tree` that are in the table; `root` must be."""
     rows = [table[pid] for pid in tree if pid in table]
     return Figures(sum(row.rss_bytes for row in rows), sum(row.cpu_s for row in rows), table[root].age_s)
 
@@ -66,14 +66,14 @@ def figures_of(table: Mapping[int, Row], tree: Collection[int], root: int) -> Fi
 class Follower:
     """Follows the trees of some processes from look to look. Not safe for use by several threads.
 
-    A look reads those that are known, and new children where that is cheap; now and then a pass over all processes
-    finds the others. How they are read is the platforms'.
+    A look reads the known processes, and new children where that is cheap; now and then a survey of all processes finds
+    the others. Subclasses implement how processes are read.
     """
 
     def __init__(self) -> None:
         self._trees: dict[int, set[int]] = {}
         self._next_survey_s = 0.0
-        self.survey_cost_s = 0.0  # CPU time of the pass in the latest look, which looks after its own share
+        self.survey_cost_s = 0.0  # CPU time of the survey in the latest look; its pause limits its share
 
     def look(self, roots: Collection[int]) -> dict[int, Figures]:
         """Return the figures of each root's tree as it is now. Roots that have ended are left out."""
@@ -88,7 +88,7 @@ class Follower:
         return {root: figures for root in roots if (figures := self._sum(root, walks)) is not None}
 
     def close(self) -> None:
-        """Let go of all that is kept; `look` begins afresh."""
+        """Drop all state; the next `look` begins from scratch."""
         for root in list(self._trees):
             self._drop(root)
         self._next_survey_s = 0.0
@@ -99,7 +99,7 @@ class Follower:
             for root, tree in members_of(self._read_table(), roots).items():
                 self._trees[root].update(tree)
         except OSError:
-            pass  # no descriptor is left: the next pass may have one
+            pass  # no descriptor is left: the next survey may get one
         self.survey_cost_s = time.thread_time() - began_s
         self._next_survey_s = time.monotonic() + max(SURVEY_S, SURVEY_SHARE * self.survey_cost_s)
 
@@ -125,18 +125,18 @@ class Follower:
 
     def _drop(self, root: int) -> None:
         for pid in self._trees.pop(root):
-            self._let_go(pid)
+            self._release(pid)
 
     def _read(self, pid: int) -> Row | None:
-        """Return how the process is now; None when it has ended, or cannot be read."""
+        """Return the current figures of a process; None when it has ended or cannot be read."""
         raise NotImplementedError
 
     def _children_of(self, row: Row) -> list[int]:
-        """Return its children, as far as they are cheap to learn."""
+        """Return its children if that is cheap, else none."""
         raise NotImplementedError
 
-    def _let_go(self, pid: int) -> None:
-        """The process is none of ours any more."""
+    def _release(self, pid: int) -> None:
+        """Drop what is kept about a process that no tree contains any more."""
         raise NotImplementedError
 
     def _read_table(self) -> Mapping[int, Row]:

@@ -1,7 +1,7 @@
-"""Process trees by /proc, over descriptors that stay open.
+"""Process trees from /proc, through descriptors that stay open.
 
-A kept descriptor of /proc/PID/stat costs a third of opening it anew, and never shows a process that got the same pid
-later: reading it fails once its own is gone.
+Reading an open descriptor of /proc/PID/stat costs a third of opening it again, and never shows another process that
+reuses the pid: reading fails once the original process is gone.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
 
 
 class Trees(Follower):
-    """Follows trees by /proc."""
+    """Follows trees through /proc."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -31,22 +31,22 @@ class Trees(Follower):
             try:
                 return _row(os.pread(fd, _STAT_BYTES, 0))
             except (OSError, ValueError, IndexError):
-                self._let_go(pid)  # it has ended; the pid may be another's already
+                self._release(pid)  # it has ended; the pid may be reused
         try:
             fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            return None  # it has ended, or there is no descriptor left: then the next look tries again
+            return None  # it has ended, or no descriptor is left; then the next look tries again
         self._fds[pid] = fd
         try:
             return _row(os.pread(fd, _STAT_BYTES, 0))
         except (OSError, ValueError, IndexError):
-            self._let_go(pid)
+            self._release(pid)
             return None
 
     def _children_of(self, row: Row) -> list[int]:
         return _children(row)
 
-    def _let_go(self, pid: int) -> None:
+    def _release(self, pid: int) -> None:
         fd = self._fds.pop(pid, None)
         if fd is not None:
             os.close(fd)
@@ -56,7 +56,7 @@ class Trees(Follower):
 
 
 def survey(roots: Collection[int]) -> dict[int, Figures]:
-    """Return the figures of each root's tree, by one pass over the process table; roots that ended are left out."""
+    """Return the figures of each root's tree, from one survey of the process table; roots that ended are left out."""
     table = read_table()
     return {root: figures_of(table, tree, root) for root, tree in members_of(table, roots).items()}
 
@@ -90,7 +90,7 @@ def _read_once(pid: int) -> Row | None:
 
 
 def _row(stat: bytes) -> Row:
-    """Parse a /proc/PID/stat. The name in it is in parentheses and may hold anything, parentheses too."""
+    """Parse a /proc/PID/stat. The name in it is in parentheses and may contain anything, also parentheses."""
     before, _, after = stat.rpartition(b")")
     fields = after.split(None, 22)
     ticks = int(fields[11]) + int(fields[12]) + int(fields[13]) + int(fields[14])
@@ -106,7 +106,7 @@ def _row(stat: bytes) -> Row:
 
 
 def _children(row: Row) -> list[int]:
-    """Return the children of a process; each thread has those that it started."""
+    """Return the children of a process. Each thread lists those that it started."""
     pids: list[int] = []
     try:
         threads = [str(row.pid)] if row.threads == 1 else os.listdir(f"/proc/{row.pid}/task")
@@ -114,5 +114,5 @@ def _children(row: Row) -> list[int]:
             with open(f"/proc/{row.pid}/task/{thread}/children", "rb", buffering=0) as file:
                 pids += map(int, file.read(1 << 16).split())
     except (OSError, ValueError):
-        pass  # it ended meanwhile, or the kernel does not list children: a pass finds them
+        pass  # it has ended, or the kernel does not list children: a survey finds them
     return pids

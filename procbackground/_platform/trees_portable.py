@@ -1,4 +1,4 @@
-"""Process trees by psutil, over its objects, which are kept: a pass over the table takes milliseconds here."""
+"""Process trees from psutil. Its process objects are kept, because a survey of the process table takes milliseconds."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Trees(Follower):
-    """Follows trees by psutil. New descendants are found by the passes only."""
+    """Follows trees through psutil. Only surveys find new descendants."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,13 +30,13 @@ class Trees(Follower):
             return None
         row = _row(process)
         if row is None:
-            self._let_go(pid)
+            self._release(pid)
         return row
 
     def _children_of(self, row: Row) -> list[int]:
         return []
 
-    def _let_go(self, pid: int) -> None:
+    def _release(self, pid: int) -> None:
         self._processes.pop(pid, None)
 
     def _read_table(self) -> dict[int, Row]:
@@ -44,7 +44,7 @@ class Trees(Follower):
 
 
 def survey(roots: Collection[int]) -> dict[int, Figures]:
-    """Return the figures of each root's tree, by one pass over the process table; roots that ended are left out."""
+    """Return the figures of each root's tree, from one survey of the process table; roots that ended are left out."""
     import psutil
 
     figures = {}
@@ -54,7 +54,7 @@ def survey(roots: Collection[int]) -> dict[int, Figures]:
             try:
                 row = _row(psutil.Process(pid))
             except psutil.Error:
-                continue  # it ended meanwhile
+                continue  # it has ended
             if row is not None:
                 table[pid] = row
         if root in table:
@@ -74,7 +74,7 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def _parents() -> dict[int, Row]:
-    """Return all processes, with nothing but their parents: figures are asked of those that belong to a root."""
+    """Return all processes with their parents only: figures are read for members of a tree."""
     import psutil
 
     return {
@@ -94,8 +94,8 @@ def _row(process: psutil.Process) -> Row | None:
                 parent=process.ppid(),
                 group=process.pid,
                 rss_bytes=process.memory_info().rss,
-                cpu_s=float(sum(times[:4])),  # user, system, and those of children where they are told
+                cpu_s=float(sum(times[:4])),  # user, system, and those of children where the system reports them
                 age_s=max(1e-3, time.time() - process.create_time()),
             )
     except psutil.Error:
-        return None  # it ended meanwhile
+        return None  # it has ended

@@ -6,11 +6,11 @@ same function and limits is in a `Recipe`, what only a job with a history needs 
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state import attempt as a
+from procbackground._wire.frames import pack_name
 from procbackground.report import Attempt, Outcome
 from procbackground.retry import Retry
 from procbackground.task import NO_LIMIT
@@ -79,8 +79,7 @@ class Recipe:
         make_task: Callable[..., Any] | None = None,
     ) -> None:
         self.name: str = name
-        encoded = name.encode()[:65535]
-        self.blob: bytes = struct.pack("<H", len(encoded)) + encoded + blob
+        self.blob: bytes = pack_name(name) + blob
         # The supervisor's: what the requests of first attempts with these flags have in common.
         self.first_flags: int = -1
         self.first_call: bytes = b""

@@ -55,7 +55,7 @@ class StackDumps:
             seen, dump.seen = dump.seen, worker.process.read_notes()
             is_complete = dump.seen is not None and dump.seen == seen
             if is_complete or now_s >= dump.give_up_s:
-                self._finish(worker, None if is_complete else _platform.standstill(worker.pid))
+                self._finish(worker, None if is_complete else _platform.why_not_running(worker.pid))
             else:
                 dump.look_s = now_s + LOOK_S
 

@@ -178,7 +178,7 @@ class Workers:
         if process is None or process.is_closed:
             return
         if process.no_stack_reason is None and process.stack is None:
-            process.no_stack_reason = _platform.standstill(worker.pid)  # before nothing moves any more
+            process.no_stack_reason = _platform.why_not_running(worker.pid)  # before nothing moves any more
         process.kill_tree()
 
     def report_stall(self, command: c.Stalled) -> None:
@@ -225,11 +225,10 @@ def call_frame(job: Job) -> bytes:
     payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
         payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
-    kind = wire.LOOP if recipe.is_loop else wire.CALL
-    rest = wire.call_rest(kind, flags, job.attempt, recipe.blob)
+    rest = wire.call_rest(flags, job.attempt, recipe.blob)
     if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
         recipe.first_flags, recipe.first_call = flags, rest
-    return wire.call_frame(job.sequence, rest, payload)
+    return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)
 
 
 def load_what_failures_need() -> None:

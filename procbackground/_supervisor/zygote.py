@@ -22,7 +22,7 @@ from procbackground._supervisor.direct import Direct, is_passing, name_process, 
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, room_for_start, wait_for_exit
 from procbackground._supervisor.watches import Watches
-from procbackground._worker import zygote as child
+from procbackground._worker import forker as child
 from procbackground._worker.entry import Fd, run_zygote
 from procbackground._worker.main import Boot
 

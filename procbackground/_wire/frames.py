@@ -1,8 +1,11 @@
-"""Frames: what crosses a worker's two pipes, and how it is cut and put together again.
+"""Frames: the messages in a worker's two pipes, how they are encoded, and how a reader splits the stream again.
 
-Second and fifth stop of a task. A frame is a header (length of the body, sequence number, kind) and a body. Each
-pipe has one writer, and sequence numbers grow within a pipe: an answer bears the number of its request, a message
-that answers nothing bears 0. A request carries all that the worker needs, so several may be on their way.
+Second and fifth stop of a task. A frame is a header (mark and kind, length of the body, sequence number) and a body.
+Each pipe has one writer. Requests and answers are numbered: the numbers grow within a pipe, and an answer has the
+number of its request. A request carries everything that the worker needs, so several may be in the pipe at once.
+
+A task can write to any descriptor of its process, so the result pipe may contain bytes that are not frames. Every
+header begins with `MARK`, and `FrameReader` checks each one before it believes the length.
 """
 
 from __future__ import annotations
@@ -10,81 +13,122 @@ from __future__ import annotations
 import os
 import struct
 
-HEADER = struct.Struct("<IQB")  # length of the body, sequence number, kind
+# The mark and the kind in one number, the length of the body, the sequence number. 64 bits of length cost nothing
+# measurable, and no payload is too long for them.
+HEADER = struct.Struct("<IQQ")
 HEADER_SIZE = HEADER.size
+_unpack_header = HEADER.unpack_from
 
-# Requests: parent to child. The end of the task pipe asks an idle worker to leave.
-CALL = 1
-LOOP = 2
-GO_ON = 3  # to a loop that reported a failed iteration: next iteration, in this process
+# Two of its bytes (0xC1, 0xF9) never occur in UTF-8, so that no text passes for a header. Below 2**30, where
+# CPython compares and subtracts integers fastest.
+MARK = 0x3BC1F900
+_MARK_BYTES = MARK.to_bytes(4, "little")[1:]  # follow the byte of the kind
 
-# Header and call head in one: length, sequence number, kind, flags, attempt, length of the function's bytes. The
-# function's bytes follow, then the pickled arguments, or nothing when there are none.
-CALL_HEAD = struct.Struct("<IQBBHI")
+# Answers: child to parent. Each ends the request whose number it has, so their numbers grow.
+NOTHING = 0  # the call returned None; no body
+VALUE = 1  # the call returned the pickled value
+PARCEL_VALUE = 2  # the call returned the value in a parcel: the body is its label
+FAILURE = 3  # the call failed; the body is `pickling.Failure`, pickled
+SKIPPED = 4  # the request was revoked before it began
+
+# Requests: parent to child. Their numbers grow, too. The end of the task pipe asks an idle worker to leave.
+CALL = 5
+LOOP = 6
+
+# Messages. Those about a request have its number, the others 0.
+GO_ON = 7  # parent to a loop that reported a failed iteration: run the next iteration in this process
+HELLO = 8  # the worker is ready
+PROGRESS = 9  # pickled (done, total, message)
+LOG_RECORD = 10  # pickled `logging.LogRecord`, or loguru message
+BROKEN = 11  # the initializer failed; the body as in FAILURE
+ITERATION_FAILED = 12  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
+LOOP_ENDED = 13  # the loop saw the stop and ended after its running iteration
+PARTIAL = 14  # the first items of a chunk that is not done yet; the body as in the chunk's value
+MEASURED = 15  # cost of the call whose answer comes next: `COST`
+
+_VALUE_MARK = MARK + VALUE
+_LAST_NUMBERED = LOOP
+_LAST_KIND = MEASURED
+_ABOUT_NO_REQUEST = (GO_ON, HELLO, LOG_RECORD, BROKEN, MEASURED)
+
+COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
+
+# The longest plausible body of each kind. No machine has the memory for more than `_ANY`.
+_ANY = 2**48
+_LONGEST = tuple(
+    {NOTHING: 0, SKIPPED: 0, GO_ON: 0, HELLO: 0, LOOP_ENDED: 0, MEASURED: COST.size}.get(kind, _ANY)
+    for kind in range(_LAST_KIND + 1)
+)
+
+# The body of a request begins with this: flags, attempt, length of the function's bytes. The function's bytes follow
+# (`pack_name`, then the pickled function), then the pickled arguments, or nothing when there are none.
+CALL_HEAD = struct.Struct("<BHQ")
 CALL_HEAD_SIZE = CALL_HEAD.size
-CALL_FRONT = struct.Struct("<IQ")  # the part of it that differs between calls of one function
-CALL_REST = struct.Struct("<BBHI")  # the part that calls of one function have in common
 HAS_KWARGS = 1  # the arguments are (args, kwargs); else they are args alone
 IS_REUSABLE = 2  # the same function bytes will come again: keep the loaded function
-PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call, answered for itself.
-PARCEL = 8  # the arguments are a parcel: its label stands here, its descriptor came by the side socket
+PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call with an answer of its own
+PARCEL = 8  # the arguments are in a parcel: the label takes their place, the descriptor came through the side socket
 MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not begun
 # A chunk's value is (values, failures, took): a list with a value for each row, {row: pickled failure}, and seconds.
 # The values of its partial answers come before. If they all are fewer than the rows, the worker left those that follow.
 
-# What a loop needs on top, between the function's bytes and the arguments.
+# The body of a LOOP has this between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration
 
-# Answers and messages: child to parent.
-NOTHING = 0  # the call returned None; no body
-VALUE = 1  # the call returned the pickled value
-PARCEL_VALUE = 2  # the call returned the value in a parcel: the body is its label
-FAILURE = 3  # the call failed; the body is `_pickling.Failure`, pickled
-SKIPPED = 4  # the request was revoked before it began
-HELLO = 5  # the worker is ready
-PROGRESS = 6  # pickled (done, total, message)
-LOG_RECORD = 7  # pickled `logging.LogRecord`, or loguru message
-BROKEN = 8  # the initializer failed; the body as in FAILURE
-ITERATION_FAILED = 9  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
-LOOP_ENDED = 10  # the loop saw the stop and ended after its running iteration
-PARTIAL = 11  # the first items of a chunk that is not done yet; the body as in the chunk's value
-MEASURED = 12  # cost of the call whose answer comes next: `COST`
-
-COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
+_NAME_LENGTH = struct.Struct("<I")
 
 # A read of more than the allocator's mmap threshold (128 KiB) maps and unmaps memory each time: 64 KiB reads move
 # three times as many small frames a second.
 READ_SIZE = 65536
 
+_SHOWN_BYTES = 64  # of garbage, in an error's text: enough to recognise a line of output
+
+
+class ProtocolError(Exception):
+    """A pipe contained bytes that are no frame. Nothing that follows them can be read."""
+
+    def __init__(self, reason: str, data: bytes) -> None:
+        super().__init__(reason, data)
+        self.reason = reason
+        self.data = data  # the first bytes
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.data!r}"
+
 
 def frame(kind: int, sequence: int, body: bytes = b"") -> bytes:
     """Return one whole frame."""
-    return HEADER.pack(len(body), sequence, kind) + body
+    return HEADER.pack(MARK + kind, len(body), sequence) + body
 
 
-def call_rest(kind: int, flags: int, attempt: int, blob: bytes) -> bytes:
-    """Return what a request has between its number and its arguments; `blob` is the function's bytes."""
-    return CALL_REST.pack(kind, flags, min(attempt, 65535), len(blob)) + blob
+def call_rest(flags: int, attempt: int, blob: bytes) -> bytes:
+    """Return the part of a request between its header and its arguments; `blob` is the function's bytes."""
+    return CALL_HEAD.pack(flags, min(attempt, 65535), len(blob)) + blob
 
 
-def call_frame(sequence: int, rest: bytes, arguments: bytes) -> bytes:
-    """Return a request, whole; `rest` is of `call_rest`."""
-    return CALL_FRONT.pack(len(rest) - 1 + len(arguments), sequence) + rest + arguments
+def call_frame(sequence: int, rest: bytes, arguments: bytes, kind: int = CALL) -> bytes:
+    """Return one whole request; `rest` comes from `call_rest`."""
+    return HEADER.pack(MARK + kind, len(rest) + len(arguments), sequence) + rest + arguments
 
 
 class FrameReader:
-    """Cuts what comes out of a pipe into frames; keeps the incomplete tail between reads."""
+    """Splits the bytes from a pipe into frames; keeps the incomplete tail between reads.
 
-    __slots__ = ("_missing", "_parts", "_tail", "error")
+    `error` is set once something other than a frame came. The frames before it are returned as usual; none after it
+    ever are.
+    """
+
+    __slots__ = ("_last", "_missing", "_parts", "_tail", "error")
 
     def __init__(self) -> None:
         self._tail = b""
         self._parts: list[bytes] = []  # of one large frame, joined once when it is complete
         self._missing = 0
-        self.error: ValueError | None = None
+        self._last = 1  # number of the latest answer or request; the first one is at least 1
+        self.error: ProtocolError | None = None
 
     def feed(self, data: bytes) -> list[tuple[int, int, bytes]]:
-        """Return the frames that `data` completes, as (kind, sequence number, body)."""
+        """Return the frames that `data` completes, as (kind, sequence number, body); look at `error` afterwards."""
         if self._missing:
             self._parts.append(data)
             self._missing -= len(data)
@@ -97,23 +141,65 @@ class FrameReader:
             data = self._tail + data
             self._tail = b""
         frames: list[tuple[int, int, bytes]] = []
+        last = self._last
         position, end = 0, len(data)
         while end - position >= HEADER_SIZE:
-            length, sequence, kind = HEADER.unpack_from(data, position)
+            mark, length, sequence = _unpack_header(data, position)
+            if mark == _VALUE_MARK and sequence >= last:  # nearly always; the checks cost 0.06 µs a frame then
+                kind = VALUE
+                last = sequence
+            else:
+                kind = mark - MARK
+                if not 0 <= kind <= _LAST_KIND:
+                    return self._fail("not a frame", data, position, frames)
+                if length > _LONGEST[kind]:
+                    return self._fail("a frame with a wrong length", data, position, frames)
+                if kind <= _LAST_NUMBERED:
+                    if sequence < last:  # equal when this header is looked at again, as its body was incomplete
+                        return self._fail("a frame with a wrong number", data, position, frames)
+                    last = sequence
+                elif sequence and kind in _ABOUT_NO_REQUEST:
+                    return self._fail("a frame with a wrong number", data, position, frames)
             body_start = position + HEADER_SIZE
             body_end = body_start + length
             if body_end > end:
+                if length > _LONGEST[kind]:
+                    return self._fail("a frame with a wrong length", data, position, frames)
                 if length > READ_SIZE:
                     # Joining a large body read by read would copy it again and again.
                     self._parts = [data[position:]]
                     self._missing = body_end - end
+                    self._last = last
                     return frames
                 break
             frames.append((kind, sequence, data[body_start:body_end]))
             position = body_end
+        self._last = last
         if position < end:
+            # Report garbage that is shorter than a header now: with the next frame, it would be another task's.
+            if not _MARK_BYTES.startswith(data[position + 1 : position + 4]):
+                return self._fail("not a frame", data, position, frames)
             self._tail = data[position:]
         return frames
+
+    def _fail(
+        self, reason: str, data: bytes, position: int, frames: list[tuple[int, int, bytes]]
+    ) -> list[tuple[int, int, bytes]]:
+        self.error = ProtocolError(reason, data[position : position + _SHOWN_BYTES])
+        self._tail = data[position : position + HEADER_SIZE]  # what comes now fails at the same place
+        return frames
+
+
+def pack_name(name: str) -> bytes:
+    """Encode the name of a task, of any length; lone surrogates, as in the names of files, survive."""
+    encoded = name.encode("utf-8", "surrogatepass")
+    return _NAME_LENGTH.pack(len(encoded)) + encoded
+
+
+def unpack_name(blob: bytes) -> tuple[str, int]:
+    """Return the name at the beginning of `blob`, and the position behind it."""
+    end = _NAME_LENGTH.size + _NAME_LENGTH.unpack_from(blob)[0]
+    return blob[_NAME_LENGTH.size : end].decode("utf-8", "surrogatepass"), end
 
 
 def write_all(fd: int, data: bytes) -> None:

@@ -1,9 +1,9 @@
-"""Large payloads, apart from the frames: a file in memory that travels as a descriptor.
+"""Parcels: large payloads, sent as the descriptor of a file in memory instead of in a frame.
 
 A pipe moves 64 KiB a system call and copies each byte twice; a parcel is written once and mapped. Pickle's protocol 5
-gives the buffers of arrays without copying them, so that they go straight from the array to the file. The receiver
-maps the file privately: what it gets is writable, and its writes stay its own, so that a retry finds the arguments
-as they were. The file has no name, and is gone with its last holder, also after SIGKILL.
+provides the buffers of arrays without a copy, so they are written to the file directly. The receiver maps the file
+privately: the buffers are writable, but writes do not change the file, so that a retry gets the original arguments.
+The file has no name and is freed with its last descriptor, also after SIGKILL.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
 PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost more than the copies
-FEW = 16  # that may be, whatever the limit is: nearly no process ever has more
-SHARE = 4  # of the descriptors that this process may have, one in so many is for what waits
-_ALIGNMENT = 64  # of buffers in the file: a cache line, and what vector instructions like
+FEW = 16  # parcels that are always allowed: hardly any process ever has more
+SHARE = 4  # parcels may use one in this many of the descriptors that this process may have
+_ALIGNMENT = 64  # of buffers in the file: a cache line, and the widest vector registers
 _COUNT = struct.Struct("<I")
 
 
 class Parcel:
-    """A pickle and its buffers in a file in memory; the file is let go with this object."""
+    """A pickle and its buffers in a file in memory; the descriptor is closed with this object."""
 
     __slots__ = ("fd", "label")
 
@@ -46,10 +46,10 @@ class Parcel:
         try:
             os.close(self.fd)
         except OSError:
-            pass  # closed by somebody who had no business to
+            pass  # other code closed it by mistake
 
     def load(self) -> Any:
-        """Return the value; its buffers are pages of the file until they are written to."""
+        """Return the value. Its buffers share the pages of the file until they are written to."""
         (count,) = _COUNT.unpack_from(self.label)
         sizes = struct.unpack_from(f"<{count}Q", self.label, _COUNT.size)
         mapping = mmap.mmap(self.fd, sum(map(_padded, sizes)), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -63,10 +63,10 @@ class Parcel:
 
 
 def may_pack() -> bool:
-    """Whether one more is to hold a descriptor: those that wait are not to leave workers, and the user, without any."""
+    """Whether one more parcel may hold a descriptor: waiting parcels must leave some to workers and to the user."""
     if Parcel.living < FEW:
         return True
-    import resource  # here, as most processes never come to it
+    import resource  # here: most processes never need it
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit == resource.RLIM_INFINITY or limit // SHARE > Parcel.living
@@ -89,7 +89,7 @@ def pack(pickled: bytes, buffers: Sequence[memoryview]) -> Parcel:
 
 
 def raw_buffers(buffers: list[pickle.PickleBuffer]) -> list[memoryview] | None:
-    """Return the buffers as plain bytes, or None if one is not contiguous: that one has to go in band."""
+    """Return the buffers as plain bytes, or None if one is not contiguous and must be pickled in band."""
     try:
         return [buffer.raw() for buffer in buffers]
     except BufferError:
@@ -97,29 +97,29 @@ def raw_buffers(buffers: list[pickle.PickleBuffer]) -> list[memoryview] | None:
 
 
 def send_parcel(side_fd: int, parcel: Parcel) -> None:
-    """Send the descriptor; the frame with its label comes after it. Raises: `OSError`."""
+    """Send the descriptor; the frame with the label must follow. Raises: `OSError`."""
     with _socket(side_fd) as side:
         socket.send_fds(side, [b"p"], [parcel.fd])
 
 
 def receive_parcel(side_fd: int, label: bytes) -> Parcel:
-    """Take the descriptor that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
+    """Receive the descriptor that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
     with _socket(side_fd) as side:
         data, fds, _, _ = socket.recv_fds(side, 1, 1)
     if not data or not fds:
-        raise EOFError("the other side is gone, or no descriptor is left")
+        raise EOFError("the other side has ended, or no descriptor is left")
     os.set_inheritable(fds[0], False)
     return Parcel(fds[0], label)
 
 
 @contextlib.contextmanager
 def _socket(fd: int) -> Iterator[socket.socket]:
-    """Lend a socket object for a descriptor. Most workers never need one, and it would be made in each."""
-    lent = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
+    """Provide a socket object for a descriptor, for a moment: most workers never need one."""
+    wrapped = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=fd)
     try:
-        yield lent
+        yield wrapped
     finally:
-        lent.detach()
+        wrapped.detach()
 
 
 def _padded(size: int) -> int:

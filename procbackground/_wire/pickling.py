@@ -1,7 +1,7 @@
-"""What is inside frames: functions, arguments, values and exceptions as bytes, and the culprit when they refuse.
+"""Pickles functions, arguments, values and exceptions, and names the part that cannot be pickled.
 
-Plain pickle first; what it cannot carry goes by cloudpickle, which takes 15 ms to import and so is met on first
-need only. Both sides use this.
+Plain pickle is tried first, then cloudpickle, which takes 15 ms to import and so is imported on first need. Parent and
+child both use this.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 PROTOCOL = 5
 
-# A pickle of this protocol reaches classes and functions by this opcode: without it nothing of the user's runs while it
-# is loaded. Only where somebody has given codes to `copyreg.add_extension` there is another way.
+# Pickles of this protocol refer to classes and functions with this opcode. Loading a pickle without it runs none of
+# the user's code, unless codes were registered with `copyreg.add_extension`.
 STACK_GLOBAL = b"\x93"
 EXTENSION_CODES: dict[int, tuple[str, str]] = getattr(copyreg, "_inverted_registry", {})
-# Looks at bytes that may be it, in one pickle: 0.3 µs each. In a long one a fifth of what loading it takes.
+# How many bytes equal to the opcode are examined in one pickle, at 0.3 µs each: this many, or in a long pickle one for
+# so many bytes, which takes a fifth of the time of loading it.
 MOST_LOOKS = 32
 BYTES_A_LOOK = 256
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
@@ -35,7 +36,7 @@ _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 
 @functools.cache
 def main_is_importable() -> bool:
-    """Whether a fresh child can import this process's `__main__`: not in notebooks, `-c`, stdin or a prompt."""
+    """Whether a fresh child can import this process's `__main__`. In notebooks, `-c`, stdin or a prompt it cannot."""
     main = sys.modules.get("__main__")
     if main is None:
         return False
@@ -46,13 +47,13 @@ def main_is_importable() -> bool:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle `value`, by cloudpickle where plain pickle cannot. Raises whatever the latter raises."""
+    """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises."""
     try:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:
         pass
     else:
-        # A reference into a `__main__` that the other side cannot import would only fail over there.
+        # A reference to a `__main__` that the other side cannot import would only fail there.
         if main_is_importable() or b"__main__" not in data:
             return data
     import cloudpickle  # type: ignore[import-untyped]
@@ -61,11 +62,11 @@ def dumps(value: Any) -> bytes:
 
 
 def is_plain(data: bytes) -> bool:
-    """Whether a pickle reaches no class and no function, as far as can be told without loading it: False if in doubt.
+    """Whether a pickle certainly refers to no class and no function, judged without loading it.
 
-    Not for a process that has `EXTENSION_CODES`.
-    The opcode is one byte, which numbers and text have, too: every fourth list of 64 numbers. But it comes after the
-    name that it looks up, so behind MEMOIZE, or BINGET, LONG_BINGET or FRAME and their arguments.
+    Not valid in a process that has `EXTENSION_CODES`.
+    The opcode is one byte, which also occurs in numbers and text: in every fourth list of 64 numbers. But the opcode
+    follows the name that it looks up, so it comes after MEMOIZE, or after BINGET, LONG_BINGET or FRAME with arguments.
     """
     position = -1
     for _ in range(max(MOST_LOOKS, len(data) // BYTES_A_LOOK)):
@@ -79,7 +80,7 @@ def is_plain(data: bytes) -> bool:
 
 
 def dump_payload(value: Any) -> bytes | Parcel:
-    """Pickle arguments or a result as `dumps` does; what is large comes as a parcel. Raises: as `dumps`."""
+    """Pickle arguments or a result as `dumps` does; return a large pickle as a parcel. Raises: as `dumps`."""
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
@@ -95,7 +96,7 @@ def dump_payload(value: Any) -> bytes | Parcel:
     try:
         return pack(data, raw)
     except OSError:
-        return dumps(value)  # no memory file to be had: the long way serves too
+        return dumps(value)  # no memory file can be made; the slower way works, too
 
 
 def dump_function(fn: Callable[..., Any]) -> bytes:
@@ -113,16 +114,16 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | 
         return dump_payload(arguments)
     except Exception as error:
         for position, value in enumerate(args):
-            if _refusal(value) is not None:
+            if _pickling_error(value) is not None:
                 raise _explained(f"argument {position}", value, error) from error
         for name, value in kwargs.items():
-            if _refusal(value) is not None:
+            if _pickling_error(value) is not None:
                 raise _explained(f"argument {name!r}", value, error) from error
         raise _explained("arguments", arguments, error) from error
 
 
 def is_stateless(fn: Callable[..., Any]) -> bool:
-    """Whether `fn` pickles as a mere name, so that its bytes can be kept: they can never go stale."""
+    """Whether `fn` is pickled by name only, so that its bytes can be cached: they never change."""
     return (
         isinstance(fn, _FUNCTIONS_BY_REFERENCE)
         and getattr(fn, "__self__", None).__class__ in (types.NoneType, types.ModuleType)
@@ -135,10 +136,10 @@ def is_stateless(fn: Callable[..., Any]) -> bool:
 
 
 class Failure:
-    """How a call failed, as the child tells it: plain strings and bytes, so it always crosses.
+    """How a call failed, as the child reports it: plain strings and bytes, which can always be pickled.
 
-    `kind` is "raised", with the pickled exception; or "function", "arguments", "result" or "exception": the thing
-    that did not cross.
+    `kind` is "raised", with the pickled exception; or "function", "arguments", "result" or "exception": the part that
+    could not be pickled or loaded.
     """
 
     def __init__(self, kind: str, type_name: str, text: str, traceback: str, pickled: bytes | None) -> None:
@@ -150,9 +151,8 @@ class Failure:
 
 
 def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int = 1) -> bytes:
-    """Pickle what became of a call that failed with `error`; `frames_to_skip` of ours are left out of its
-    traceback."""
-    import traceback  # here: with what it imports it is 2 ms of a worker's start
+    """Pickle the failure of a call that raised `error`, without the first `frames_to_skip` frames of its traceback."""
+    import traceback  # here: it would add 2 ms to a worker's start
 
     trace = error.__traceback__
     for _ in range(frames_to_skip):
@@ -176,7 +176,7 @@ def _text_of(error: BaseException) -> str:
 
 
 class _ByParts:
-    """Pickles an exception without its `__init__`, which may want other arguments than `args`."""
+    """Pickles an exception without its `__init__`, which may take other arguments than `args`."""
 
     def __init__(self, error: BaseException) -> None:
         self.error = error
@@ -186,7 +186,7 @@ class _ByParts:
 
 
 def _dump_exception(error: BaseException) -> bytes | None:
-    """Pickle `error` such that it surely loads, or return None. Loading is tried here: the parent is too late."""
+    """Pickle `error`, or return None unless the pickle can be loaded. Tried here: in the parent it is too late."""
     for form in (error, _ByParts(error)):
         try:
             data = dumps(form)
@@ -201,7 +201,7 @@ def _dump_exception(error: BaseException) -> bytes | None:
 def load_failure(body: bytes) -> tuple[BaseException, str]:
     """Return the exception that a call failed with, and the kind of the failure.
 
-    The child's traceback is its `__cause__`. Runs the user's code (`__setstate__` and the like) under a guard.
+    The child's traceback is its `__cause__`. Runs the user's code (`__setstate__` and the like); its errors are caught.
     """
     failure = Failure(*pickle.loads(body))
     error: BaseException | None = None
@@ -230,15 +230,15 @@ def _crossing_message(failure: Failure) -> str:
     if failure.kind == "arguments":
         return f"the arguments could not be loaded in the child ({failure.type_name}: {failure.text})"
     if failure.type_name.endswith(SerializationError.__qualname__):
-        return failure.text  # of `explain_result`, which says it all
+        return failure.text  # from `explain_result`, which is complete
     return f"the {failure.kind} could not be pickled: {failure.text}"
 
 
-# -- who is to blame -----------------------------------------------------------------------------------------
+# -- the part that cannot be pickled -------------------------------------------------------------------------
 
 
 def explain_result(value: Any, error: BaseException) -> SerializationError:
-    """Return the error that names what in the result `value` refused to be pickled."""
+    """Return the error that names the part of the result `value` that cannot be pickled."""
     return _explained("result", value, error)
 
 
@@ -251,7 +251,7 @@ def _explained(what: str, value: Any, error: BaseException) -> SerializationErro
     )
 
 
-def _refusal(value: Any) -> Exception | None:
+def _pickling_error(value: Any) -> Exception | None:
     try:
         dumps(value)
     except Exception as error:
@@ -261,9 +261,9 @@ def _refusal(value: Any) -> Exception | None:
 
 def _find_culprit(value: Any, path: str = "", depth: int = 0) -> tuple[str, Any]:
     """Return the path to the innermost part of `value` that cannot be pickled, and that part."""
-    if depth < 8:  # deeper paths do not read any better
+    if depth < 8:  # deeper paths help nobody
         for step, part in _parts_of(value):
-            if _refusal(part) is not None:
+            if _pickling_error(part) is not None:
                 return _find_culprit(part, path + step, depth + 1)
     return path, value
 

@@ -1,4 +1,4 @@
-"""The worker's way to the parent: whole frames into one pipe, from any thread of the child."""
+"""The child's end of the result pipe: whole frames, from any thread of the child."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from procbackground._wire.parcel import Parcel, receive_parcel, send_parcel
 
 
 class Channel:
-    """Writes frames. A frame that was cut short ends the process: nothing after it could be read."""
+    """Writes frames. After an interrupted write the process ends: the parent could not read what follows."""
 
     def __init__(self) -> None:
         self._fd = self._side_fd = self._pid = -1
@@ -22,8 +22,8 @@ class Channel:
         self._fd, self._side_fd, self._pid = fd, side_fd, pid
 
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
-        """Write one frame, behind `prefix`, a frame that belongs to it."""
-        data = prefix + wire.HEADER.pack(len(body), sequence, kind) + body
+        """Write one frame. `prefix` is a frame that is written just before it, in the same call."""
+        data = prefix + wire.frame(kind, sequence, body)
         with self._lock:
             if self._is_torn:
                 os._exit(1)
@@ -32,12 +32,12 @@ class Channel:
             self._is_torn = False
 
     def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:
-        """Send a value in a parcel: its descriptor, then the frame."""
+        """Send a value in a parcel: first its descriptor, then the frame."""
         send_parcel(self._side_fd, parcel)
         self.send(wire.PARCEL_VALUE, sequence, parcel.label, prefix)
 
     def receive_parcel(self, label: bytes) -> Parcel:
-        """Take the parcel that belongs to the request at hand."""
+        """Receive the parcel that belongs to the current request."""
         return receive_parcel(self._side_fd, label)
 
     @property

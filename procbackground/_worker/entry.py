@@ -1,8 +1,8 @@
-"""Targets of the `multiprocessing` processes that are started: a worker, or the zygote that forks workers.
+"""The functions that run in a new `multiprocessing` process: a worker, or the zygote that forks workers.
 
-Here rather than beside the code that starts them, because a child imports the module of its target: from the parent's
-side that would be 15 ms more of every start. What a child imports does without `typing` and its named tuples for the
-same reason, 3 ms: type checkers take `TYPE_CHECKING = False` for what it means.
+They are not beside the code that starts them, because a child imports the module of its target: importing the
+parent's side would add 15 ms to every start. Modules that a child imports avoid `typing` and its named tuples, which
+take 3 ms; type checkers understand `TYPE_CHECKING = False`.
 """
 
 from __future__ import annotations
@@ -50,9 +50,9 @@ def _receive_fd(duplicate: Any) -> Fd:
 
 
 def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
-    """Be a worker that is a `multiprocessing` process of its own.
+    """Run a worker in a `multiprocessing` process of its own.
 
-    `not_ours` are the parent's descriptors that came by a fork, to be closed first; there are none without a fork.
+    `not_ours` are descriptors of the parent that a fork inherited; they are closed first. Only forks have any.
     """
     for fd in not_ours:
         os.close(fd)
@@ -65,7 +65,7 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     words = map_page(page)
     os.close(page)
     worker = Worker(words, boot)
-    worker.heed_signals(notes)
+    worker.install_signal_handlers(notes)
     lead_own_group()
     own_life = _platform.open_life_pipe(life)
     _platform.own_life_pipe(own_life)
@@ -75,7 +75,8 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
 
 
 def run_zygote(fds: list[Fd], boot: Boot, preload: tuple[str, ...]) -> None:
-    """Be the process that workers are forked from."""
+    """Run the zygote, from which workers are forked."""
     from procbackground._worker import zygote
+    from procbackground._worker.forker import ZygoteFds
 
-    zygote.serve(zygote.ZygoteFds(*(fd.take() for fd in fds)), boot, preload)
+    zygote.serve(ZygoteFds(*(fd.take() for fd in fds)), boot, preload)

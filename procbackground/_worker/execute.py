@@ -1,11 +1,14 @@
-"""Calls one function and turns whatever happens into an answer. In the child."""
+"""Calls one function and sends its outcome as the answer.
+
+Sixth stop of a task, within the request loop of `main`. A chunk of `map` is one request with many rows, and a loop is
+one request with many iterations.
+"""
 
 from __future__ import annotations
 
 import os
 import pickle
 import select
-import struct
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -32,29 +35,25 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_HEAD = struct.Struct("<BHI")  # the call's part of `wire.CALL_HEAD`
-_HEAD_SIZE = _HEAD.size
-_NAME_LENGTH = struct.Struct("<H")
-
-# Attempts shorter than this are not worth the system calls that measure them, nor the bytes that report it.
+# Shorter attempts are not measured: the system calls, and the bytes of the report, would cost too much.
 WORTH_MEASURING_S = 0.001
 
 KEPT_FUNCTIONS = 256
 
-PARTIAL_NS = 3_000_000  # between two partial answers of a chunk: each costs a frame and the parent's attention
-# A chunk that has taken so long ends early, if it may: it was made to take a third of that, and what it has not begun
-# could run elsewhere. Not much shorter, as on a busy machine a chunk has to wait for the processor.
+PARTIAL_NS = 3_000_000  # between two partial answers of a chunk: each costs a frame and time of the parent
+# A chunk that takes longer than this ends early, if it may: it was expected to take a third of it, and another worker
+# could run the rest. Not much shorter, because on a busy machine a chunk waits for the processor.
 LONG_NS = 10_000_000
-BLOCK_ROWS = 256  # between two looks at the clock: as many as the lowest byte of a word can count
-SLOW_ROW_NS = 50_000  # a row that takes longer is worth a look of its own
+BLOCK_ROWS = 256  # between two readings of the clock: as many as the lowest byte of a word can count
+SLOW_ROW_NS = 50_000  # rows that take longer get a reading of the clock each
 
 
 class StopTask(SystemExit):
-    """Unwinds a task that is to stop: its `finally` blocks run."""
+    """Unwinds a task at a requested stop: its `finally` blocks run."""
 
 
 class TaskContext(Context):
-    """The running task as seen from inside it; made on the first `current()` of a call."""
+    """The object that `current()` returns inside a task; made at the first `current()` of a call."""
 
     __slots__ = ("_executor", "_sequence")
 
@@ -73,8 +72,8 @@ class TaskContext(Context):
         self.heartbeat()
         channel = self._executor.channel
         if channel.is_own:
-            told = (_number(done), None if total is None else _number(total), _text(message))
-            channel.send(wire.PROGRESS, self._sequence, pickle.dumps(told, PROTOCOL))
+            facts = (_number(done), None if total is None else _number(total), _text(message))
+            channel.send(wire.PROGRESS, self._sequence, pickle.dumps(facts, PROTOCOL))
 
     def heartbeat(self) -> None:
         executor = self._executor
@@ -93,8 +92,8 @@ class Executor:
         self.channel = channel
         self.words = words
         self.base = 0  # of the worker's line among the words
-        self.is_calling = False  # the user's code is on the stack
-        self.is_cooperative = False  # ... and looks after `stopping` itself
+        self.is_calling = False  # whether the user's code is on the stack
+        self.is_cooperative = False  # ... and checks `stopping` itself
         self._was_stopped = False
         self._task_fd = -1
         self._is_loop = False
@@ -104,23 +103,23 @@ class Executor:
         self._attempt = 1
         self._sequence = 0
         self._context: TaskContext | None = None
-        # CPU time of this process, and when it was taken. Reading it is a system call, which before every call would
-        # be a fifth of what a short one costs here; so it is as old as a call that is too short to be measured.
+        # CPU time of this process, and when it was read. Reading it takes a system call, a fifth of the cost of a short
+        # task. So it is read again only when the last reading is older than `WORTH_MEASURING_S`.
         self._cpu_s = self._sampled_s = 0.0
 
     def open(self, base: int, task_fd: int) -> None:
-        """Tell by the line at `base`; a loop ends when `task_fd` does."""
+        """Use the line of the page at `base`; a loop ends when `task_fd` reaches its end."""
         self.base, self._task_fd = base, task_fd
 
     # -- one call ------------------------------------------------------------------------------------------
 
     def call(self, sequence: int, body: bytes) -> None:
-        """Run the request in `body` and send its answer before anything else is begun."""
-        flags, self._attempt, length = _HEAD.unpack_from(body)
+        """Run the request in `body` and send its answer."""
+        flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self._sequence = sequence
         self._context = None
         self.is_cooperative = False
-        what = "function"
+        step = "function"
         answer: bytes | Parcel = b""
         start_s = time.perf_counter()
         if start_s - self._sampled_s > WORTH_MEASURING_S:
@@ -128,18 +127,18 @@ class Executor:
         self.is_calling = True
         try:
             if flags & wire.PER_ITEM:
-                self.words[self.base + ROW] = NO_ROW  # nor the last chunk's, should the arguments be the end of us
-            # First: one that nobody took, as the function did not load, would be the next task's.
-            parcel = self.channel.receive_parcel(body[_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
-            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
-            what = "arguments"
+                self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
+            # Receive it first: if the function fails to load, the next task must not find it.
+            parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
+            fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
+            step = "arguments"
             arguments: Any = ()
             if parcel is not None:
                 arguments = parcel.load()
                 parcel = None
-            elif len(body) > _HEAD_SIZE + length:
-                arguments = pickle.loads(body[_HEAD_SIZE + length :])
-            what = "raised"
+            elif len(body) > wire.CALL_HEAD_SIZE + length:
+                arguments = pickle.loads(body[wire.CALL_HEAD_SIZE + length :])
+            step = "raised"
             if flags & wire.PER_ITEM:
                 value = None
                 answer = self._call_each(fn, arguments, bool(flags & wire.MAY_END_EARLY))
@@ -148,7 +147,7 @@ class Executor:
             else:
                 value = fn(*arguments)
             del arguments
-            what = "result"
+            step = "result"
             if not flags & wire.PER_ITEM:
                 answer = b"" if value is None else _dump_result(value)
             kind = wire.VALUE if answer else wire.NOTHING
@@ -157,16 +156,16 @@ class Executor:
             raise
         except BaseException as error:
             if self._was_stopped:
-                raise StopTask from error  # what an unwinding task raises is no answer
+                raise StopTask from error  # an exception of an unwinding task is no answer
             kind = wire.FAILURE
-            answer = dump_failure(error, what)
+            answer = dump_failure(error, step)
         finally:
             self.is_calling = False
         prefix = b""
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
-            # Since the sample there was nothing but shorter calls: they count as computing.
+            # Only shorter calls ran since the last reading; count their whole time as CPU time.
             prefix = _cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
-        # What the task printed is there when its result is.
+        # The output of the task appears before its result.
         try:
             sys.stdout.flush()
         except Exception:
@@ -179,9 +178,8 @@ class Executor:
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
         if kept is None:
-            (name_length,) = _NAME_LENGTH.unpack_from(blob)
-            name = blob[2 : 2 + name_length].decode()
-            kept = (pickle.loads(blob[2 + name_length :]), name)
+            name, position = wire.unpack_name(blob)
+            kept = (pickle.loads(blob[position:]), name)
             if flags & wire.IS_REUSABLE:
                 if len(self._functions) >= KEPT_FUNCTIONS:
                     self._functions.clear()
@@ -192,14 +190,14 @@ class Executor:
     def _call_each(
         self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], may_end_early: bool
     ) -> bytes | Parcel:
-        """Call `fn` for each row of a chunk and return the answer; a raising row harms no other.
+        """Call `fn` for each row of a chunk and return the answer; a row that raises does not affect the others.
 
-        What is done is sent every few milliseconds, so that a death costs little: the rows before it stand. A chunk
-        that takes long and `may_end_early` leaves what it has not begun.
+        Finished rows are sent every few milliseconds, so that a death loses few of them. A chunk that takes long and
+        `may_end_early` leaves the rows that it has not begun.
 
-        The clock is looked at before each slow row, but once for a block of quick ones. Where one of these takes long
-        after all, the parent asks for a look before the next. A look for each row would double what a row costs that
-        does nothing; so would marking it, and seeing what was asked, in words instead of bytes.
+        The clock is read before each slow row, but only once for a block of quick rows. If a quick row takes long after
+        all, the parent requests a reading before the next one. Reading the clock for each row would double the cost
+        of a row that does nothing; so would storing and reading whole words instead of bytes.
         """
         values: list[Any] = []
         failures: dict[int, bytes] = {}
@@ -210,14 +208,14 @@ class Executor:
         asked = page[asked_byte]
         has_one = len(columns) == 1
         count = len(columns[0])
-        first = row = looked_row = 0  # row of values[0], next row, and that at the last look
+        first = row = looked_row = 0  # row of values[0], next row, row at the last reading
         clock_ns = time.monotonic_ns
         began_ns = sent_ns = looked_ns = clock_ns()
         while row < count:
             now_ns = clock_ns()
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
-                words[row_word] = NO_ROW  # that runs; it may be any whose value is the end of us
+                words[row_word] = NO_ROW  # in case pickling one of the values kills the process
                 self.channel.send(wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
                 values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
@@ -232,7 +230,7 @@ class Executor:
             rows = columns[0][row:end] if has_one else zip(*(column[row:end] for column in columns), strict=True)
             append = values.append
             try:
-                # A death or a timeout from here on is charged to the row that is marked.
+                # From here on, a death or a timeout is charged to the marked row.
                 for page[low_byte], arguments in enumerate(rows, low):
                     append(fn(arguments) if has_one else fn(*arguments))
                     if page[asked_byte] != asked:
@@ -244,7 +242,7 @@ class Executor:
                 if self._was_stopped:
                     raise StopTask from error
                 at = row - low + page[low_byte] - first
-                del values[at:]  # of this row, where a signal's handler raised behind it
+                del values[at:]  # this row's value is there if a signal handler raised after it was appended
                 failures[at] = dump_failure(error)
                 append(None)
             row = first + len(values)
@@ -255,15 +253,15 @@ class Executor:
     # -- a loop --------------------------------------------------------------------------------------------
 
     def loop(self, sequence: int, body: bytes) -> None:
-        """Run iterations until a stop is asked for. Between them there is a look at a word, and no message."""
-        flags, self._attempt, length = _HEAD.unpack_from(body)
+        """Run iterations until a stop is requested. Between two of them STOP is read, and no message is sent."""
+        flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self._sequence = sequence
         self._is_loop = True
-        position = _HEAD_SIZE + length
+        position = wire.CALL_HEAD_SIZE + length
         interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
         position += wire.LOOP_HEAD.size
         try:
-            fn = self._load_function(body[_HEAD_SIZE : _HEAD_SIZE + length], flags)
+            fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
         except Exception as error:
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
             return
@@ -284,7 +282,7 @@ class Executor:
     def _iterate(
         self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool
     ) -> bool:
-        """Run iterations until one fails or a stop is asked for; return whether to go on."""
+        """Run iterations until one fails or a stop is requested; return whether to continue."""
         words = self.words
         stop, count, began, paused = (self.base + word for word in (STOP, ITERATIONS, BEGAN_NS, PAUSED))
         finished = words[count]
@@ -308,14 +306,14 @@ class Executor:
             failure = dump_failure(error)
         finally:
             self.is_calling = False
-        words[paused] = 1  # the parent decides; its time is not the iteration's
+        words[paused] = 1  # the parent decides now; this time does not count as the iteration's
         try:
             sys.stdout.flush()
         except Exception:
             pass
         self.channel.send(wire.ITERATION_FAILED, self._sequence, failure)
         if not os.read(self._task_fd, wire.HEADER_SIZE):
-            return False  # the parent wants no more of this process
+            return False  # the parent ends this process
         self._attempt = 1
         self._context = None
         if interval_s and not words[stop]:
@@ -335,9 +333,9 @@ class Executor:
     # -- stopping ------------------------------------------------------------------------------------------
 
     def current(self) -> Context:
-        """What `procbackground.current()` returns here."""
+        """Return the context of the running task, for `procbackground.current()`."""
         if self._is_loop:
-            # A retried iteration that passed was the last to bear its attempt's number.
+            # Once an iteration has succeeded, the next one is a first attempt.
             attempt = 1 if self.words[self.base + ITERATIONS] else self._attempt
             return TaskContext(self, self._name, attempt, self._sequence)
         context = self._context
@@ -346,7 +344,7 @@ class Executor:
         return context
 
     def stop(self) -> None:
-        """Called in the handler of an announced SIGTERM, in the main thread, anywhere in the user's code."""
+        """Handle an announced SIGTERM: called in the main thread, at any point of the user's code."""
         if self._wake_pipe is not None:
             os.write(self._wake_pipe[1], b"\0")
         if not self.is_cooperative:
@@ -354,21 +352,20 @@ class Executor:
             raise StopTask(-15)
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until `seconds` have passed or a stop is asked for: by SIGTERM, or for a loop by the end of its
-        task pipe."""
+        """Sleep until `seconds` have passed or a stop is requested: by SIGTERM, or by the end of a loop's task pipe."""
         if self._wake_pipe is None:
             self._wake_pipe = os.pipe()
             os.set_blocking(self._wake_pipe[1], False)
         watched = [self._wake_pipe[0]]
         if self._is_loop:
             watched.append(self._task_fd)
-        # Asked after the pipe exists: a stop that came before wrote to no pipe, one that comes later does.
+        # Read STOP after making the pipe: a stop before that wrote to no pipe, a later one does.
         if seconds > 0 and not self.words[self.base + STOP]:
             select.select(watched, [], [], seconds)
 
 
 def _number(value: Any) -> float:
-    """Return a plain number: the parent loads progress where foreign code must not run."""
+    """Return a plain number: the parent loads progress in a thread where the user's code must not run."""
     return value if type(value) in (int, float) else float(value)
 
 
@@ -390,7 +387,7 @@ def _dump_rows(
         return dump((values, failures, took_s))
     except Exception:
         pass
-    # Some row's value refuses; it alone is to fail.
+    # Some row's value cannot be pickled; only that row fails.
     for row, value in enumerate(values):
         try:
             dumps(value)

@@ -1,11 +1,13 @@
-"""The worker's end of its task pipe: reads requests, and for a moment waits for the next one without sleeping.
+"""The child's end of the task pipe: reads requests, and polls for a moment before it sleeps until the next one.
 
-A processor that goes to sleep and is woken costs more than a short task: 20 µs for each of the two wake-ups on the
-way there and back, on the virtual machines that these figures are from. A worker that looks at its pipe for another
-60 µs brought the round trip from 97 to 38 µs, and the parent's CPU time per task from 68 to 24 µs; one that does for
-150 µs brought the 99th percentile from 220 to 155 µs where the parent needs 60 µs for its next request. So it does
-while short tasks come one by one; in a burst, where requests come in batches, or with one processor, it would only take
-time from others (10 % of a burst), and between longer tasks it would gain nothing.
+Putting a processor to sleep and waking it costs more than a short task: 20 µs for each of the two wake-ups of a round
+trip, on the virtual machines of these measurements. Polling for 60 µs shortened the round trip from 97 to 38 µs and
+the parent's CPU time per task from 68 to 24 µs. Polling for 150 µs shortened the 99th percentile from 220 to 155 µs
+where the parent needs 60 µs for its next request.
+
+So a worker polls while short tasks come one by one. It does not poll in a burst, where requests come in batches, nor
+with one processor: that would only take time from other processes (10 % of a burst). Between longer tasks polling
+would gain nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from procbackground._wire import frames as wire
 
 SPIN_S = 150e-6
 WAKING_S = 60e-6
-QUICK_S = 200e-6  # a task that takes longer is not worth hurrying for
-MAX_MISSES = 3  # waits in a row that were longer than a spin, after which it pays no more
+QUICK_S = 200e-6  # after a longer task, polling would save too small a part
+MAX_MISSES = 3  # waits in a row that were longer than a spin; then spinning no longer pays
 
 
 class Inbox:
@@ -27,15 +29,15 @@ class Inbox:
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
-        self._poll: select.poll | None = None  # once it is worth it
+        self._poll: select.poll | None = None  # made at the second read: many workers read only once
         self._can_spin = False
         self._misses = 0
 
     def read(self, came_alone: bool, since_s: float) -> bytes:
-        """Return what the pipe holds, waiting for it if need be; nothing at its end.
+        """Return the bytes in the pipe, waiting for some if there are none; an empty result is the end of the pipe.
 
-        `came_alone` says that the last read brought one request, and `since_s` when (of `time.perf_counter`); 0 if the
-        one before it brought no whole request: many a worker is started for a single request, and must cost little.
+        `came_alone` says that the last read brought exactly one request. `since_s` is when (`time.perf_counter`), or 0
+        if the read before it brought no whole request: many workers serve a single request, and must cost little.
         """
         if self._poll is None:
             if not since_s:
@@ -64,7 +66,7 @@ class Inbox:
                 data = os.read(self.fd, wire.READ_SIZE)
             except BlockingIOError:
                 continue
-            # Had it come within a spin, or nearly, but for the time that waking takes?
+            # Without the time that waking takes, would it have come within a spin?
             self._misses = 0 if clock() - idle_since_s < SPIN_S + WAKING_S else self._misses + 1
             return data
 

@@ -1,7 +1,7 @@
-"""The initializer on its way into every worker: the one thing that locks and queues may travel with.
+"""The initializer of a manager's workers, and how it gets into each of them.
 
-`multiprocessing`'s own locks, queues, pipes and shared values can be pickled only while a process is being started,
-so an initializer that takes some is pickled then, anew for each process that is started.
+Only an initializer can carry `multiprocessing`'s locks, queues, pipes and shared values. These can be pickled only
+while a process is being started, so an initializer that takes some is pickled then, again for each process.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-_INHERITED_ONLY = "through inheritance"  # in what `multiprocessing.context.assert_spawning` raises
+_INHERITED_ONLY = "through inheritance"  # part of the message of `multiprocessing.context.assert_spawning`
 
 
 class Initializer:
     """The function and arguments that a manager was given for its workers.
 
-    Raises (now): `SerializationError` for what cannot be pickled. What turns out so only when a process is started
-    breaks the manager then.
+    Raises (now): `SerializationError` if it cannot be pickled. If pickling fails only when a process is started, that
+    breaks the manager.
     """
 
     def __init__(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         self._fn = fn
-        self._args = args  # kept: a semaphore's name is gone with the last object of it here
+        self._args = args  # kept alive: a semaphore's name is removed with the last object of it in this process
         self._data: bytes | None = None
-        # A connection can be pickled any time, but then unpickled only once.
+        # A connection can be pickled at any time, but each pickle can be loaded only once.
         if any(type(arg).__module__.startswith("multiprocessing.") for arg in args):
             return
         try:
@@ -40,11 +40,11 @@ class Initializer:
                 raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
 
     def run(self) -> None:
-        """Call it, in a worker. Raises: what it raises, or what keeps it from being loaded."""
+        """Call it, in a worker. Raises: any exception of the initializer, or of loading it."""
         self._fn(*self._args)
 
     def let_go(self) -> None:
-        """Drop the arguments: no process will be started any more."""
+        """Drop the arguments, once no more processes will be started."""
         self._args = ()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -52,12 +52,12 @@ class Initializer:
             return _Pickled, (self._data,)
         from multiprocessing.reduction import ForkingPickler
 
-        # Two pickles: one for what cloudpickle may have to help with, one for what only this can.
+        # Two pickles: the function may need cloudpickle, the arguments need `ForkingPickler`.
         return _Pickled, (None, dumps(self._fn), bytes(ForkingPickler.dumps(self._args)))
 
 
 class _Pickled(Initializer):
-    """An initializer as it is in the zygote and in workers: loaded where it is run, in each of them."""
+    """An initializer in the zygote and in workers: each worker loads it before it runs it."""
 
     def __init__(self, whole: bytes | None, fn: bytes = b"", args: bytes = b"") -> None:
         self._whole = whole

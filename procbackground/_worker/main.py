@@ -1,7 +1,7 @@
-"""The child's entry: signals, handshake, request loop, exit.
+"""The life of a worker process: signals, handshake, request loop, exit.
 
-Sixth stop of a task. A worker owns two pipes and a line of the shared page, and shares no lock with anybody: it
-can be killed at any instruction and harms itself only.
+Sixth stop of a task. A worker owns two pipes and a line of the shared page, and shares no lock with another process.
+So it can be killed at any instruction without harm to others.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
 
     from procbackground._submit.setup import Setup
 
-QUEUES_S = 1.0  # for queues to empty into pipes that somebody reads
+QUEUES_S = 1.0  # for the threads of queues to write what they hold
 
 
 class Boot:
-    """What every worker of a manager starts with. Crosses by pickle, or by fork."""
+    """The settings that every worker of a manager starts with. Pickled, or inherited by a fork."""
 
     def __init__(
         self,
@@ -48,13 +48,13 @@ class Boot:
         setup: Setup | None = None,
     ) -> None:
         self.initializer = initializer
-        self.log_level = log_level  # of the parent: records below it stay in the child
+        self.log_level = log_level  # of the parent: records below it are not sent
         self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
         self.setup = setup
 
 
 class WorkerFds:
-    """The descriptors of one worker, its own ends; it closes no others."""
+    """The descriptors that one worker owns."""
 
     def __init__(self, tasks: int, results: int, side: int) -> None:
         self.tasks = tasks
@@ -65,8 +65,8 @@ class WorkerFds:
 class Worker:
     """One worker process, from its start to its exit.
 
-    A zygote makes one before it forks, and each fork of it goes on from there: what a fork does by itself costs it a
-    page fault for nearly everything that it looks at.
+    A zygote makes one before it forks, and each fork uses a copy: setting up an object in a fork costs a page fault
+    for nearly everything that it reads.
     """
 
     def __init__(self, words: memoryview, boot: Boot) -> None:
@@ -79,16 +79,16 @@ class Worker:
 
     @property
     def may_hang(self) -> bool:
-        """Whether code of the user's runs before the first request is read."""
+        """Whether the user's code runs before the first request is read."""
         return self.boot.setup is not None or self.boot.initializer is not None or not relay.only_waits()
 
     def relay_logs(self) -> None:
-        """Have what is logged here from now on go to the parent."""
+        """Send log records to the parent from now on."""
         relay.install(self.channel, self.boot.log_level)
 
-    def heed_signals(self, notes_fd: int) -> None:
-        """Handle signals as a worker does; stack dumps go to `notes_fd`."""
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # once more: a preloaded module may have set it
+    def install_signal_handlers(self, notes_fd: int) -> None:
+        """Install the signal handlers of a worker; stack dumps are written to `notes_fd`."""
+        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # again: a preloaded module may have set a handler
         _signal.signal(_signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, notes_fd, all_threads=True)
@@ -108,22 +108,22 @@ class Worker:
         except StopTask:
             return -signal.SIGTERM
         except OSError:
-            return 1  # the task closed our pipes: nothing can be answered any more
+            return 1  # the task closed our pipes, so that no answer can be sent
         finally:
             flush_output()
         return 0
 
     def _begin(self, fds: WorkerFds, line: int) -> None:
-        """Be the worker with these descriptors and this line of the page, in this process."""
+        """Begin to serve with these descriptors and this line of the page."""
         self.base = line * WORDS_PER_LINE
-        self.pid = os.getpid()  # now SIGTERM looks at the line
+        self.pid = os.getpid()  # from here on, the handler of SIGTERM reads the line
         self.channel.open(fds.results, fds.side, self.pid)
         self.executor.open(self.base, fds.tasks)
-        self.words[self.base + PID] = self.pid  # of use to the warden
+        self.words[self.base + PID] = self.pid  # for the warden
         set_finder(self.executor.current)
 
     def serve(self, task_fd: int) -> None:
-        """Carry out requests until the task pipe ends, or a stop is asked for."""
+        """Execute requests until the task pipe ends, or a stop is requested."""
         words, base = self.words, self.base
         started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
         reader = wire.FrameReader()
@@ -137,9 +137,12 @@ class Worker:
                 return
             read_s = time.perf_counter() if frames else 0.0
             frames = reader.feed(data)
+            if reader.error is not None:
+                raise reader.error
             for kind, sequence, body in frames:
-                # First the mark, then the look: the parent sets `revoked` first and looks for the mark after a
-                # pause, so one of us sees the other. Whoever is charged for a death is decided by this mark.
+                # Store `started` first, then read `revoked`. The parent stores `revoked` first and reads `started`
+                # after a pause, so at least one side sees the other's store. If the process dies, the parent charges
+                # the death to the request in `started`.
                 words[started] = sequence
                 if sequence <= words[revoked]:
                     if body[0] & wire.PARCEL:
@@ -155,13 +158,13 @@ class Worker:
                     return
 
     def _take_step(self, what: str, step: Callable[[], object]) -> bool:
-        """Take a step without which no task may run; tell the parent if it fails."""
+        """Take a step that must succeed before any task may run; report a failure to the parent."""
         try:
             step()
         except BaseException as error:
             import logging
 
-            # Where ProcessPoolExecutor tells it, too: all tasks may have been given by code that drops its futures.
+            # As ProcessPoolExecutor does: nobody may look at the futures of the tasks.
             logging.getLogger("concurrent.futures").critical("Exception in %s:", what, exc_info=True)
             flush_output()
             _finish_queues()
@@ -170,20 +173,19 @@ class Worker:
         return True
 
     def _on_sigterm(self, signal_number: int, frame: Any) -> None:
-        # A SIGTERM that the parent did not announce, or that meets a process that the task forked, does what it
-        # does everywhere.
+        # A SIGTERM that the parent did not announce, or in a process that the task forked, has its default effect.
         if os.getpid() != self.pid or not self.words[self.base + STOP]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGTERM)
-        # An announced one unwinds the task, unless the task looks after its own end. Outside a call it has
-        # nothing to do: an answer may be half written, and the request loop looks at the word after it.
+        # An announced one unwinds the task, unless the task checks `stopping` itself. Outside a call it does nothing:
+        # an answer may be half written, and the request loop reads STOP afterwards.
         elif self.executor.is_calling:
             self.executor.stop()
 
 
-def let_go_of_zygote(fds: Iterable[int]) -> None:
-    """In a fork of a zygote: close what is the zygote's, and hear no more of its children."""
-    # Not by `signal`, which wraps it in enums, whose pages must be copied.
+def detach_from_zygote(fds: Iterable[int]) -> None:
+    """In a fork of a zygote: close the zygote's descriptors, and stop watching its children."""
+    # `_signal` rather than `signal`, whose enums would be copied, page by page.
     _signal.set_wakeup_fd(-1)
     _signal.signal(_signal.SIGCHLD, _signal.SIG_DFL)
     for fd in fds:
@@ -193,15 +195,15 @@ def let_go_of_zygote(fds: Iterable[int]) -> None:
 def prepare_main(boot: Boot) -> None:
     """Run the parent's script as `__mp_main__`, if `multiprocessing` has not.
 
-    It cannot when the script has run to its end before its first workers start: the interpreter has deleted
-    `__main__.__file__` then, while the tasks still wait.
+    `multiprocessing` cannot when the script has ended before the first workers start: the interpreter has deleted
+    `__main__.__file__` by then, while tasks still wait.
     """
     if boot.main_path is None:
         return
     from multiprocessing import spawn
 
     me = process.current_process()
-    me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a guard is told so
+    me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a main guard gets a clear error
     try:
         spawn.prepare({"init_main_from_path": boot.main_path})  # does nothing if that is `__main__` already
     finally:
@@ -209,7 +211,7 @@ def prepare_main(boot: Boot) -> None:
 
 
 def flush_output() -> None:
-    """Write out what the task printed: buffers die with a killed process."""
+    """Flush the output of the task: a killed process loses its buffers."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -218,10 +220,10 @@ def flush_output() -> None:
 
 
 def forget_inherited_output() -> None:
-    """In a child of a fork: drop what the parent had printed and not yet written. It does that itself.
+    """In a fork of the parent: drop buffered output that the parent will write itself.
 
-    `multiprocessing` flushes before it forks, but some thread may print in between; without this it shows twice.
-    Only the interpreter's own streams: a thread that wrote to another one at the fork left its lock held for ever.
+    `multiprocessing` flushes before it forks, but another thread may print in between, and its text would appear twice.
+    Only the interpreter's own streams: another stream may have been locked by a thread at the fork, and stays so.
     """
     for stream in (sys.__stdout__, sys.__stderr__):
         try:
@@ -243,15 +245,15 @@ def forget_inherited_output() -> None:
 
 
 def ignore_interrupts() -> None:
-    """Leave Ctrl-C in a terminal to the parent."""
+    """Ignore SIGINT: the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # held back while this process started
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process started
 
 
 def keep_lines_whole() -> None:
-    """Write what is printed line by line where Python was told not to buffer (-u, PYTHONUNBUFFERED).
+    """Buffer lines of output where Python was told not to buffer at all (-u, PYTHONUNBUFFERED).
 
-    An unbuffered `print` writes its text and the end of its line one by one, and other workers write in between.
+    An unbuffered `print` writes its text and the end of the line separately, and other workers write in between.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper) and stream.write_through:
@@ -259,7 +261,7 @@ def keep_lines_whole() -> None:
 
 
 def lead_own_group() -> None:
-    """Lead a process group, and a session; without a terminal, whose Ctrl-C is the parent's."""
+    """Lead a process group and a session of its own, without the terminal whose Ctrl-C is for the parent."""
     try:
         os.setsid()
     except PermissionError:
@@ -267,29 +269,29 @@ def lead_own_group() -> None:
 
 
 def _finish_queues() -> None:
-    """Let what the initializer put into queues get out, before the parent tells whoever reads them that it failed.
+    """Flush the queues that the initializer wrote to, before the parent reports the failure to their readers.
 
-    For a moment only: what keeps a queue from emptying must not keep the failure from being told.
+    Bounded, because a queue that cannot be flushed must not delay the report for ever.
     """
     thread = threading.Thread(target=util._exit_function, daemon=True)  # type: ignore[attr-defined]
     thread.start()
     thread.join(QUEUES_S)
 
 
-def what_is_left() -> tuple[bool, bool]:
-    """Return whether there may be threads or their exits, and finalizers of `multiprocessing`, to be seen to."""
-    # Threads to be joined are not to be seen from here in Python 3.13 and later.
+def find_exit_work() -> tuple[bool, bool]:
+    """Return whether threads (or their exit functions) and finalizers of `multiprocessing` may have to be run."""
+    # Python 3.13 and later do not show here whether there are threads to join.
     threads = getattr(threading, "_shutdown_locks", True) or threading._threading_atexits  # type: ignore[attr-defined]
     return bool(threads), bool(util._finalizer_registry or process._children)  # type: ignore[attr-defined]
 
 
 def leave(exit_code: int) -> None:
-    """End this process as `multiprocessing` ends its own, then for certain."""
+    """Run the exit handlers that `multiprocessing` would run, then end this process without fail."""
     try:
-        leaves_threads, leaves_finalizers = what_is_left()
-        if leaves_threads:
-            threading._shutdown()  # type: ignore[attr-defined]  # joins what the task left, runs its executors' exits
-        if leaves_finalizers:
+        has_threads, has_finalizers = find_exit_work()
+        if has_threads:
+            threading._shutdown()  # type: ignore[attr-defined]  # joins the task's threads, shuts down its executors
+        if has_finalizers:
             util._exit_function()  # type: ignore[attr-defined]
         flush_output()
     finally:

@@ -1,8 +1,11 @@
-"""A rehearsal: workers that start, serve requests and end in the zygote, so that those forked later are quicker.
+"""A rehearsal: the zygote runs a worker's code on a few requests, so that workers forked later are quicker.
 
-CPython specialises the bytecode of what has run a few times, and a fork inherits that. A worker that lives for a single
-task would run everything for the first time: look up attributes in types and dictionaries, whose pages it must copy to
-count the references, at 2.5 µs a page. What such workers change in the zygote is put back.
+CPython specialises bytecode that has run a few times, and a fork inherits that. Otherwise a worker that lives for a
+single task runs all its code for the first time: it looks up attributes in types and dictionaries, and copies their
+pages to count references, at 2.5 µs a page. Bursts of 200 isolated tasks on two workers took 4.4 ms a task with the
+rehearsal and 5.5 ms without, and 5.4 against 6.4 ms of CPU time (medians of 24 interleaved runs).
+
+The rehearsal restores everything that it changes in the zygote.
 """
 
 from __future__ import annotations
@@ -21,49 +24,49 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import WORDS_PER_LINE
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, lead_own_group, let_go_of_zygote, what_is_left
+from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, find_exit_work, lead_own_group
 from procbackground.context import set_finder
 
-ROUNDS = 20  # 8 are what CPython 3.11 waits for; later ones wait for less
-_NAMELESS = b"\0\0"
-_HEEDED = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
+ROUNDS = 20  # CPython 3.11 specialises after 8; later versions after fewer
+_NAMELESS = wire.pack_name("")
+_HANDLED_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)
 
 
 def rehearse() -> None:
-    """Have workers that nobody waits for serve a few requests in this process. Takes 2 ms."""
+    """Run the worker's code on a few requests in this process. Takes 2 ms."""
     try:
-        with _signals_as_they_are() as may_set_signals, _chances_as_they_are() as reseed:
+        with _signals_restored() as may_set_signals, _random_state_restored() as reseed:
             for _ in range(ROUNDS):
-                # What the interpreter does after a fork, and what harms nothing where there is one thread.
+                # The interpreter calls this after a fork. With a single thread it does no harm.
                 after_fork = getattr(threading, "_after_fork", None)
                 if after_fork is not None:
                     after_fork()
                 reseed()
-                _play(may_set_signals)
+                _run_worker(may_set_signals)
     except Exception:
-        pass  # no descriptors are to be had, say: workers are slower without it, and no worse
+        pass  # such as no free descriptors: workers are slower without the rehearsal, but correct
 
 
-def _play(may_set_signals: bool) -> None:
-    """Be a worker for two requests."""
+def _run_worker(may_set_signals: bool) -> None:
+    """Run a worker for two requests."""
     fds: list[int] = []
     try:
         fds += os.pipe()
         fds += os.pipe()
         tasks, to_worker, _, answer = fds
-        worker = Worker(_words_of_its_own(), Boot(None, 0))
+        worker = Worker(_make_words(), Boot(None, 0))
         if may_set_signals:
-            let_go_of_zygote(())
-            worker.heed_signals(answer)
-        lead_own_group()  # as the zygote does already
+            detach_from_zygote(())
+            worker.install_signal_handlers(answer)
+        lead_own_group()  # changes nothing: the zygote leads its group already
         if relay.only_waits():
             worker.relay_logs()
             relay.uninstall()
-        _give_requests(to_worker)
+        _write_requests(to_worker)
         os.close(to_worker)
         fds.remove(to_worker)
         worker.run(WorkerFds(tasks, answer, -1), 0)
-        what_is_left()
+        find_exit_work()
     finally:
         set_finder(None)
         for fd in fds:
@@ -71,16 +74,16 @@ def _play(may_set_signals: bool) -> None:
 
 
 @contextmanager
-def _signals_as_they_are() -> Iterator[bool]:
-    """Put back what a worker sets in the course of its start; yields whether that is possible."""
-    handlers = {number: signal.getsignal(number) for number in _HEEDED}
-    # What is None was there before the interpreter.
-    can_be_put_back = None not in handlers.values() and not faulthandler.is_enabled()
+def _signals_restored() -> Iterator[bool]:
+    """Restore the signal handlers that a worker sets at its start; yield whether that is possible."""
+    handlers = {number: signal.getsignal(number) for number in _HANDLED_SIGNALS}
+    # None is a handler that was not set from Python, and cannot be restored.
+    can_restore = None not in handlers.values() and not faulthandler.is_enabled()
     wakeup_fd = signal.set_wakeup_fd(-1)
     try:
-        yield can_be_put_back
+        yield can_restore
     finally:
-        if can_be_put_back:
+        if can_restore:
             faulthandler.disable()
             if _platform.STACK_SIGNAL:
                 faulthandler.unregister(_platform.STACK_SIGNAL)
@@ -91,8 +94,8 @@ def _signals_as_they_are() -> Iterator[bool]:
 
 
 @contextmanager
-def _chances_as_they_are() -> Iterator[Callable[[], object]]:
-    """Yield what seeds the generator of `random`, as a fork does, and put back its state."""
+def _random_state_restored() -> Iterator[Callable[[], object]]:
+    """Yield the function that seeds the generator of `random`, as a fork does; restore the generator's state."""
     generator = getattr(sys.modules.get("random"), "_inst", None)
     if generator is None:
         yield lambda: None
@@ -104,13 +107,13 @@ def _chances_as_they_are() -> Iterator[Callable[[], object]]:
         generator.setstate(state)
 
 
-def _give_requests(fd: int) -> None:
-    """Write requests of the plainest kind."""
-    rest = wire.call_rest(wire.CALL, wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
+def _write_requests(fd: int) -> None:
+    """Write two requests that call a built-in function."""
+    rest = wire.call_rest(wire.IS_REUSABLE, 1, _NAMELESS + pickle.dumps(abs, PROTOCOL))
     arguments = pickle.dumps((-1,), PROTOCOL)
     for number in (1, 2):
         os.write(fd, wire.call_frame(number, rest, arguments))
 
 
-def _words_of_its_own() -> memoryview:
+def _make_words() -> memoryview:
     return memoryview(bytearray(8 * WORDS_PER_LINE)).cast("Q")

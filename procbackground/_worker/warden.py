@@ -1,10 +1,10 @@
-"""The warden: ends what directly started workers have started, when the manager's process dies.
+"""The warden: when the manager's process dies, it ends the processes that directly started workers have started.
 
-A program of its own, which loads nothing but `_platform.linux`, by its path. When a process dies, the kernel hands its
-children to init, and then nobody can tell any more who had started them. So the workers must outlive the manager's
-process for a moment: the warden holds the life pipe open, ends all that is below the workers, and then leaves, whereby
-the kernel ends the workers themselves. If it dies first, the manager's process alone holds the pipe, as without it.
-With a zygote there is no need for this: the zygote is the workers' parent.
+A program of its own, which loads nothing but `_platform.linux`, by its path. When a worker dies, the kernel hands its
+children to init, and nothing shows any more which worker had started them. So the workers must outlive the manager's
+process for a moment: the warden holds the life pipe open, ends all processes below the workers, and then exits. That
+closes the life pipe, and the kernel ends the workers. If the warden dies first, only the manager's process holds the
+pipe, as if there were no warden. A zygote needs no warden: it is the workers' parent.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-END_S = 0.5  # for what is killed to be gone; workers that hold on longer are the kernel's
+END_S = 0.5  # for killed processes to be gone; afterwards the kernel ends the workers in any case
 
 
 def watch(linux: Any, control_fd: int, page_fd: int, words_per_line: int, pid_word: int) -> None:
-    """Wait for the end of the pipe `control_fd`; then end the trees of all workers that the page names."""
+    """Wait for the end of the pipe `control_fd`; then end the processes below all workers in the shared page."""
     while os.read(control_fd, 1):
         pass
     words = memoryview(mmap.mmap(page_fd, os.fstat(page_fd).st_size)).cast("Q")
@@ -43,7 +43,7 @@ def watch(linux: Any, control_fd: int, page_fd: int, words_per_line: int, pid_wo
 
 
 def main() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of its own session already; this is for a shell's `kill -INT`
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session has no terminal; this is against a shell's `kill -INT`
     path = Path(__file__).parents[1] / "_platform" / "linux.py"
     spec = importlib.util.spec_from_file_location("linux", path)
     assert spec is not None

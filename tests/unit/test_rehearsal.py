@@ -25,7 +25,7 @@ def count(*args):
     play(*args)
     rounds.append(args)
 
-rounds, play, rehearsal._play = [], rehearsal._play, count
+rounds, play, rehearsal._run_worker = [], rehearsal._run_worker, count
 pipe = os.pipe()
 os.set_blocking(pipe[1], False)
 signal.set_wakeup_fd(pipe[1])

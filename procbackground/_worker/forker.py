@@ -1,0 +1,223 @@
+"""Forks workers at the manager's request and reports their exits: what the zygote and its deputy have in common.
+
+The manager's side is `_supervisor.zygote`. Both talk through a socket that keeps packets whole, so that two processes
+can take turns at it.
+"""
+
+from __future__ import annotations
+
+import _socket
+import gc
+import itertools
+import os
+import select
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from multiprocessing import process, util
+from socket import SCM_RIGHTS, SOL_SOCKET
+
+from procbackground import _platform
+from procbackground._wire.page import map_page
+from procbackground._worker import relay
+from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, lead_own_group, leave
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+# Requests of the manager, one a packet.
+FORK = b"F"  # + FORK_ARGS: start a worker
+REAP = b"R"  # + PID: the manager has let go of the pid, which may now be used again
+PRELOAD = b"P"  # + module name: workers started from now on should have it
+CLOSE = b"C"  # all workers are gone: end the processes that they left behind
+
+# Answers, one a packet.
+FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
+REFUSED = b"E"  # + FORK_RESULT with an errno in place of the pid
+EXITED = b"X"  # + EXIT
+UNFIT = b"T"  # + name of a module that started threads when it was imported: forking is not safe any more
+
+FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
+FORK_RESULT = struct.Struct("<II")  # worker number, pid
+FORKED_FDS = struct.Struct("@5i")
+PID = struct.Struct("<I")
+EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
+
+
+class ZygoteFds:
+    """The descriptors that a zygote is started with."""
+
+    def __init__(self, control: int, page: int, life: int) -> None:
+        self.control = control
+        self.page = page
+        self.life = life
+
+
+class Forker:
+    """A single-threaded process that forks workers."""
+
+    def __init__(self, control: socket.socket, fds: ZygoteFds, life_fd: int, boot: Boot) -> None:
+        self._control = control
+        self._fds = fds
+        self._life_fd = life_fd
+        self._not_for_workers = [control.fileno(), fds.page, fds.life, life_fd]  # descriptors; workers close them
+        self._worker = Worker(map_page(fds.page), boot)  # which each fork becomes
+        self._process: Any = process.current_process()
+        self._name = self._process.name
+        self._is_prepared = False
+        self._may_hang = True  # a fork runs the user's code before it reads requests
+        self._resets: list[Callable[[], object]] = []  # what a fork does first
+        self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers whose exit was not reported yet
+        self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
+        self._released: set[int] = set()  # pids that the manager let go of before their exit was seen
+        self._poll = select.poll()
+        self._poll.register(control, select.POLLIN)
+        self._is_frozen = False
+
+    # -- forking -------------------------------------------------------------------------------------------
+
+    def _fork(self, number: int, line: int) -> None:
+        if not self._is_prepared:
+            self._prepare()
+        ours: list[int] = []
+        theirs: list[int] = []
+        try:
+            for is_task_pipe in (True, False):
+                read_fd, write_fd = os.pipe()
+                ours.append(read_fd if is_task_pipe else write_fd)
+                theirs.append(write_fd if is_task_pipe else read_fd)
+            notes_fd = _platform.make_memory_file("procbackground-notes")
+            ours.append(notes_fd)
+            sides = _socket.socketpair()
+            ours.append(sides[0].detach())
+            theirs.append(sides[1].detach())
+            life_fd = _platform.open_life_pipe(self._fds.life)
+            ours.append(life_fd)
+            # Set up the fork's process object here, where it costs no copied pages.
+            process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
+            self._process._name = f"procbackground-worker-{number}"
+            pid = os.fork()
+        except OSError as error:
+            self._process._name = self._name
+            self._refuse(number, error, (*ours, *theirs))
+            return
+        if pid == 0:
+            self._become_worker(line, ours, theirs)
+        self._process._name = self._name
+        try:
+            _platform.own_life_pipe(life_fd, pid)
+            pidfd = os.pidfd_open(pid)
+        except OSError as error:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+            self._refuse(number, error, (*ours, *theirs))
+            return
+        self._unreaped.add(pid)
+        self._watch_worker(pidfd, pid)
+        try:
+            rights = FORKED_FDS.pack(*theirs, pidfd, notes_fd)  # `socket.send_fds` imports `array`, each time
+            self._control.sendmsg([FORKED + FORK_RESULT.pack(number, pid)], [(SOL_SOCKET, SCM_RIGHTS, rights)])
+        finally:
+            for fd in (*ours, *theirs):
+                os.close(fd)
+
+    def _refuse(self, number: int, error: OSError, fds: tuple[int, ...]) -> None:
+        for fd in fds:
+            os.close(fd)
+        self._control.send(REFUSED + FORK_RESULT.pack(number, error.errno or 0))
+
+    def _become_worker(self, line: int, ours: list[int], theirs: list[int]) -> None:
+        exit_code = 1
+        try:
+            tasks, results, notes, side, life = ours
+            detach_from_zygote((*theirs, *self._pidfds, *self._not_for_workers))
+            for reset in self._resets:
+                reset()
+            # After the resets: what modules do after a fork may have set handlers.
+            self._worker.install_signal_handlers(notes)
+            lead_own_group()
+            if self._may_hang:
+                # Now, not when the zygote gets to it. A worker that cannot hang reads requests next, from a pipe that
+                # ends with the parent or, before the parent knows the worker, with the zygote.
+                _platform.own_life_pipe(life)
+                _platform.end_if_over(life)
+            self._worker.relay_logs()
+            exit_code = self._worker.run(WorkerFds(tasks, results, side), line)
+        except BaseException as error:
+            sys.excepthook(type(error), error, error.__traceback__)
+        finally:
+            leave(exit_code)
+
+    def _prepare(self) -> None:
+        """Do once what does not depend on the worker."""
+        relay.prepare()
+        self._resets = _inherited_state_resets()
+        self._may_hang = self._worker.may_hang
+        self._is_prepared = True
+
+    def _freeze(self) -> None:
+        """Exempt all objects from garbage collection: collections in the children would copy shared pages."""
+        gc.collect()
+        gc.freeze()
+        self._is_frozen = True
+
+    # -- exits ---------------------------------------------------------------------------------------------
+
+    def _watch_worker(self, pidfd: int, pid: int) -> None:
+        self._pidfds[pidfd] = pid
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _forget_worker(self, pidfd: int) -> None:
+        self._poll.unregister(pidfd)
+        del self._pidfds[pidfd]
+        os.close(pidfd)
+
+    def _report_exit(self, pidfd: int) -> None:
+        pid = self._pidfds[pidfd]
+        try:
+            # WNOWAIT leaves the zombie: until the manager sends REAP the pid cannot be used again, so the manager
+            # can signal the group and meet no other process.
+            status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+        except ChildProcessError:
+            pass  # reaped already: the manager does not wait for its exit code
+        else:
+            if pid in self._released:
+                self._released.discard(pid)
+                os.waitpid(pid, 0)
+            else:
+                exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
+                # The peak explains a death. It takes 4 ms of imports, too much for a worker that ended normally.
+                peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
+                self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
+        finally:  # after the report: a retry waits for the exit code, but not for this
+            self._forget_worker(pidfd)
+
+    def _reap(self, pid: int) -> None:
+        self._unreaped.discard(pid)
+        try:
+            reaped, _ = os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            return
+        if not reaped:  # killed a moment ago
+            self._released.add(pid)
+
+
+def _inherited_state_resets() -> list[Callable[[], object]]:
+    """Return the steps by which a fork resets the state that it inherits, as `multiprocessing` does in its children.
+
+    Steps that would change nothing are left out: a look at an empty set copies a page in each fork.
+    """
+    steps: list[Callable[[], object]] = []
+    if process._children:  # type: ignore[attr-defined]
+        steps.append(process._children.clear)  # type: ignore[attr-defined]
+    if util._finalizer_registry:  # type: ignore[attr-defined]
+        steps.append(util._finalizer_registry.clear)  # type: ignore[attr-defined]
+    if util._afterfork_registry:  # type: ignore[attr-defined]
+        steps.append(util._run_after_forkers)  # type: ignore[attr-defined]
+    numpy_random: Any = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        steps.append(numpy_random.seed)  # the standard library reseeds itself after a fork, numpy does not
+    return steps

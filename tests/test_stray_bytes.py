@@ -1,0 +1,38 @@
+"""A task that writes into its worker's result pipe harms itself only."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from procbackground import Task, WorkerDiedError, current
+from tests.support.gate import PATIENCE_S, Address, stop_at_gate
+from tests.support.tasks import plain
+
+
+def write_into_result_pipe(data: bytes, address: Address | None = None) -> str:
+    """Do what a task does that writes to a descriptor which it believes to be its own."""
+    os.write(current()._executor.channel._fd, data)  # type: ignore[attr-defined]
+    if address is not None:
+        stop_at_gate(address)
+    return "fine"
+
+
+@pytest.mark.parametrize("data", [bytes(13), b"a line of text that somebody printed\n", b"\xff" * 100_000])
+def test_stray_bytes_fail_the_task_that_wrote_them_and_no_other(make_manager, gate, data):
+    manager = make_manager(max_workers=2)
+    neighbour = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    doomed = manager.run_task(Task(write_into_result_pipe, args=(data,), retry=None))
+    later = [manager.run(plain.square, number) for number in range(20)]
+    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
+    assert [handle.result(timeout=PATIENCE_S) for handle in later] == [number**2 for number in range(20)]
+    gate.open()
+    neighbour.result(timeout=PATIENCE_S)
+
+
+def test_stray_bytes_are_noticed_though_the_task_never_answers(make_manager, gate):
+    manager = make_manager(max_workers=1)
+    doomed = manager.run_task(Task(write_into_result_pipe, args=(b"stray", gate.address), retry=None))
+    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
