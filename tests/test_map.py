@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._submit.map.mapper import AdaptingMapper, Rest
+from procbackground._submit.map.mapper import AdaptingMapper
 from tests.support import tasks
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -353,10 +353,10 @@ def test_what_was_given_when_the_wait_for_it_timed_out_is_cancelled(make_manager
     results = manager.map(tasks.stop_if_told, range(20), itertools.repeat(gate.address), timeout=PATIENCE_S)
     gate.wait_for_arrival()
 
-    def is_late(rest, timeout_s):
+    def is_late(mapper, rest):
         raise TimeoutError
 
-    monkeypatch.setattr(Rest, "wait_for_more", is_late)
+    monkeypatch.setattr(AdaptingMapper, "_wait_for_more", is_late)
     with pytest.raises(TimeoutError):
         next(results)
     assert manager.wait(timeout=PATIENCE_S)
@@ -488,11 +488,11 @@ def test_slow_rows_amid_quick_ones_are_shared(manager):
 
 def test_a_map_begins_with_what_the_one_before_has_learned(manager):
     assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
-    learned = manager._chunk_rows[tasks.square]
+    learned = manager._submitter.recall_rows(tasks.square)
     assert learned > 8
-    mapper = AdaptingMapper(manager.options(), manager._supervisor, tasks.square, (range(20_000),), None, 2)
-    assert mapper.size > 8
-    assert list(mapper.results()) == [number**2 for number in range(20_000)]
+    mapper = AdaptingMapper(manager._submitter, tasks.square, (range(20_000),), None, 2)
+    assert mapper.sizing.rows > 8
+    assert list(itertools.chain.from_iterable(mapper.values())) == [number**2 for number in range(20_000)]
 
 
 @pytest.mark.parametrize("numbers", [range(0), range(5, 6), range(20_000, -7, -3), range(2**64, 2**64 + 20_000)])
@@ -507,8 +507,8 @@ def test_a_number_of_a_range_fails_alone(make_manager):
 
 
 def test_a_map_that_is_refused_amid_its_giving_gives_no_more(manager):
-    door = manager.options()
-    give, given = door.give_chunk, []
+    submitter = manager._submitter
+    give, given = submitter.submit_chunk, []
 
     def give_once(*what):
         given.append(what)
@@ -516,9 +516,9 @@ def test_a_map_that_is_refused_amid_its_giving_gives_no_more(manager):
             raise ManagerClosedError("closed meanwhile")
         give(*what)
 
-    door.give_chunk = give_once
+    submitter.submit_chunk = give_once
     with pytest.raises(ManagerClosedError):
-        AdaptingMapper(door, manager._supervisor, tasks.square, (range(1000),), None, 2)
+        AdaptingMapper(submitter, tasks.square, (range(1000),), None, 2)
     assert manager.wait(timeout=PATIENCE_S)
     manager.close(timeout=PATIENCE_S)  # what follows from the first has had its time
     assert len(given) == 2
@@ -563,7 +563,7 @@ def test_a_row_that_pickles_no_more_fails_alone_behind_rows_that_were_left(make_
 def test_a_map_under_context_variables_learns_for_the_next_one(make_manager):
     manager = make_manager(context=[language])
     assert list(manager.map(tasks.square, range(20_000))) == [number**2 for number in range(20_000)]
-    assert manager._chunk_rows[tasks.square] > 8
+    assert manager._submitter.recall_rows(tasks.square) > 8
 
 
 def test_a_map_that_is_closed_amid_rows_that_were_left_runs_no_more_of_them(make_manager):

@@ -20,7 +20,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_compat": {"_supervisor", "_state"},
     "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
-    "_submit": {"handle", "_wire"} | LEAVES,
+    "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},
