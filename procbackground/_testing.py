@@ -107,18 +107,17 @@ class View:
 
     def prefetch_depth(self, fn: Callable[..., Any]) -> int:
         """How many tasks of `fn` may be on their way to one worker, by what is known of their duration."""
-        depth: int = self._manager._recipes[fn].depth
-        return depth
+        return self._manager._recipes[fn].depth
 
     def rows_learned(self, fn: Callable[..., Any]) -> int:
         """How many rows of `fn` made a chunk in the last map of it."""
-        return self._manager._chunk_rows[fn]
+        return self._manager._submitter.recall_rows(fn)
 
     def first_chunk_rows(self, fn: Callable[..., Any], numbers: range) -> int:
         """How many rows a map of `fn` over `numbers` would begin with. It runs the map to its end."""
-        mapper = AdaptingMapper(self._manager.options(), self._supervisor, fn, (numbers,), None, 2)
-        rows = mapper.size
-        for _ in mapper.results():
+        mapper = AdaptingMapper(self._manager._submitter, fn, (numbers,), None, 2)
+        rows = mapper.sizing.rows
+        for _ in mapper.values():
             pass
         return rows
 

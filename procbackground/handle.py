@@ -79,8 +79,8 @@ class _Condition(threading.Condition):
     nobody would release the lock then. Here `with` finds the methods of the lock itself, which are C functions.
     """
 
-    __enter__ = property(attrgetter("_lock.__enter__"))
-    __exit__ = property(attrgetter("_lock.__exit__"))
+    __enter__ = property(attrgetter("_lock.__enter__"))  # pyright: ignore[reportAssignmentType]
+    __exit__ = property(attrgetter("_lock.__exit__"))  # pyright: ignore[reportAssignmentType]
 
 
 class _ConditionOnFirstTouch:
@@ -145,12 +145,12 @@ class TaskHandle(Future[R]):
         args, kwargs = self._args, self._kwargs
         if make is None:
             return args  # type: ignore[no-any-return]
-        task: Task[R] | None = self.__dict__.get("_task")
+        task: Any = self.__dict__.get("_task")
         if task is None:
             task = self.__dict__.setdefault("_task", make(args, kwargs or {}))
         self._args, self._kwargs = task, None
         self._make = None
-        return task
+        return task  # type: ignore[no-any-return]
 
     @property
     def attempts(self) -> list[Attempt]:

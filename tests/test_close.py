@@ -345,6 +345,35 @@ def test_closing_on_without_a_signal_changes_nothing(manager):
     assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
 
 
+def test_closing_on_off_the_main_thread_raises_before_it_makes_anything(manager):
+    """Python lets no other thread set handlers."""
+    seen: list[BaseException] = []
+    before = Living.now()
+
+    def enter() -> None:
+        try:
+            with manager.closing_on(signal.SIGUSR1):
+                pass
+        except ValueError as error:
+            seen.append(error)
+
+    thread = threading.Thread(target=enter)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert "main thread" in str(seen[0])
+    assert not Living.now().more_than(before)
+
+
+def test_closing_on_a_signal_that_cannot_be_handled_leaves_nothing(manager):
+    before, handler = Living.now(), signal.getsignal(signal.SIGUSR1)
+    wakeup_fd = signal.set_wakeup_fd(-1)
+    with pytest.raises(OSError, match="Invalid"), manager.closing_on(signal.SIGUSR1, signal.SIGKILL):
+        pass
+    assert signal.getsignal(signal.SIGUSR1) is handler
+    assert signal.set_wakeup_fd(wakeup_fd) == -1
+    assert not Living.now().more_than(before)
+
+
 def test_a_manager_dropped_without_close_takes_its_workers_along():
     before = child_pids()
     manager = Manager(max_workers=2)

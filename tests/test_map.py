@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._submit.map.mapper import Rest
+from procbackground._submit.map.mapper import AdaptingMapper
 from procbackground._testing import View
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -345,10 +345,10 @@ def test_what_was_given_when_the_wait_for_it_timed_out_is_cancelled(make_manager
     results = manager.map(plain.stop_if_told, range(20), itertools.repeat(gate.address), timeout=PATIENCE_S)
     gate.wait_for_arrival()
 
-    def is_late(rest, timeout_s):
+    def is_late(mapper, rest):
         raise TimeoutError
 
-    monkeypatch.setattr(Rest, "wait_for_more", is_late)
+    monkeypatch.setattr(AdaptingMapper, "_wait_for_more", is_late)
     with pytest.raises(TimeoutError):
         next(results)
     assert manager.wait(timeout=PATIENCE_S)

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state import attempt as a
-from procbackground._wire.frames import pack_name
 from procbackground.report import Attempt, Outcome
 from procbackground.retry import Retry
 from procbackground.task import NO_LIMIT
@@ -79,7 +78,7 @@ class Recipe:
         make_task: Callable[..., Any] | None = None,
     ) -> None:
         self.name: str = name
-        self.blob: bytes = pack_name(name) + blob
+        self.blob: bytes = blob  # its name and the pickled function, as a request has them
         # The supervisor's: what the requests of first attempts with these flags have in common.
         self.first_flags: int = -1
         self.first_call: bytes = b""

@@ -39,24 +39,33 @@ class Streamed(TaskHandle[R]):
 
 
 class Stream(Generic[R]):
-    """The iteration of `Manager.stream`; made there."""
+    """The iteration of `Manager.stream`; made there.
+
+    An exception that interrupts it at any point (Ctrl-C, say) ends it: what is out is cancelled, or runs to its end,
+    and the manager goes on.
+
+    Args:
+        keeper: the manager, which must live as long as this object.
+    """
 
     def __init__(
         self,
         owner: Owner,
-        give_task: Callable[[TaskHandle[R], Task[R]], None],
+        submit_task: Callable[[TaskHandle[R], Task[R]], None],
         tasks: Iterable[Task[R]],
         ordered: bool,
         buffersize: int,
+        keeper: object = None,
     ) -> None:
         self._owner = owner
-        self._give_task = give_task
+        self._submit_task = submit_task
         self._tasks = iter(tasks)
         self._ordered = ordered
         self._buffersize = buffersize
+        self._keeper = keeper
         self._out: dict[TaskHandle[R], None] = {}  # in order of submission
         self._done: SimpleQueue[TaskHandle[R]] = SimpleQueue()
-        self._input_error: BaseException | None = None
+        self._input_error: Exception | None = None
         self._is_exhausted = False
         self._is_closed = False
 
@@ -68,7 +77,8 @@ class Stream(Generic[R]):
                     break
                 if self._ordered:
                     handle = next(iter(self._out))
-                    handle.exception() if not handle.done() else None
+                    if not handle.done():
+                        handle._wait(None)
                 else:
                     handle = self._done.get()
                 self._out.pop(handle, None)
@@ -77,8 +87,7 @@ class Stream(Generic[R]):
             if self._input_error is not None:
                 raise self._input_error
         except GeneratorExit:
-            # It may be the collector that ends us, in any thread, at any point, with any lock held.
-            self._owner.do_soon(self.close)
+            self._close_soon()
             raise
         except BaseException:
             self.close()
@@ -103,18 +112,23 @@ class Stream(Generic[R]):
             if self._input_error is not None:
                 raise self._input_error
         except GeneratorExit:
-            self._owner.do_soon(self.close)
+            self._close_soon()
             raise
         except BaseException:
             self.close()
             raise
 
     def close(self) -> None:
-        """Cancel what is out, and give nothing more: a thread may be about to."""
+        """Cancel what is out, and give nothing more. A call that an exception interrupts can be repeated."""
         self._is_closed = True
         for handle in list(self._out):
             handle.cancel()
         self._out.clear()
+
+    def _close_soon(self) -> None:
+        # The garbage collector may be what ends us, in any thread, at any point, with any lock held.
+        self._is_closed = True
+        self._owner.do_soon(self.close)
 
     def _fill(self) -> None:
         while not self._is_exhausted and not self._is_closed and len(self._out) < self._buffersize:
@@ -122,7 +136,7 @@ class Stream(Generic[R]):
                 task = next(self._tasks)
             except StopIteration:
                 self._is_exhausted = True
-            except BaseException as error:
+            except Exception as error:  # an interrupt, an exit or a cancellation ends the stream at once instead
                 self._is_exhausted = True
                 self._input_error = error
             else:
@@ -131,7 +145,7 @@ class Stream(Generic[R]):
                     handle = TaskHandle(self._owner, None, task)
                 else:
                     handle = Streamed(self._owner, task, self._done)
-                self._give_task(handle, task)
+                self._submit_task(handle, task)
                 self._out[handle] = None
-                if self._is_closed:
+                if self._is_closed:  # another thread closes the stream, and may have missed this one
                     handle.cancel()

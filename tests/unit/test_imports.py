@@ -19,8 +19,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
     "_compat": {"_supervisor", "_state"},
     "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
-    "_state": {"_wire"} | LEAVES,  # only what encodes a task's name
-    "_submit": {"handle", "_wire"} | LEAVES,
+    "_state": LEAVES,
+    "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},

@@ -1,0 +1,115 @@
+"""Checks of what the user passes to a manager, made in the caller's thread before anything is started."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from contextvars import ContextVar
+    from multiprocessing.context import BaseContext
+
+    from procbackground._submit.carry import Carrier
+    from procbackground._submit.setup import Setup
+
+
+def check_timeout(timeout: float | None) -> None:
+    """Raise `ValueError` unless `timeout` is None, or 0 or more seconds."""
+    if timeout is not None and not timeout >= 0:
+        raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+
+
+def check_buffersize(buffersize: int | None) -> None:
+    """Raise `TypeError` or `ValueError` unless `buffersize` is None, or 1 or more."""
+    if buffersize is None:
+        return
+    if not isinstance(buffersize, int):
+        raise TypeError("buffersize must be an integer or None")
+    if buffersize < 1:
+        raise ValueError("buffersize must be None or > 0")
+
+
+def check_map(fn: Callable[..., Any], chunksize: int | None, buffersize: int | None) -> None:
+    """Raise `TypeError` or `ValueError` for what `map` cannot take."""
+    if chunksize is not None and chunksize < 1:
+        raise ValueError("chunksize must be >= 1.")
+    check_buffersize(buffersize)
+    if not callable(fn):
+        raise TypeError(f"map takes a callable, not {type(fn).__name__}")
+
+
+def check_workers(
+    max_workers: int | None,
+    mp_context: BaseContext | None,
+    initializer: Callable[..., object] | None,
+    max_tasks_per_child: int | None,
+    max_pending: int | None,
+    grace: float,
+) -> None:
+    """Raise `TypeError` or `ValueError` for what a manager cannot have, in the standard library's words."""
+    if max_workers is not None and max_workers <= 0:
+        raise ValueError("max_workers must be greater than 0")
+    if initializer is not None and not callable(initializer):
+        raise TypeError("initializer must be a callable")
+    for name, number in (("max_tasks_per_child", max_tasks_per_child), ("max_pending", max_pending)):
+        if number is not None and (not isinstance(number, int) or number < 1):
+            raise (TypeError if not isinstance(number, int) else ValueError)(
+                f"{name} must be an int of 1 or more, or None"
+            )
+    if max_tasks_per_child is not None and mp_context is not None and mp_context.get_start_method() == "fork":
+        # As the standard library has it: each replacement would be one more fork of a parent with threads.
+        raise ValueError(
+            "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different "
+            "mp_context."
+        )
+    if not grace >= 0:
+        raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+
+
+def default_context() -> BaseContext:
+    """Return the context of `forkserver` where it exists, else that of `spawn`."""
+    import multiprocessing
+
+    methods = multiprocessing.get_all_start_methods()
+    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+
+
+def setup_of_children(
+    threads_per_task: int | None,
+    env: Mapping[str, str | None] | None,
+    cwd: str | os.PathLike[str] | None,
+    nice: int,
+    cpu_affinity: Iterable[int] | None,
+) -> Setup | None:
+    """Return what is to be set in the children, if anything is. Raises: as `setup.make_setup`."""
+    if not nice and all(each is None for each in (threads_per_task, env, cwd, cpu_affinity)):
+        return None
+    from procbackground._submit.setup import make_setup
+
+    return make_setup(threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity)
+
+
+def carrier_of(context: Iterable[ContextVar[Any]]) -> Carrier | None:
+    """Return what carries the context variables, if there are any. Raises: as `carry.make_carrier`."""
+    if context == ():
+        return None
+    from procbackground._submit.carry import make_carrier
+
+    return make_carrier(context)
+
+
+def as_observers(observer: Any) -> list[Any]:
+    """Return a list of none, one or several observers."""
+    if observer is None:
+        return []
+    if isinstance(observer, Iterable):
+        return list(observer)
+    return [observer]
+
+
+def any_observes_stalls(observers: list[Any]) -> bool:
+    """Return whether any of `observers` wants to know of stalled attempts."""
+    from procbackground.observers import events_wanted_by
+
+    return any("on_task_stalled" in events_wanted_by(each) for each in observers)

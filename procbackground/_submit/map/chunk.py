@@ -1,0 +1,194 @@
+"""Some rows of a map that travel as one request, and what follows from its answer. No thread, no lock, no clock.
+
+A chunk fails row by row. A row that raised goes on as a job of its own, with that failure as its first attempt. When
+the chunk's process dies, or a row runs over its time, the rows that were answered count, the failed row goes on alone,
+and the rest goes into new chunks. So a row has the same policy and the same end as a task.
+"""
+
+from __future__ import annotations
+
+import pickle
+from _thread import LockType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
+
+from procbackground.errors import SerializationError, TaskTimeoutError
+from procbackground.handle import Owner, TaskHandle
+
+if TYPE_CHECKING:
+    from procbackground._submit.map.rest import Part
+
+# The arguments of some rows, a list for each parameter. A range is cut into ranges, whose numbers are made where they
+# are used: a quarter less for large chunks of numbers, though nothing for small ones.
+Columns: TypeAlias = "tuple[list[Any] | range, ...]"
+
+# What one message of the child says of some rows: their values, the failures among them by row, and the seconds they
+# took.
+Answer: TypeAlias = "tuple[list[Any], dict[int, bytes], float]"
+
+
+class Values(NamedTuple):
+    """The next rows came to these values."""
+
+    values: list[Any]
+
+
+class FailedRow(NamedTuple):
+    """The next row failed once: its policy decides whether it is tried again, as a job of its own."""
+
+    row: int
+    failure: bytes | BaseException
+
+
+class UntriedRow(NamedTuple):
+    """The next row becomes a task of its own."""
+
+    row: int
+
+
+class UndoneRows(NamedTuple):
+    """The next rows go into new chunks."""
+
+    begin: int
+    end: int
+
+
+class Lost(NamedTuple):
+    """All rows that are left end as their chunk did."""
+
+
+Step: TypeAlias = Values | FailedRow | UntriedRow | UndoneRows | Lost
+
+
+def load_answers(
+    bodies: list[bytes], last: Answer | None, error: BaseException | None
+) -> tuple[list[Answer], BaseException | None]:
+    """Return the answers of a chunk that is done, and its error; that of loading them, where it has no other."""
+    answers: list[Answer] = []
+    try:
+        answers.extend(pickle.loads(body) for body in bodies)  # until one cannot be loaded
+    except Exception as refusal:
+        if error is None:  # else the rows of that answer count as not answered
+            error = SerializationError(f"a result could not be loaded in the parent: {refusal!r}")
+    if error is None:
+        assert last is not None
+        answers.append(last)
+    return answers, error
+
+
+def plan(count: int, answers: list[Answer], error: BaseException | None, ended_at_row: int) -> list[Step]:
+    """Return what follows for each of the `count` rows of a chunk, in their order.
+
+    Args:
+        error: that the chunk as a whole ended with.
+        ended_at_row: that the worker had come to when it ended; of use if it died or was stopped.
+    """
+    steps: list[Step] = []
+    answered = 0
+    for values, failures, _ in answers:
+        begin = 0
+        for row, failure in sorted(failures.items()):
+            steps += (Values(values[begin:row]), FailedRow(answered + row, failure))
+            begin = row + 1
+        steps.append(Values(values[begin:] if begin else values))
+        answered += len(values)
+    if error is None:
+        if answered < count:  # the worker left some rows for other chunks
+            steps.append(UndoneRows(answered, count))
+        return steps
+    if not _is_of_one_row(error):
+        return [*steps, Lost()]
+    failed_row = max(ended_at_row, answered)
+    # Where the arguments or the values could not be loaded, each row finds out for itself; so does each where the
+    # process ended while it loaded arguments or pickled values, which may have been those of any row.
+    if isinstance(error, SerializationError) or failed_row >= count:
+        return [*steps, *map(UntriedRow, range(answered, count))]
+    if failed_row > answered:
+        steps.append(UndoneRows(answered, failed_row))  # done, but not answered
+    steps.append(FailedRow(failed_row, error))
+    if failed_row + 1 < count:
+        steps.append(UndoneRows(failed_row + 1, count))
+    return steps
+
+
+def _is_of_one_row(error: BaseException) -> bool:
+    """Whether `error` ended one chunk only; else the manager takes no more work, and every row has this error."""
+    from procbackground.errors import WorkerDiedError
+
+    return isinstance(error, (SerializationError, WorkerDiedError, TaskTimeoutError, MemoryError))
+
+
+class Listener(Protocol):
+    """What a chunk needs of its map."""
+
+    adapts: bool
+
+    def note_end(self, chunk: Chunk) -> None:
+        """A chunk is done, and rows of it may have to go on."""
+        ...
+
+
+class Chunk(TaskHandle[Any]):
+    """The handle of a request for some rows of a map. It collects answers; the mapper acts on them."""
+
+    __slots__ = ("_bodies", "_goes_on", "_listener", "columns", "first_row", "parts")
+
+    def __init__(self, owner: Owner, listener: Listener, columns: Columns, first_row: int) -> None:
+        super().__init__(owner, None, ())
+        self._listener = listener
+        self._bodies: list[bytes] = []
+        self._goes_on = True  # more may come of it than values; `_settle` knows better
+        self.columns: Columns = columns
+        self.first_row: int = first_row  # its number in the map
+        self.parts: list[Part] | None = None  # what the rows came to, once the mapper has acted on the answers
+
+    def _take_part(self, body: bytes) -> None:
+        self._bodies.append(body)
+
+    def _settle(
+        self,
+        state: str,
+        result: Any,
+        exception: BaseException | None,
+        sleepers: list[LockType] | None = None,
+    ) -> bool:
+        # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
+        # its place.
+        goes_on = self._goes_on = (
+            exception is not None or self._listener.adapts or bool(self._bodies) or bool(result and result[1])
+        )
+        super()._settle(state, result, exception, sleepers)
+        if goes_on:
+            self._owner.hold()  # what follows from it belongs to the map, which was accepted: a close waits for it
+        return goes_on
+
+    def _invoke_callbacks(self) -> None:
+        try:
+            self._listener.note_end(self)
+        finally:
+            self._owner.let_go()
+
+    def whole(self) -> list[Any] | None:
+        """Return the values where all rows came to one; None where the mapper has to look. The chunk is done.
+
+        It saves the consumer a tenth of what a chunk of 64 costs the parent.
+        """
+        return None if self._goes_on or self._result is None else self._result[0]
+
+    def answers(self) -> tuple[list[Answer], BaseException | None]:
+        """Return the answers, and the error that the chunk ended with. It is done, and was not cancelled."""
+        return load_answers(self._bodies, self._result, self._exception)
+
+    def row(self, row: int) -> tuple[Any, ...]:
+        """Return the arguments of one row."""
+        return tuple(column[row] for column in self.columns)
+
+    def rows(self, begin: int, end: int) -> Columns:
+        """Return the arguments of some rows."""
+        return tuple(column[begin:end] for column in self.columns)
+
+    def forget_rows(self) -> None:
+        """Drop arguments and answers, which are not needed any more."""
+        self.columns = ()
+        self._bodies = []
+
+

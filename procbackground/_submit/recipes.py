@@ -1,0 +1,330 @@
+"""Recipes and jobs: what a call or a `Task` becomes before the supervisor takes it.
+
+Second stop of a task, in the caller's thread. A `Submitter` finds or makes the recipe (the pickled function and the
+limits, shared by all calls of the function), `make_job` pickles the arguments, and the supervisor takes the job.
+"""
+
+from __future__ import annotations
+
+import types
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from procbackground._state.job import Job, Recipe
+from procbackground._wire import frames as wire
+from procbackground._wire.parcel import Parcel
+from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
+from procbackground.errors import SerializationError, UnknownTaskTypeError
+from procbackground.handle import Owner, TaskHandle
+from procbackground.retry import Retry
+from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, resolve
+
+if TYPE_CHECKING:
+    from procbackground._submit.carry import Carrier
+
+KEPT_RECIPES = 512
+# Other callables may have an equality of their own, or none; they get a recipe for each call.
+HASHED_BY_IDENTITY = frozenset({types.FunctionType, types.BuiltinFunctionType})
+_ONE_OFF = TaskType.ONE_OFF
+
+
+class Port(Owner, Protocol):
+    """What the caller's side needs of the supervisor."""
+
+    def accept(self, job: Job) -> None:
+        """Take a one-off. Raises: `ManagerClosedError`, `InitializerError`."""
+        ...
+
+    def accept_loop(self, job: Job) -> None:
+        """Take a loop. Raises: as `accept`."""
+        ...
+
+    def reject(self, job: Job, error: BaseException) -> None:
+        """Take a job that could not be pickled, and fail it. Raises: as `accept`."""
+        ...
+
+    def adopt(self, job: Job, failure: bytes | BaseException) -> None:
+        """Take a row of a chunk whose first attempt failed. Raises: as `accept`."""
+        ...
+
+    def preload(self, module: str) -> None:
+        """Have workers that start later import `module` first."""
+        ...
+
+
+class Defaults:
+    """The manager's limits, for tasks that have none of their own."""
+
+    __slots__ = ("memory_limit", "reports_stalls", "retry", "stalled_threshold", "timeout")
+
+    def __init__(
+        self,
+        retry: Retry | int | None,
+        timeout: float | None,
+        stalled_threshold: float | None,
+        memory_limit: int | str | None,
+        reports_stalls: bool,
+    ) -> None:
+        check_duration("timeout", timeout)
+        check_duration("stalled_threshold", stalled_threshold)
+        self.retry: Retry | None = Retry.of_attempts(retry) if isinstance(retry, int) else retry
+        self.timeout: float | None = timeout
+        self.stalled_threshold: float | None = stalled_threshold
+        self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
+        self.reports_stalls: bool = reports_stalls
+
+
+class Submitter:
+    """Gives work to the supervisor. A manager has one, and so has each of its `options(...)` views.
+
+    It knows the supervisor but not the manager: a map that goes on does not keep a dropped manager open.
+
+    Args:
+        fields: of `Task`, for calls that bring only a function and arguments.
+        carrier: of the context variables that travel with every call, if there are any.
+    """
+
+    def __init__(
+        self, port: Port, defaults: Defaults, fields: dict[str, Any], carrier: Carrier | None = None
+    ) -> None:
+        self.port = port
+        self.defaults = defaults
+        self.fields = fields
+        self.carrier = carrier
+        self.make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
+        # By function, of calls under the manager's defaults. `Manager.run` looks here; all it finds is plain.
+        self.call_recipes: dict[Any, Recipe] = {}
+        self._task_recipes: dict[Any, Recipe] = {}  # by function and limits
+        self._chunk_recipes: dict[Any, Recipe] = {}  # by function
+        self._chunk_rows: dict[Any, int] = {}  # by function: how many rows a chunk had in the end, in the last map
+
+    def with_fields(self, fields: dict[str, Any]) -> Submitter:
+        """Return a submitter whose calls run under other fields of `Task`."""
+        view = Submitter(self.port, self.defaults, fields, self.carrier)
+        view._chunk_rows = self._chunk_rows
+        return view
+
+    def in_present_context(self) -> Submitter:
+        """Return a submitter whose calls have the values that the context variables have now."""
+        if self.carrier is None:
+            return self
+        frozen = Submitter(self.port, self.defaults, self.fields, self.carrier.frozen())
+        # Recipes do not contain the values.
+        frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
+        frozen._chunk_rows = self._chunk_rows
+        return frozen
+
+    # -- giving work ---------------------------------------------------------------------------------------
+
+    def submit_call(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> TaskHandle[Any]:
+        """Give `fn(*args, **kwargs)` to the supervisor, under the fields, and return its handle."""
+        recipe = self.call_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
+        if recipe is not None:
+            handle: TaskHandle[Any] = TaskHandle(self.port, recipe.make_task, args, kwargs or None)
+            job = make_job(handle, recipe, args, kwargs)
+            if isinstance(job, Job):  # as `_submit` does, whose call would cost a row of a map 3 %
+                handle._job = job
+                self.port.accept(job)
+            else:
+                self.reject(handle, recipe, job)
+            return handle
+        if not callable(fn):
+            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+        task = self.make_task(fn, args, kwargs)
+        handle = TaskHandle(self.port, None, task)
+        recipe, error = self._recipe_of_call(task)
+        self._submit(handle, recipe, error, args, kwargs)
+        return handle
+
+    def submit_task(self, handle: TaskHandle[Any], task: Task[Any]) -> None:
+        """Give `task` to the supervisor, for `handle`."""
+        if not isinstance(task, Task):
+            raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
+        recipe, error = self._recipe_of_task(task)
+        self._submit(handle, recipe, error, task.args, task.kwargs)
+
+    def submit_failed_row(
+        self, fn: Callable[..., Any], args: tuple[Any, ...], failure: bytes | BaseException
+    ) -> TaskHandle[Any]:
+        """Give a row of a chunk that failed to the supervisor, as a job of its own after its first attempt.
+
+        Raises: `SerializationError`; `ManagerClosedError`.
+        """
+        task = self.make_task(fn, args, {})
+        handle: TaskHandle[Any] = TaskHandle(self.port, None, task)
+        recipe, error = self._recipe_of_call(task)
+        job = error or make_job(handle, recipe, args, {}, self.carrier)
+        if isinstance(job, SerializationError):
+            raise job
+        handle._job = job
+        self.port.adopt(job, failure)
+        return handle
+
+    def submit_chunk(
+        self, chunk: TaskHandle[Any], fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], may_end_early: bool
+    ) -> None:
+        """Give some rows of a map to the supervisor, as one request. Raises: `SerializationError`."""
+        recipe = self._chunk_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
+        error = None
+        if recipe is None:
+            recipe, error = self._new_recipe(self._chunk_recipes, fn, self.make_task(fn, (), {}), is_chunk=True)
+        chunk._make, chunk._args = recipe.make_task, ()
+        job = error or make_job(chunk, recipe, columns, {}, self.carrier, wire.MAY_END_EARLY if may_end_early else 0)
+        if isinstance(job, SerializationError):
+            raise job
+        chunk._job = job
+        self.port.accept(job)
+
+    # -- what a map has learned ----------------------------------------------------------------------------
+
+    def recall_rows(self, fn: Callable[..., Any]) -> int:
+        """Return how many rows a chunk of `fn` had in the end, in the last map; 0 where that is not known."""
+        return self._chunk_rows.get(fn, 0) if type(fn) in HASHED_BY_IDENTITY else 0
+
+    def remember_rows(self, fn: Callable[..., Any], rows: int) -> None:
+        """Keep for the next map of `fn` how many rows make a chunk, if that will be the same function."""
+        if type(fn) in HASHED_BY_IDENTITY and is_stateless(fn):
+            if len(self._chunk_rows) >= KEPT_RECIPES:
+                self._chunk_rows.clear()
+            self._chunk_rows[fn] = rows
+
+    # -- how that is done ----------------------------------------------------------------------------------
+
+    def _submit(
+        self,
+        handle: TaskHandle[Any],
+        recipe: Recipe,
+        error: SerializationError | None,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+    ) -> None:
+        job = error or make_job(handle, recipe, args, kwargs, self.carrier)
+        if isinstance(job, SerializationError):
+            self.reject(handle, recipe, job)
+            return
+        handle._job = job
+        if recipe.is_loop:
+            self.port.accept_loop(job)
+        else:
+            self.port.accept(job)
+
+    def reject(self, handle: TaskHandle[Any], recipe: Recipe, error: SerializationError) -> None:
+        """Fail a task that cannot be pickled, by way of the supervisor: it is counted, and observers see it."""
+        error.task, error.attempt = handle.task, 1
+        self.port.reject(Job(handle, recipe, b""), error)
+
+    def _recipe_of_call(self, task: Task[Any]) -> tuple[Recipe, SerializationError | None]:
+        if self.fields or self.carrier is not None:
+            return self._recipe_of_task(task)
+        recipe = self.call_recipes.get(task.fn) if type(task.fn) in HASHED_BY_IDENTITY else None
+        return self._new_recipe(self.call_recipes, task.fn, task) if recipe is None else (recipe, None)
+
+    def _recipe_of_task(self, task: Task[Any]) -> tuple[Recipe, SerializationError | None]:
+        type_ = task.type
+        is_loop = type_ is not _ONE_OFF and task_type(type_) is TaskType.LOOP  # the call takes a tenth of the whole
+        key = (
+            task.fn, is_loop, task.name, task.retry, task.timeout, task.deadline, task.stalled_threshold,
+            task.memory_limit, task.priority, task.interval, task.isolate,
+        )  # fmt: skip
+        recipe = self._task_recipes.get(key) if type(task.fn) in HASHED_BY_IDENTITY else None
+        if recipe is not None:
+            return recipe, None
+        return self._new_recipe(self._task_recipes, key, task, is_loop=is_loop)
+
+    def _new_recipe(
+        self, recipes: dict[Any, Recipe], key: Any, task: Task[Any], *, is_loop: bool = False, is_chunk: bool = False
+    ) -> tuple[Recipe, SerializationError | None]:
+        """Return a new recipe, with the error if the function cannot be pickled; keep it in `recipes` if it can be."""
+        fn = task.fn
+        is_reusable = is_stateless(fn)
+        make_recipe = partial(
+            self._make_recipe, task, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk
+        )
+        try:
+            recipe = make_recipe(dump_function(fn) if self.carrier is None else self.carrier.dump_function(fn))
+        except SerializationError as error:
+            return make_recipe(b""), error
+        if is_reusable:
+            if type(fn) in HASHED_BY_IDENTITY:
+                if len(recipes) >= KEPT_RECIPES:
+                    recipes.clear()
+                recipes[key] = recipe
+            self.port.preload(fn.__module__)
+        return recipe, None
+
+    def _make_recipe(
+        self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool
+    ) -> Recipe:
+        defaults = self.defaults
+        retry = task.retry if task.retry is not None else defaults.retry
+        if is_chunk:
+            retry = None  # its rows are retried, each for itself
+        assert not isinstance(retry, int)
+        memory_limit = task.memory_limit if task.memory_limit is not None else defaults.memory_limit
+        assert not isinstance(memory_limit, str)
+        # A loop is meant to run on: only a threshold of its own makes an iteration a stalled one.
+        stalled_s = resolve(task.stalled_threshold, None if is_loop else defaults.stalled_threshold)
+        return Recipe(
+            task.name,
+            wire.pack_name(task.name) + blob,
+            reusable=is_reusable,
+            is_loop=is_loop,
+            retry=retry,
+            timeout_s=resolve(task.timeout, defaults.timeout),
+            deadline_s=resolve(task.deadline, None),
+            stalled_s=stalled_s if defaults.reports_stalls else NO_LIMIT,
+            memory_limit=memory_limit,
+            priority=task.priority,
+            interval_s=task.interval,
+            isolate=task.isolate,
+            is_chunk=is_chunk,
+            make_task=partial(self.make_task, task.fn),
+        )
+
+
+def make_job(
+    handle: TaskHandle[Any],
+    recipe: Recipe,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    carrier: Carrier | None = None,
+    flags: int = 0,
+) -> Job | SerializationError:
+    """Pickle the arguments of a call, or the columns of a chunk; return the job, or why that is not possible.
+
+    Args:
+        carrier: adds the values of context variables.
+        flags: of the request, beside those that follow from the other arguments.
+    """
+    try:
+        if carrier is not None:
+            payload = carrier.dump_columns(args) if recipe.is_chunk else carrier.dump_arguments(args, kwargs)
+        else:
+            payload = dump_arguments(args, kwargs) if args or kwargs else b""
+    except SerializationError as error:
+        return error
+    if kwargs:
+        flags |= wire.HAS_KWARGS
+    if recipe.reusable:
+        flags |= wire.IS_REUSABLE
+    if recipe.is_chunk:
+        flags |= wire.PER_ITEM
+    if type(payload) is Parcel:
+        flags |= wire.PARCEL
+    return Job(handle, recipe, payload, flags)
+
+
+def task_type(type_: Any) -> TaskType:
+    """Return the type that `type_` names. Raises: `UnknownTaskTypeError`."""
+    try:
+        return TaskType(type_)
+    except ValueError:
+        known = ", ".join(str(each) for each in TaskType)
+        raise UnknownTaskTypeError(f"{type_!r} is no task type; there are {known}") from None
+
+
+def _make_task(fields: dict[str, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Task[Any]:
+    return Task(fn, args, kwargs, **fields)
