@@ -58,6 +58,10 @@ class Owner(Protocol):
         """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
         ...
 
+    def check_usable(self) -> None:
+        """Raise `ManagerClosedError` in a fork of the manager's process, where no handle ever settles."""
+        ...
+
 
 class _MadeOnFirstTouch:
     """An attribute of `Future` that exists only from the first touch on.
@@ -230,6 +234,7 @@ class TaskHandle(Future[R]):
     def _wait(self, timeout: float | None) -> None:
         # A bare lock wakes 10 % sooner than a condition (61 against 68 µs for a whole round trip). The order
         # matters: we append our lock and look at the state, the finisher stores the state and takes the locks.
+        self._owner.check_usable()
         lock = _thread.allocate_lock()
         lock.acquire()
         sleepers: list[_thread.LockType] = self.__dict__.setdefault("_sleepers", [])
@@ -255,7 +260,7 @@ class TaskHandle(Future[R]):
     ) -> bool:
         """Store the outcome and wake who waits; return whether there are callbacks to run.
 
-        Called once, by whoever won the right to settle under the manager's lock. With `sleepers`, the locks of
+        Called once, by the supervisor thread. With `sleepers`, the locks of
         those in `result` and `exception` are added to it, and the caller is to release them.
         """
         attributes = self.__dict__

@@ -322,7 +322,8 @@ class Manager(_FrontDoor, ExecutorInternals):
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
         # An exception that leaves the block (Ctrl-C too) means that nobody wants the rest.
-        self.close(None if exc_type is None else 0.0)
+        if not self._supervisor.is_foreign:  # a fork leaves the block, too, and the manager is its parent's
+            self.close(None if exc_type is None else 0.0)
 
     async def __aenter__(self) -> Manager:
         return self
@@ -332,7 +333,8 @@ class Manager(_FrontDoor, ExecutorInternals):
     ) -> None:
         import asyncio
 
-        await asyncio.to_thread(self.close, None if exc_type is None else 0.0)
+        if not self._supervisor.is_foreign:
+            await asyncio.to_thread(self.close, None if exc_type is None else 0.0)
 
     def __del__(self) -> None:
         # A manager that is dropped lets its tasks finish, and goes away with its workers.

@@ -12,5 +12,6 @@ other modules are its parts, and each imports only those above it in this list:
     launches                    starting workers: how many, at what pace, and when to give up
     staffing                    bringing waiting jobs and workers together
     limits, loops               timeouts, deadlines and silence; tasks of iterations without end
+    arrivals                    workers that come and go, and what becomes of their jobs
     invariants                  what must hold after every step
 """

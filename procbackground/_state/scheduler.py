@@ -12,19 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from procbackground._state import arrivals, fleet, invariants, launches, limits, loops, outcomes, staffing, stops
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
-from procbackground._state import fleet, invariants, launches, limits, loops, outcomes, staffing, stops
 from procbackground._state.commands import Clocks
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.gate import MemoryGate
 from procbackground._state.job import SETTLED, Job
-from procbackground._state.launches import Launches
+from procbackground._state.launches import MAX_LAUNCH_RETRY_S, Launches
 from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
-
-SENDS_TO_FAIL = 3  # of the arguments of one job, each to another worker
 
 
 class Scheduler(State):
@@ -248,94 +246,24 @@ class Scheduler(State):
 
     def said_hello(self, worker: Worker, now_s: float) -> None:
         """A process is ready for work."""
-        if worker.state == fleet.DYING and worker.state_at_end == fleet.STARTING:
-            worker.state_at_end = fleet.SPARE  # it was ready, and has died since
-            self.launches.succeeded(worker)
-        if worker.state != fleet.STARTING:
-            return
-        self.starting -= 1
-        self.launches.succeeded(worker)
-        self.commands.append(c.ProcessReady(worker))
-        worker.enter(fleet.SPARE, now_s)
-        self.spares.append(worker)
-        if self.is_draining:
-            stops.retire(self, worker, now_s)
-            return
-        staffing.staff(self, now_s)
-        if worker.state == fleet.SPARE and self.active < self.max_workers:
-            staffing.want_rescue(self, now_s)
+        arrivals.said_hello(self, worker, now_s)
 
     def launch_failed(
-        self,
-        worker: Worker,
-        now_s: float,
-        why: Any = None,
-        longest_pause_s: float = launches.MAX_LAUNCH_RETRY_S,
+        self, worker: Worker, now_s: float, why: Any = None, longest_pause_s: float = MAX_LAUNCH_RETRY_S
     ) -> None:
         """No process can be had for now: try again in a while, nothing is lost.
 
         The pause doubles up to `longest_pause_s`. With `why`, starting processes is what fails, and would again.
         """
-        self.take_out(worker)
-        worker.enter(fleet.GONE, now_s)
-        self.forget(worker)
-        if why is not None:
-            launches.break_manager(self, "worker processes cannot be started", why, now_s)
-        else:
-            self.launches.failed(self, longest_pause_s, now_s)
-        stops.drain_if_done(self, now_s)
-
-    def initializer_failed(self, worker: Worker, why: Any, now_s: float) -> None:
-        """The initializer raised in this worker: it would in the next one, too."""
-        launches.break_manager(self, "the initializer failed", why, now_s)
+        arrivals.launch_failed(self, worker, why, longest_pause_s, now_s)
 
     def process_ended(self, worker: Worker, now_s: float) -> None:
         """The worker's process has ended; `worker_gone` follows once its pipe is read to the end."""
-        if worker.state in (fleet.DYING, fleet.GONE):
-            return
-        self.take_out(worker)
-        worker.enter(fleet.DYING, now_s)
-        self.leave_slot(worker)
-        self.timers.cancel(worker.kill_timer)
+        arrivals.process_ended(self, worker, now_s)
 
     def worker_gone(self, worker: Worker, started: int, death: Death, now_s: float) -> None:
         """The worker's process has ended and its pipe is read. `started` is the request it began last."""
-        self.process_ended(worker, now_s)
-        if worker.state == fleet.GONE:
-            return
-        worker.death = death
-        worker.enter(fleet.GONE, now_s)
-        self.forget(worker)
-        self.launches.died(self, worker, started, now_s)
-        self.commands.append(c.ProcessGone(worker))
-        if worker.loop is not None:
-            loops.process_gone(self, worker, worker.loop, started)
-        jobs = worker.pipeline.empty()
-        head = jobs[0] if jobs else None
-        for job in reversed(jobs):
-            if job.worker is not worker:
-                if worker.stop_reason == c.FOR_CANCEL:
-                    stops.count_stop(self, worker)
-            elif job.state == a.STOPPING or (job is head and job.sequence <= started):
-                self._record_death_as_attempt(worker, job)
-            else:
-                # It had not begun: it goes elsewhere, before all that came after it, and is not charged.
-                job.move(a.TAKEN_BACK)
-                outcomes.requeue(self, job)
-        if worker.state_at_end in (fleet.BUSY, fleet.RECALLING, fleet.STOPPING) and not self.is_draining:
-            self.respawned += 1
-        staffing.staff(self, now_s)
-        stops.drain_if_done(self, now_s)
-
-    def _record_death_as_attempt(self, worker: Worker, job: Job) -> None:
-        job.started_s = worker.pipeline.head_since_s
-        job.move(a.WORKER_DIED)
-        reason = worker.stop_reason if job.state == a.STOPPED else None
-        if reason == c.FOR_CLOSE:
-            stops.count_stop(self, worker)
-            outcomes.cancel(self, job, worker)
-            return
-        outcomes.judge(self, job, reason or c.DIED, b"", worker, worker.death.cost)
+        arrivals.worker_gone(self, worker, started, death, now_s)
 
     def not_sent(self, worker: Worker, job: Job, now_s: float) -> bool:
         """The requests of the worker from this job's on could not be sent, and the worker lives: they go to another.
@@ -343,25 +271,11 @@ class Scheduler(State):
         Returns False when that has happened too often to this job: then it has ended, and its handle is the caller's
         to settle.
         """
-        may_try_again = True
-        for each in worker.pipeline.take_back_unsent(job):
-            if each.worker is not worker:
-                continue  # it was cancelled
-            each.move(a.TAKEN_BACK)
-            if each is job:
-                history = job.with_history()
-                history.send_failures += 1
-                may_try_again = history.send_failures < SENDS_TO_FAIL
-            if each is job and not may_try_again:
-                outcomes.end(self, job)
-                job.worker = None
-            else:
-                outcomes.requeue(self, each)
-        worker.is_last = True  # it leaves after what it runs
-        if worker.state == fleet.BUSY and not worker.is_running:
-            stops.retire(self, worker, now_s)
-        self.needs_staff = True
-        return may_try_again
+        return arrivals.not_sent(self, worker, job, now_s)
+
+    def initializer_failed(self, worker: Worker, why: Any, now_s: float) -> None:
+        """The initializer raised in this worker: it would in the next one, too."""
+        launches.break_manager(self, "the initializer failed", why, now_s)
 
     # -- stopping ------------------------------------------------------------------------------------------
 

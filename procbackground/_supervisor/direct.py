@@ -45,6 +45,26 @@ def startable_main() -> Iterator[None]:
         main.__file__ = path
 
 
+def forget_foreign_fork_server(method: str) -> None:
+    """Have `multiprocessing` start a fork server of this process's own, where the one it knows is another's child.
+
+    So it is in a fork: there `multiprocessing` waits for a process that is not its child, and fails, each time.
+    """
+    if method != "forkserver":
+        return
+    from multiprocessing.forkserver import _forkserver
+
+    server: Any = _forkserver
+    pid = getattr(server, "_forkserver_pid", None)
+    if pid is None:
+        return
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        os.close(server._forkserver_alive_fd)  # a copy: the other process has its own
+        server._forkserver_alive_fd = server._forkserver_address = server._forkserver_pid = None
+
+
 def main_path(context: BaseContext) -> str | None:
     """Return the script that is `__main__` here, for children that have to run it to have it too."""
     main = sys.modules.get("__main__")
@@ -156,6 +176,7 @@ class Direct:
                 args=(theirs, ours, worker.number, worker.line, self._boot),
                 daemon=False,  # a daemonic process may not start children of its own
             )
+            forget_foreign_fork_server(method)
             with startable_main(), interrupts_held_back(method):
                 process.start()
         except BaseException:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
-from procbackground._supervisor.direct import Direct, is_passing, name_process, startable_main
+from procbackground._supervisor.direct import Direct, forget_foreign_fork_server, is_passing, name_process, startable_main
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, room_for_start, wait_for_exit
 from procbackground._supervisor.watches import Watches
@@ -174,6 +174,7 @@ class Zygote:
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks, and raises what keeps it from being started."""
         with theirs, room_for_start(), startable_main():
+            forget_foreign_fork_server(self._context.get_start_method())
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process: BaseProcess = self._context.Process(
                 target=run_zygote,

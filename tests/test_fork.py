@@ -1,0 +1,231 @@
+"""A fork of the manager's process: every call raises there, nothing of the parent's is touched, and a new manager
+works."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import traceback
+from collections.abc import Callable
+
+import pytest
+
+from procbackground import Manager, ManagerClosedError, Task
+from tests.support.gate import PATIENCE_S, stop_at_gate
+from tests.support.tasks import plain
+
+pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+
+CALLS: dict[str, Callable[[Manager], object]] = {
+    "run": lambda manager: manager.run(plain.square, 3),
+    "submit": lambda manager: manager.submit(plain.square, 3),
+    "run_task": lambda manager: manager.run_task(Task(plain.square, args=(3,))),
+    "run of what cannot be pickled": lambda manager: manager.run(plain.square, threading.Lock()),
+    "large argument": lambda manager: manager.run(len, bytes(4 << 20)),
+    "map": lambda manager: list(manager.map(plain.square, range(9))),
+    "stream": lambda manager: list(manager.stream(Task(plain.square, args=(n,)) for n in range(9))),
+    "options": lambda manager: manager.options(timeout=5).run(plain.square, 3),
+    "wait": lambda manager: manager.wait(),
+    "cancel": lambda manager: manager.cancel(),
+    "stats": lambda manager: manager.stats(),
+    "processes": lambda manager: manager.processes(),
+    "close": lambda manager: manager.close(),
+}
+
+
+def in_fork(act: Callable[[], object]) -> int:
+    """Fork, call `act` in the child, and return the child's exit code: 0 where it raised nothing."""
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            act()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    end_s = time.monotonic() + PATIENCE_S
+    while time.monotonic() < end_s:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+        if reaped:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.005)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    pytest.fail("the fork hangs")
+
+
+def all_calls_raise(manager: Manager) -> None:
+    for name, call in CALLS.items():
+        try:
+            call(manager)
+        except ManagerClosedError:
+            continue
+        raise AssertionError(f"{name} raised nothing in the fork")
+
+
+@pytest.mark.parametrize("is_used", [True, False], ids=["used", "unused"])
+def test_every_call_raises_in_a_fork(make_manager, is_used):
+    manager = make_manager()
+    if is_used:
+        assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    assert in_fork(lambda: all_calls_raise(manager)) == 0
+    assert manager.run(plain.square, 4).result(timeout=PATIENCE_S) == 16
+
+
+def test_every_call_raises_in_a_child_of_multiprocessing_with_fork(make_manager):
+    manager = make_manager()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    child = multiprocessing.get_context("fork").Process(target=all_calls_raise, args=(manager,))
+    child.start()
+    child.join(PATIENCE_S)
+    assert child.exitcode == 0
+    child.close()
+
+
+def test_a_wait_for_a_handle_of_the_parent_raises_in_a_fork(make_manager, gate):
+    manager = make_manager()
+    handle = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+
+    def wait_for_it() -> None:
+        with pytest.raises(ManagerClosedError):
+            handle.result()
+        assert handle.cancel() is False
+
+    assert in_fork(wait_for_it) == 0
+    gate.open()
+    handle.result(timeout=PATIENCE_S)
+
+
+def test_a_fork_writes_into_none_of_its_files(make_manager, tmp_path):
+    """Its files get the numbers that the parent's pipes had; what a call writes would be found in them."""
+    manager = make_manager()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+    def open_files_and_call() -> None:
+        files = [os.open(tmp_path / str(number), os.O_CREAT | os.O_RDWR) for number in range(200)]
+        all_calls_raise(manager)
+        manager.__del__()
+        assert all(os.fstat(file).st_size == 0 for file in files)
+
+    assert in_fork(open_files_and_call) == 0
+
+
+def test_leaving_the_block_of_a_manager_in_a_fork_is_quiet():
+    with Manager(max_workers=1) as manager:
+        assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+        def leave() -> None:
+            assert manager.__exit__(None, None, None) is None
+
+        assert in_fork(leave) == 0
+        assert manager.run(plain.square, 4).result(timeout=PATIENCE_S) == 16
+
+
+def test_a_manager_made_in_a_fork_works_beside_the_inherited_one(make_manager):
+    manager = make_manager()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+    def use_another() -> None:
+        with Manager(max_workers=1) as another:
+            assert another.run(plain.square, 5).result(timeout=PATIENCE_S) == 25
+
+    assert in_fork(use_another) == 0
+
+
+@pytest.mark.parametrize("name", ["run", "wait", "stats", "close"])
+def test_a_fork_amid_a_call_neither_hangs_there_nor_harms_the_parent(make_manager, gate, name):
+    """A signal's handler forks while the main thread is in the call, again and again."""
+    manager = make_manager()
+    blocker = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    codes: list[int] = []
+
+    def fork(number: int, frame: object) -> None:
+        codes.append(in_fork(lambda: None if call_is_refused(manager) else 1 / 0))
+
+    before = signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    try:
+        end_s = time.monotonic() + PATIENCE_S
+        while len(codes) < 10 and time.monotonic() < end_s:
+            if name == "run":
+                manager.run(plain.square, 2)
+            elif name == "stats":
+                manager.stats()
+            else:
+                manager.wait(timeout=0.02)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert set(codes) == {0}
+    gate.open()
+    blocker.result(timeout=PATIENCE_S)
+    assert manager.wait(timeout=PATIENCE_S)
+
+
+def call_is_refused(manager: Manager) -> bool:
+    try:
+        manager.run(plain.square, 3)
+    except ManagerClosedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("call", ["wait", "result", "stats", "cancel", "full queue"])
+def test_a_call_that_a_fork_interrupts_ends_in_the_child(make_manager, gate, call):
+    """The handler of a signal forks, and the child returns from it into the wait that was interrupted."""
+    manager = make_manager(max_workers=1, max_pending=1)
+    blocker = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    manager.run(plain.square, 2)
+    children: list[int] = []
+    waiting: dict[str, Callable[[], object]] = {
+        "wait": manager.wait,
+        "result": blocker.result,
+        "stats": lambda: [manager.stats() for _ in range(10_000_000)],
+        "cancel": lambda: manager.cancel(timeout=None) and manager.wait(),
+        "full queue": lambda: manager.run(plain.square, 3),
+    }
+    reader, writer = os.pipe()
+
+    def fork(number: int, frame: object) -> None:
+        pid = os.fork()
+        if pid == 0:
+            return
+        children.append(pid)
+        os.read(reader, 1)  # until the child has come out of the call
+        gate.open()
+
+    before = signal.signal(signal.SIGALRM, fork)
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    parent = os.getpid()
+    outcome = b"-"
+    try:
+        if call == "stats":
+            deadline_s = time.monotonic() + PATIENCE_S
+            while not children and os.getpid() == parent and time.monotonic() < deadline_s:
+                manager.stats()
+            if os.getpid() != parent:
+                manager.stats()
+        else:
+            waiting[call]()
+    except ManagerClosedError:
+        outcome = b"+"
+    finally:
+        if os.getpid() != parent:
+            os.write(writer, outcome)
+            os._exit(0 if outcome == b"+" else 1)
+        signal.signal(signal.SIGALRM, before)
+        os.close(reader)
+        os.close(writer)
+    (child,) = children
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    assert blocker.result(timeout=PATIENCE_S) is not None or True
+    assert manager.wait(timeout=PATIENCE_S)
