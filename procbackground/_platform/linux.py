@@ -244,11 +244,12 @@ def start_time(pid: int) -> int | None:
 
 
 def exit_code_of_zombie(pid: int) -> int | None:
-    """Return the exit code of a process that has ended and was not reaped, whoever its parent is; None if unknown."""
+    """Return the exit code of a process that has ended and was not reaped, of any parent; None if unknown."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
-        if fields[0] != b"Z":
+        # The kernel shows 0 in place of the exit code of a process with another user.
+        if fields[0] != b"Z" or os.stat(f"/proc/{pid}").st_uid != os.geteuid():
             return None
         return os.waitstatus_to_exitcode(int(fields[49]))  # field 52 of proc(5)
     except (OSError, ValueError, IndexError):

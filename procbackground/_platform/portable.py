@@ -126,12 +126,12 @@ def disarm_life_pipe(own: int) -> None:
 
 
 def count_oom_kills() -> int:
-    """Return how many processes the kernel has killed for want of memory: not told here."""
+    """Return how many processes the kernel has killed because memory ran out: unknown here."""
     return 0
 
 
 def peak_of_dead(pid: int) -> int | None:
-    """Return the highest resident size of a child that has ended: not told here."""
+    """Return the highest resident size of a child that has ended: unknown here."""
     return None
 
 

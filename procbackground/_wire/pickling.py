@@ -261,7 +261,7 @@ def _pickling_error(value: Any) -> Exception | None:
 
 def _find_culprit(value: Any, path: str = "", depth: int = 0) -> tuple[str, Any]:
     """Return the path to the innermost part of `value` that cannot be pickled, and that part."""
-    if depth < 8:  # deeper paths help nobody
+    if depth < 8:  # a deeper path does not help to find the part
         for step, part in _parts_of(value):
             if _pickling_error(part) is not None:
                 return _find_culprit(part, path + step, depth + 1)

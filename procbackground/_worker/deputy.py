@@ -2,7 +2,7 @@
 
 An import can take seconds, or never end. Meanwhile the deputy forks workers, reports exits and watches for the parent's
 end. When the import is done, the deputy writes a `Handover` and exits. Its workers become the zygote's own children,
-because the zygote adopts orphans, and the zygote goes on where the deputy stopped.
+because the zygote adopts orphans, and the zygote serves the manager again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Handover:
         self.unreaped: set[int] = set()  # and of all its workers that were not reaped
         self.released: set[int] = set()
         self.reported: set[int] = set()  # workers of the zygote whose exit the deputy reported
-        self.to_reap: list[int] = []  # workers of the zygote that the manager let go of
+        self.to_reap: list[int] = []  # workers of the zygote that the manager released
         self.modules: list[str] = []  # still to be imported
 
 
@@ -98,7 +98,7 @@ class Deputy(Forker):
         return True
 
     def _leave(self) -> NoReturn:
-        """The manager let go of the zygote: it has replaced it, and the workers live on, or its process is dying."""
+        """Handle the end of the control socket: the manager has replaced the zygote, or its process is dying."""
         life = select.poll()
         life.register(self._life_fd, 0)
         if life.poll(LIFE_END_S * 1000):

@@ -24,7 +24,7 @@ def end_with_parent() -> NoReturn:
 def end_all_below(zygote: int) -> None:
     """End all processes below the zygote except this one.
 
-    One pass that finds nobody alive is not enough: a process that dies during the pass hands its children, which the
+    One pass that finds no live process is not enough: a process that dies during the pass hands its children, which the
     pass listed before, to the zygote. Only processes that an earlier pass found dead have no children left.
     """
     until_s = time.monotonic() + END_S

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 # Requests of the manager, one a packet.
 FORK = b"F"  # + FORK_ARGS: start a worker
-REAP = b"R"  # + PID: the manager has let go of the pid, which may now be used again
+REAP = b"R"  # + PID: the manager no longer uses the pid, which may now be reused
 PRELOAD = b"P"  # + module name: workers started from now on should have it
 CLOSE = b"C"  # all workers are gone: end the processes that they left behind
 
@@ -72,7 +72,7 @@ class Forker:
         self._resets: list[Callable[[], object]] = []  # what a fork does first
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers whose exit was not reported yet
         self._unreaped: set[int] = set()  # workers, living or dead; all other children were adopted
-        self._released: set[int] = set()  # pids that the manager let go of before their exit was seen
+        self._released: set[int] = set()  # pids that the manager released before their exit was seen
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False

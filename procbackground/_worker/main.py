@@ -164,7 +164,7 @@ class Worker:
         except BaseException as error:
             import logging
 
-            # As ProcessPoolExecutor does: nobody may look at the futures of the tasks.
+            # As ProcessPoolExecutor does: the program may never look at the futures of its tasks.
             logging.getLogger("concurrent.futures").critical("Exception in %s:", what, exc_info=True)
             flush_output()
             _finish_queues()

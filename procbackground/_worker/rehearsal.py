@@ -89,7 +89,7 @@ def _signals_restored() -> Iterator[bool]:
                 faulthandler.unregister(_platform.STACK_SIGNAL)
             for number, handler in handlers.items():
                 signal.signal(number, handler)
-        with suppress(OSError, ValueError):  # closed long ago by whoever set it
+        with suppress(OSError, ValueError):  # it was closed, but not unset
             signal.set_wakeup_fd(wakeup_fd, warn_on_full_buffer=False)
 
 

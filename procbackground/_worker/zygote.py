@@ -109,7 +109,10 @@ class _Zygote(Forker):
             pause_ms = self._reap_adopted() if self._wants_reaping else None
 
     def leave(self) -> None:
-        """The manager let go of the zygote: it has replaced it, and the workers live on, or its process is dying."""
+        """Handle the end of the control socket: the manager has replaced the zygote, or its process is dying.
+
+        Workers survive a replacement, but not the end of the manager's process.
+        """
         life = select.poll()
         life.register(self._life_fd, 0)
         if life.poll(LIFE_END_S * 1000):
@@ -224,21 +227,21 @@ class _Zygote(Forker):
             os._exit(1)
 
     def _take_over(self, pid: int, handover: socket.socket) -> None:
-        """Ask the deputy to hand over, and go on with its workers as our own children."""
-        told = b""
+        """Ask the deputy to hand over, and watch its workers, which become our own children when it exits."""
+        data = b""
         with handover:
             try:
                 handover.shutdown(socket.SHUT_WR)
                 while more := handover.recv(65536):
-                    told += more
+                    data += more
             except OSError:
                 pass  # it was killed
         os.waitpid(pid, 0)
         self._wants_reaping = True
-        if not told:
+        if not data:
             return  # it was killed: its workers are adopted, and the manager sees their ends by their pidfds
         result = Handover()
-        vars(result).update(pickle.loads(told))
+        vars(result).update(pickle.loads(data))
         self._unreaped |= result.unreaped
         self._released |= result.released
         for worker in result.living:
