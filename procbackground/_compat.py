@@ -1,7 +1,7 @@
-"""What code written for `ProcessPoolExecutor` reaches for, though it is private there.
+"""Private attributes of `ProcessPoolExecutor` that deployed code uses.
 
-Much deployed code ends hanging workers by `executor._processes`, or asks `executor._broken`. Here these are views:
-made when they are asked for, of what there is, with nothing kept for them.
+Such code ends hanging workers by `executor._processes`, or reads `executor._broken`. Here these are views, made on each
+access from the present state; nothing is kept for them.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What running code may ask and tell: `current()` in a task; outside one, a context whose calls do nothing."""
+"""The context of a running task, returned by `current()`; outside a task, a context whose calls do nothing."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ class Context:
         return False
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        """Tell how far the task is. Reaches `handle.progress` and `on_task_progress`, and counts as a heartbeat."""
+        """Report how far the task is. Reaches `handle.progress` and `on_task_progress`, and counts as a heartbeat."""
 
     def heartbeat(self) -> None:
-        """Tell that the task is alive: `stalled_threshold` counts from here. Costs well under a microsecond."""
+        """Report that the task is alive: `stalled_threshold` counts from here. Costs well under a microsecond."""
 
     def wait(self, seconds: float) -> bool:
         """Sleep for `seconds`, or until a stop is asked for; return `stopping`."""
@@ -46,6 +46,6 @@ def current() -> Context:
 
 
 def set_finder(find: Callable[[], Context] | None) -> None:
-    """Tell `current()` where to look; the worker calls this once when it starts."""
+    """Set the function that finds the running task's context; the worker calls this once when it starts."""
     global _find_current
     _find_current = find

@@ -137,9 +137,9 @@ def death_phrase(exit_code: int | None) -> str:
 class _WorkerDied(ProcbackgroundError):
     """The worker ended before it answered; the task may have run in part.
 
-    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where the system could not tell;
+    Attributes: `exit_code` as in `Process.exitcode` (-9 is SIGKILL), None where that is unknown;
     `log_lines`, the last lines that the attempt logged by `logging` or loguru; `peak_memory`, the highest resident
-    size of the process over its life in bytes (`ru_maxrss`), None where the system could not tell.
+    size of the process over its life in bytes (`ru_maxrss`), None where that is unknown.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What observers are told: one frozen event class for each `on_...` method of an observer.
+"""The events that observers get: one frozen class for each `on_...` method of an observer.
 
 `time` is `time.time()`. `attempt` counts from 1. `task`, `handle` and `attempt` are None in events of a process
 outside any task, and in those of the manager: `AdmissionHeld`, `AdmissionResumed`, `ManagerClosed`.

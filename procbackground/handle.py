@@ -1,6 +1,6 @@
 """The caller's end of a task: a `concurrent.futures.Future` that makes its condition only once somebody waits.
 
-Eighth and last stop of a task: `_supervisor.delivery` settles the handle, and whoever waits goes on. An ordinary
+Eighth and last stop of a task: the supervisor settles the handle, and the threads that wait for it go on. An ordinary
 Future costs 3.6 µs and 2 kB over its life, more than all else that happens to a task that succeeds at once;
 this one costs 0.9 µs, and a third of the memory. The price is the claim protocol below, which lives here only.
 """
@@ -32,7 +32,7 @@ _FINISHER = object()  # in the claim: the handle is being settled, and nobody wa
 
 
 class Owner(Protocol):
-    """What a handle needs of the supervisor."""
+    """The part of the supervisor that a handle uses."""
 
     def cancel_job(self, job: Job) -> bool:
         """End the job of a handle, queued or running; False when it has ended by itself."""
@@ -170,7 +170,7 @@ class TaskHandle(Future[R]):
 
     @property
     def progress(self) -> Progress | None:
-        """What the task last said by `current().progress(...)`, or None."""
+        """The progress that the task reported last, by `current().progress(...)`, or None."""
         return self._progress
 
     def running(self) -> bool:
@@ -258,10 +258,10 @@ class TaskHandle(Future[R]):
         exception: BaseException | None,
         sleepers: list[_thread.LockType] | None = None,
     ) -> bool:
-        """Store the outcome and wake who waits; return whether there are callbacks to run.
+        """Store the outcome and wake the threads that wait; return whether there are callbacks to run.
 
-        Called once, by the supervisor thread. With `sleepers`, the locks of
-        those in `result` and `exception` are added to it, and the caller is to release them.
+        The supervisor calls it once. With `sleepers`, the locks of threads in `result` and `exception` are added to
+        that list, and the caller releases them.
         """
         attributes = self.__dict__
         self._job = None
@@ -294,4 +294,4 @@ class TaskHandle(Future[R]):
         return has_callbacks
 
     def _take_part(self, body: bytes) -> None:
-        """Take the first rows of a chunk; of interest to `_map.Chunk` only."""
+        """Take the answer to some rows of a chunk. Only a `Chunk` gets any."""

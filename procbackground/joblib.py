@@ -31,7 +31,7 @@ from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 from procbackground.task import Task, qualified_name
 
-# What joblib tells every backend, and what is of no use here: large arrays cross in memory as they are.
+# Options that joblib passes to every backend. They are of no use here: large arrays cross in memory as they are.
 _FOR_OTHER_BACKENDS = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
 
 
@@ -99,8 +99,8 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         if self._given is None:
             self._make_manager({**self._options, **own}, n_jobs)
         elif own or self.inner_max_num_threads is not None:
-            said = ", ".join(own) or "inner_max_num_threads"
-            raise TypeError(f"{said}: give it to the manager that you bring (threads: `threads_per_task`)")
+            names = ", ".join(own) or "inner_max_num_threads"
+            raise TypeError(f"{names}: give it to the manager that you bring (threads: `threads_per_task`)")
         return n_jobs
 
     def _make_manager(self, options: dict[str, Any], n_jobs: int) -> None:

@@ -41,7 +41,7 @@ R = TypeVar("R")
 
 
 class _FrontDoor(Executor):
-    """What a manager and its `options(...)` views have in common: ways to give it work."""
+    """The calls that a manager and its `options(...)` views have in common: those that run tasks."""
 
     def __init__(self, supervisor: Supervisor, submitter: Submitter, max_workers: int) -> None:
         self._supervisor = supervisor
@@ -198,7 +198,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
             has been ready, only when three in a row are late.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that are to stay free:
-            while fewer are, no attempt begins. What runs goes on; observers are told. By default attempts begin
+            while fewer are, no attempt begins. What runs goes on; observers get an event. By default attempts begin
             whatever is free.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that

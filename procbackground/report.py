@@ -1,4 +1,4 @@
-"""What a manager tells when asked: attempts, progress, counters, processes, and how a close went. All immutable."""
+"""Reports of a manager: attempts, progress, counters, processes, and how a close went. All immutable."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """What a running task last said by `current().progress(...)`."""
+    """The progress that a running task reported last, by `current().progress(...)`."""
 
     done: float
     total: float | None = None

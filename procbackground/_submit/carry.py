@@ -1,7 +1,7 @@
 """Context variables that travel with a task: taken where it is given, set in the child while it runs.
 
-In a manager that was told of some, the function of every request is an `InContext`, and its first argument are the
-values, pickled. So nothing else on a task's way knows of them, and other managers pay nothing for them.
+In a manager with such variables, the function of every request is an `InContext`, and its first argument is the
+pickled values. So nothing else on a task's way knows of them, and other managers pay nothing for them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MAIN = ("__main__", "__mp_main__")
 
 
 def make_carrier(variables: Iterable[ContextVar[Any]]) -> Carrier | None:
-    """Return what carries `variables`, if there are any.
+    """Return a carrier of `variables`, or None if there are none.
 
     Raises: `TypeError` for what is no variable, `ValueError` for one that a child could not find.
     """
@@ -58,7 +58,7 @@ class Carrier:
         try:
             return dumps(InContext(self._homes, fn))
         except Exception:
-            return dump_function(fn)  # raises, and knows what to say of it
+            return dump_function(fn)  # raises the error that names the function
 
     def dump_arguments(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Parcel:
         """Pickle the values and the arguments of a call. Raises: `SerializationError`."""

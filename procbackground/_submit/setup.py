@@ -231,7 +231,7 @@ _caps_came_late = False
 def take_early(name: str, setup: Setup) -> str:
     """Set what user code could notice at its import; called when a child unpickles its name, which it returns.
 
-    Errors are the worker's to tell (`Setup.apply`): here nobody would hear of them.
+    Errors are ignored here, where nobody would see them: the worker reports them (`Setup.apply`).
     """
     if _applied_env == setup.env:
         return name  # the name comes with the process object once more
@@ -257,7 +257,7 @@ def _enter_before_main(cwd: str) -> None:
         try:
             _enter(cwd)
         except OSError:
-            pass  # the worker tells
+            pass  # the worker reports it
         prepare(main)
 
     spawn.prepare = prepare_elsewhere

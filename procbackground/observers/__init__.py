@@ -1,4 +1,4 @@
-"""Who is told: observers of a manager's events, a module each. `Observer` is the base to derive from."""
+"""Observers of a manager's events, a module each. `Observer` is the base to derive from."""
 
 from procbackground.observers.base import EVENT_NAMES, Observer, events_wanted_by
 from procbackground.observers.callback import CallbackObserver

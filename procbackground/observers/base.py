@@ -22,7 +22,7 @@ class Observer:
         """An attempt began in a process."""
 
     def on_task_progress(self, event: events.TaskProgress) -> None:
-        """A running task told how far it is."""
+        """A running task reported its progress."""
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
         """An attempt was silent for its `stalled_threshold`; it runs on. Once an attempt."""

@@ -3,9 +3,8 @@
 Where a chunk was too large, the worker leaves the rows that it has not begun, and they go into smaller chunks.
 
 Who may touch what: all state of a mapper is changed under its `lock`. It is entered by the thread that calls `map`, by
-those that take values, and by the supervisor's helper threads (`note_end`). `lock` is a lock of C, which `with` takes
-and releases whatever exception comes. An exception that interrupts one of the user's threads here (Ctrl-C, say) ends
-the map: what was given is cancelled, and nothing that was half done is done again.
+those that take values, and by the supervisor's helper threads (`note_end`). An exception that interrupts one of the
+user's threads here (Ctrl-C, say) ends the map: its tasks are cancelled, and nothing half done is done again.
 """
 
 from __future__ import annotations
@@ -384,7 +383,6 @@ def start_map(
     Args:
         is_apart: each row is a task of its own, unless `chunksize` says otherwise.
         keeper: the manager, which a map that gives more rows later keeps open.
-    Raises: `ValueError`, `TypeError` for arguments that make no sense; as `Manager.run`.
     """
     if chunksize is None and (buffersize is not None or is_apart):
         chunksize = 1

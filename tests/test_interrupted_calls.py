@@ -1,0 +1,477 @@
+"""An exception at any line of a caller's call (Ctrl-C, MemoryError) leaves the manager whole.
+
+Each operation runs many times, and each time `KeyboardInterrupt` is raised at the next line event of our code in the
+calling thread, until a run comes to its end before that. After each run the manager works, every task has an end, and
+the counters agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures._base
+import linecache
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import CancelledError
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytest
+
+import procbackground
+from procbackground import Manager, ManagerClosedError, Task, TaskHandle, TaskType
+from tests.support import tasks
+from tests.support.gate import PATIENCE_S, Gate
+
+OURS = Path(procbackground.__file__).parent
+SUPERVISORS = (str(OURS / "_supervisor"), str(OURS / "_state"))
+FUTURES = concurrent.futures._base.__file__  # our handles inherit from there
+CALLED_BY_SUPERVISOR = ("_settle", "_take_part", "_invoke_callbacks")  # of handles
+CALLERS_SIDE, EVERYWHERE = "callers_side", "everywhere"  # whose lines are interrupted
+LARGE = 300_000  # bytes: more than a pipe holds, so that it takes several writes
+
+# An interrupt in a finalizer cannot go anywhere: Python prints it. That is none of ours.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.timeout(900),
+]
+
+# An operation gets ready, yields the call to be interrupted, and looks after that at what came of it.
+Operation = Generator[Callable[[], object], None, None]
+
+
+def leaves_with(frame: FrameType, entered: set[tuple[FrameType, int]]) -> bool:
+    """Whether a line event is that of a `with` statement on its way out.
+
+    There `__exit__` is not protected any more, and is not called yet. A line event may come there, but neither a signal
+    handler nor anything else that raises: CPython looks for signals after calls, at jumps back and where a function
+    begins.
+    """
+    text = linecache.getline(frame.f_code.co_filename, frame.f_lineno).strip()
+    if text == "return":
+        return True
+    if not text.startswith("with "):
+        return False
+    place = (frame, frame.f_lineno)
+    is_on_its_way_out = place in entered
+    (entered.discard if is_on_its_way_out else entered.add)(place)
+    return is_on_its_way_out
+
+
+class Interrupt:
+    """A trace function that raises `KeyboardInterrupt` at one line event of our code."""
+
+    def __init__(self, at: int, scope: str) -> None:
+        self.left = at
+        self.scope = scope
+        self.where: str | None = None  # once it has raised
+        self.entered: set[tuple[FrameType, int]] = set()  # `with` statements, and in which calls
+
+    def is_in_scope(self, file: str, function: str) -> bool:
+        if self.scope == CALLERS_SIDE and (file.startswith(SUPERVISORS) or function in CALLED_BY_SUPERVISOR):
+            return False
+        return file.startswith(str(OURS)) or file == FUTURES
+
+    def __call__(self, frame: FrameType, event: str, _: Any) -> Any:
+        file = frame.f_code.co_filename
+        if self.where is not None or not self.is_in_scope(file, frame.f_code.co_name):
+            return None
+        if event == "line" and not leaves_with(frame, self.entered):
+            self.left -= 1
+            if not self.left:
+                self.where = f"{file}:{frame.f_lineno} ({frame.f_code.co_name})"
+                raise KeyboardInterrupt
+        return self
+
+
+def interrupt(act: Callable[[], object], at: int, scope: str) -> str | None:
+    """Call `act`, and interrupt it at one line event; return where that was, or None if it ended before."""
+    tracer = Interrupt(at, scope)
+    before = sys.gettrace()
+    sys.settrace(tracer)
+    try:
+        act()
+    except KeyboardInterrupt:
+        if tracer.where is None:
+            raise
+    finally:
+        sys.settrace(before)
+    return tracer.where
+
+
+def is_consistent(manager: Manager) -> bool:
+    stats = manager.stats()
+    return stats.added == stats.succeeded + stats.failed + stats.cancelled and not stats.queued + stats.running
+
+
+def check_whole(manager: Manager) -> None:
+    """Raise `AssertionError` unless the manager works, and all that it took has ended and is counted."""
+    assert manager.wait(timeout=PATIENCE_S), f"a task never ends: {manager.stats()}"
+    assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
+    end_s = time.monotonic() + PATIENCE_S
+    while not is_consistent(manager):  # a cancelled task is settled before its process has ended
+        assert time.monotonic() < end_s, f"the counters do not agree: {manager.stats()}"
+        time.sleep(0.001)
+
+
+def sweep(scope: str, operation: Callable[[], Operation], check: Callable[[], None]) -> int:
+    """Interrupt an operation at each of its lines in turn; return how many there are."""
+    at = 0
+    while True:
+        at += 1
+        running = operation()
+        act = next(running)
+        where = interrupt(act, at, scope)
+        try:
+            next(running, None)
+            check()
+        except (AssertionError, Exception) as error:
+            raise AssertionError(f"interrupted at line event {at}, {where}: {error!r}") from error
+        if where is None:
+            return at - 1
+
+
+# -- operations of one manager ------------------------------------------------------------------------------
+
+
+def submit(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.run(pow, 2, 3)
+
+
+def submit_new_function(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.run(lambda: 8)
+
+
+def submit_task(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.run_task(Task(pow, args=(2, 3), retry=3, timeout=PATIENCE_S))
+
+
+def options(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.options(timeout=PATIENCE_S, retry=2).run(pow, 2, 3)
+
+
+def large_argument(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.run(len, b"x" * LARGE)
+
+
+def unpicklable_argument(manager: Manager, gate: Gate) -> Operation:
+    yield lambda: manager.run(id, threading.Lock())
+
+
+def unpicklable_function(manager: Manager, gate: Gate) -> Operation:
+    lock = threading.Lock()
+    yield lambda: manager.run(lambda: lock)
+
+
+def all_held(manager: Manager, gate: Gate) -> list[int]:
+    """Have both workers busy until their pids are released."""
+    for _ in range(2):
+        manager.run(tasks.stop_then_do, gate.address)
+    return [gate.wait_for_arrival() for _ in range(2)]
+
+
+def submit_queued(manager: Manager, gate: Gate) -> Operation:
+    pids = all_held(manager, gate)
+    yield lambda: manager.run(pow, 2, 3)
+    for pid in pids:
+        gate.release(pid)
+
+
+def outcome(handle: TaskHandle[Any]) -> Any:
+    """Wait for what became of a task that was perhaps cancelled."""
+    try:
+        return handle.result(timeout=PATIENCE_S)
+    except CancelledError:
+        return "cancelled"
+
+
+def cancel_queued(manager: Manager, gate: Gate) -> Operation:
+    pids = all_held(manager, gate)
+    handle = manager.run(pow, 2, 3)
+    yield handle.cancel
+    for pid in pids:
+        gate.release(pid)
+    assert outcome(handle) in (8, "cancelled")
+
+
+def cancel_running(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(tasks.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    yield handle.cancel
+    if not handle.cancelled():
+        gate.release(pid)
+    assert outcome(handle) in (None, "cancelled")
+
+
+def wait_for_all(manager: Manager, gate: Gate) -> Operation:
+    manager.run(pow, 2, 3)
+    yield lambda: manager.wait(timeout=PATIENCE_S)
+
+
+def ask(manager: Manager, gate: Gate) -> Operation:
+    manager.run(pow, 2, 3)
+    yield lambda: (manager.stats(), manager.count_of(TaskType.ONE_OFF), manager.processes())
+
+
+def result(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(pow, 2, 3)
+    yield lambda: (handle.result(timeout=PATIENCE_S), handle.exception(), handle.attempts, handle.task)
+    assert handle.result(timeout=PATIENCE_S) == 8
+    assert handle.task.args == (2, 3)
+
+
+def result_that_is_late(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(tasks.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+
+    def look() -> None:
+        for wait in (handle.result, handle.exception):
+            with pytest.raises(TimeoutError):
+                wait(timeout=0)
+
+    yield look
+    assert len(handle.__dict__.get("_sleepers", ())) <= 1  # that of the wait that was interrupted while it cleaned up
+    gate.release(pid)
+    handle.result(timeout=PATIENCE_S)
+
+
+def done_callback(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(tasks.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    calls: list[object] = []
+
+    yield lambda: handle.add_done_callback(calls.append)
+    gate.release(pid)
+    handle.result(timeout=PATIENCE_S)
+    called = threading.Event()
+    handle.add_done_callback(lambda _: called.set())
+    assert called.wait(PATIENCE_S)
+    assert len(calls) <= 1
+
+
+def awaited(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(pow, 2, 3)
+
+    async def wait() -> int:
+        return await handle
+
+    yield lambda: asyncio.run(wait())
+    assert outcome(handle) in (8, "cancelled")
+
+
+def check_prefix(came: list[Any], results: Iterator[Any] | None, expected: list[Any], ended: bool) -> None:
+    """Raise unless what came is what was to come, from the first on, and nothing in between is missing."""
+    if results is not None:
+        came += results
+    assert came == expected[: len(came)]
+    assert not ended or came == expected
+
+
+def map_of(expected: list[Any], start: Callable[[], Iterator[Any]]) -> Operation:
+    came: list[Any] = []
+    results: list[Iterator[Any]] = []
+    ended: list[bool] = []
+
+    def take() -> None:
+        results.append(start())
+        for value in results[0]:
+            came.append(value)  # noqa: PERF402  # one by one: those that came before the interrupt count
+        ended.append(True)
+
+    yield take
+    check_prefix(came, results[0] if results else None, expected, bool(ended))
+
+
+def map_adaptive(manager: Manager, gate: Gate) -> Operation:
+    expected = [number**2 for number in range(300)]
+    return map_of(expected, lambda: manager.map(tasks.square, range(300)))
+
+
+def map_chunked(manager: Manager, gate: Gate) -> Operation:
+    numbers = list(range(20))
+    return map_of([number**2 for number in numbers], lambda: manager.map(tasks.square, numbers, chunksize=3))
+
+
+def map_buffered(manager: Manager, gate: Gate) -> Operation:
+    return map_of([4, 8, 16, 32], lambda: manager.map(pow, [2] * 4, iter([2, 3, 4, 5]), buffersize=2))
+
+
+def map_with_failures(manager: Manager, gate: Gate) -> Operation:
+    came: list[int] = []
+    results: list[Iterator[int]] = []
+    errors: list[BaseException] = []
+
+    def take() -> None:
+        results.append(manager.options(retry=2).map(tasks.fail_if_negative, [1, 2, -3, 4, 5], chunksize=5))
+        try:
+            for value in results[0]:
+                came.append(value)
+        except tasks.Flaky as error:
+            errors.append(error)
+
+    yield take
+    if results and not errors:
+        try:
+            came += results[0]
+        except tasks.Flaky as error:
+            errors.append(error)
+    assert came == [1, 2][: len(came)]
+    assert not errors or came == [1, 2]
+
+
+def map_of_unpicklable_row(manager: Manager, gate: Gate) -> Operation:
+    came: list[Any] = []
+
+    def take() -> None:
+        try:
+            for value in manager.map(tasks.kind_of, [1, threading.Lock(), 2], chunksize=3):
+                came.append(value)  # noqa: PERF402
+        except procbackground.SerializationError:
+            pass
+
+    yield take
+    assert came == ["int"][: len(came)]
+
+
+def map_closed_half_way(manager: Manager, gate: Gate) -> Operation:
+    results = manager.map(tasks.square, range(2000))
+    assert next(results) == 0
+
+    yield results.close
+    results.close()
+    assert list(results) == []
+
+
+def map_left_half_way(manager: Manager, gate: Gate) -> Operation:
+    def take() -> None:
+        for value in manager.map(tasks.square, range(100), chunksize=7):
+            if value > 100:
+                break
+
+    yield take
+
+
+def stream_of(manager: Manager, ordered: bool) -> Operation:
+    came: list[int] = []
+    ended: list[bool] = []
+
+    def take() -> None:
+        some = (Task(pow, args=(2, number)) for number in range(10))
+        for handle in manager.stream(some, ordered=ordered, buffersize=3):
+            came.append(handle.result(timeout=PATIENCE_S))  # noqa: PERF401  # as above
+        ended.append(True)
+
+    yield take
+    assert len(set(came)) == len(came)
+    check_prefix(came if ordered else sorted(came) if ended else [], None, [2**n for n in range(10)], bool(ended))
+
+
+def stream(manager: Manager, gate: Gate) -> Operation:
+    return stream_of(manager, ordered=False)
+
+
+def stream_ordered(manager: Manager, gate: Gate) -> Operation:
+    return stream_of(manager, ordered=True)
+
+
+def stream_async(manager: Manager, gate: Gate) -> Operation:
+    async def take() -> list[int]:
+        some = (Task(pow, args=(2, number)) for number in range(6))
+        return [handle.result() async for handle in manager.stream(some, buffersize=3)]
+
+    yield lambda: asyncio.run(take())
+
+
+def stream_left_half_way(manager: Manager, gate: Gate) -> Operation:
+    def take() -> None:
+        for handle in manager.stream((Task(pow, args=(2, number)) for number in range(10)), buffersize=3):
+            if handle.result(timeout=PATIENCE_S) > 4:
+                break
+
+    yield take
+
+
+OPERATIONS = [
+    submit, submit_new_function, submit_task, submit_queued, options, large_argument, unpicklable_argument,
+    unpicklable_function, cancel_queued, cancel_running, wait_for_all, ask, result, result_that_is_late, done_callback,
+    awaited, map_adaptive, map_chunked, map_buffered, map_with_failures, map_of_unpicklable_row, map_closed_half_way,
+    map_left_half_way, stream, stream_ordered, stream_async, stream_left_half_way,
+]  # fmt: skip
+
+
+every_scope = pytest.mark.parametrize("scope", [CALLERS_SIDE, EVERYWHERE])
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.__name__)
+@every_scope
+def test_a_call_interrupted_at_any_line_leaves_the_manager_whole(
+    manager: Manager, gate: Gate, scope: str, operation: Callable[[Manager, Gate], Operation]
+):
+    for _ in range(2):
+        assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
+    lines = sweep(scope, lambda: operation(manager, gate), lambda: check_whole(manager))
+    assert lines > 0
+
+
+# -- operations that need a manager for each run ------------------------------------------------------------
+
+
+@every_scope
+def test_the_first_call_interrupted_at_any_line_leaves_a_manager_that_starts(
+    make_manager: Callable[..., Manager], scope: str
+):
+    made: list[Manager] = []
+
+    def operation() -> Operation:
+        made.append(make_manager(max_workers=1))
+        yield lambda: made[-1].run(pow, 2, 3)
+
+    def check() -> None:
+        check_whole(made[-1])
+        assert made[-1].close(timeout=PATIENCE_S).is_clean
+
+    assert sweep(scope, operation, check) > 10
+
+
+@every_scope
+def test_a_loop_interrupted_at_any_line_leaves_the_manager_whole(make_manager: Callable[..., Manager], scope: str):
+    made: list[Manager] = []
+
+    def operation() -> Operation:
+        made.append(make_manager(max_workers=1))
+        made[-1].run(pow, 2, 3).result(timeout=PATIENCE_S)
+        yield lambda: made[-1].run_task(Task(tasks.nothing, type=TaskType.LOOP, interval=0.001))
+
+    def check() -> None:
+        assert made[-1].cancel(timeout=PATIENCE_S)
+        check_whole(made[-1])
+        assert made[-1].close(timeout=PATIENCE_S).leftovers == ()
+
+    assert sweep(scope, operation, check) > 10
+
+
+@pytest.mark.parametrize("timeout", [None, 0.0])
+@every_scope
+def test_a_close_interrupted_at_any_line_can_be_repeated(
+    make_manager: Callable[..., Manager], scope: str, timeout: float | None
+):
+    made: list[Manager] = []
+
+    def operation() -> Operation:
+        made.append(make_manager(max_workers=1, grace=0.5))
+        handles = [made[-1].run(pow, 2, 3) for _ in range(3)]
+        yield lambda: made[-1].close(timeout)
+        began_s = time.monotonic()
+        assert made[-1].close(timeout=1.0).leftovers == ()
+        assert time.monotonic() - began_s < PATIENCE_S
+        assert all(handle.done() for handle in handles)
+
+    def check() -> None:
+        with pytest.raises(ManagerClosedError):
+            made[-1].run(pow, 2, 3)
+        assert is_consistent(made[-1])
+
+    assert sweep(scope, operation, check) > 5
