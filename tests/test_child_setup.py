@@ -1,4 +1,4 @@
-"""What a manager sets in its children is there before anything of the user's, in every kind of worker."""
+"""`env`, `cwd`, `nice`, `cpu_affinity` and `threads_per_task` hold in every worker before the user's code runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A task changes hands: from a caller to a worker, whose process may end, or whose task be stopped, meanwhile.
+"""Giving a task to a worker is safe though its process ends, the task is stopped, or Ctrl-C comes meanwhile.
 
 Ctrl-C comes at every point of a call at which the interpreter might look for it.
 """

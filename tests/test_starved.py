@@ -1,4 +1,4 @@
-"""Machines short of descriptors, processes, memory files or disk: a clear error or a wait that is told, and service
+"""Machines short of descriptors, processes, memory files or disk: a clear error or a reported wait, and service
 again once there is enough; never a hang or a lost task."""
 
 from __future__ import annotations

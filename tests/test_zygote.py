@@ -1,4 +1,4 @@
-"""The helper that forks fresh workers: its loss is noticed and made good, and its forks are as fresh as they look."""
+"""The zygote, the process that forks fresh workers: it is replaced when lost, and its forks are fresh."""
 
 from __future__ import annotations
 

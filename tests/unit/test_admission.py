@@ -1,4 +1,4 @@
-"""New attempts wait while memory is short: decided event by event."""
+"""The scheduler's decisions while memory is short: no attempt begins."""
 
 from __future__ import annotations
 

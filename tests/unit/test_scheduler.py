@@ -1,4 +1,4 @@
-"""What the scheduler decides, told event by event, with a clock that the test turns."""
+"""The scheduler's decisions, one event at a time, with a clock set by the test."""
 
 from __future__ import annotations
 

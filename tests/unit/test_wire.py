@@ -1,4 +1,4 @@
-"""However a pipe cuts the stream of frames into reads, the same frames come out."""
+"""Frames come out whole and the same however a pipe cuts them into reads."""
 
 import itertools
 import os
