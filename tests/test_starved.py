@@ -50,7 +50,7 @@ def test_too_few_descriptors_for_a_manager_are_an_error_at_once(left):
 
 
 @pytest.mark.parametrize("left", [8, 13])
-def test_too_few_descriptors_for_workers_are_a_wait_that_is_told(left):
+def test_too_few_descriptors_for_workers_pause_starts_and_emit_admission_held(left):
     assert "held: [Errno 24] Too many open files" in run("descriptors", left)
 
 
