@@ -233,10 +233,16 @@ def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
             setattr(module, name, seconds)
 
 
-def is_sent_ahead(handle: TaskHandle[Any]) -> bool:
-    """Whether tasks like this one are sent to workers ahead of their turn; False when it has ended already."""
+def depth_teller(handle: TaskHandle[Any]) -> Callable[[], int] | None:
+    """Return a function that tells how many tasks like this one may be on their way to a worker.
+
+    It goes on to tell when the task has ended; when that is so already, there is none.
+    """
     job = handle._job
-    return job is not None and job.recipe.depth > 1
+    if job is None:
+        return None
+    recipe = job.recipe
+    return lambda: recipe.depth
 
 
 def free_memory_bytes() -> int:

@@ -1,4 +1,4 @@
-"""asyncio: nothing blocks the event loop, and whoever stops waiting ends the work."""
+"""Use from asyncio: awaiting a handle never blocks the event loop, and cancelling the wait cancels the task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`max_pending`: producers wait, in turn, and memory stays flat."""
+"""`max_pending`: callers that submit to a full queue wait in turn, and memory stays flat."""
 
 from __future__ import annotations
 

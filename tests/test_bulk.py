@@ -1,4 +1,4 @@
-"""A thousand tasks, a tenth of which kill their process and a tenth of which raise."""
+"""A thousand tasks, some of which raise or kill their process: each is accounted for."""
 
 from __future__ import annotations
 

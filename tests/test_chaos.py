@@ -1,4 +1,4 @@
-"""The soak in its short form: thousands of short tasks while workers, spares and the zygote are shot at."""
+"""A short soak: thousands of short tasks while signals hit workers, spares and the zygote at random."""
 
 from __future__ import annotations
 

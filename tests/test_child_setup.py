@@ -1,4 +1,4 @@
-"""What a manager sets in its children is there before anything of the user's, in every kind of worker."""
+"""`env`, `cwd`, `nice`, `cpu_affinity` and `threads_per_task` hold in every worker before the user's code runs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from procbackground import InitializerError, Manager, Task, TaskType, current
 from tests.support.gate import PATIENCE_S, tell_gate
 from tests.support.tasks import plain
 
-METHODS = ["forkserver", "spawn", "fork"]
+METHODS = ["forkserver", pytest.param("spawn", marks=pytest.mark.slow), "fork"]
 CAPS = ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS", "NUMBA_NUM_THREADS"]
 
 has_affinity = pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="no affinity on this system")
@@ -217,6 +217,7 @@ def test_numpy_has_the_threads_that_it_was_given(make_manager, preload, threads)
     assert set(counts) == {min(threads, len(os.sched_getaffinity(0)))}
 
 
+@pytest.mark.slow  # numpy is imported by up to four processes, one after the other
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("forkserver_has_it", [False, True])
 def test_a_numpy_that_is_imported_already_is_capped_too(method, forkserver_has_it, tmp_path):

@@ -1,4 +1,4 @@
-"""Context variables that the user names travel with every task: as they are where it is given, until it ends."""
+"""Context variables named in `context` have in each task the values that they had where it was submitted."""
 
 from __future__ import annotations
 

@@ -217,6 +217,7 @@ def test_census_text_says_what_was_found(tree: Path) -> None:
     assert program.lines["stderr"] == ["counting: 1 of 2 files", "counting: 2 of 2 files"]
 
 
+@pytest.mark.slow  # it counts four times, twice in one process
 def test_census_compares_with_a_serial_run_that_it_measured() -> None:
     folder = Path(STDLIB) / "email"
     shown = json_of(run("census.py", "--json", "--compare", folder))

@@ -1,4 +1,4 @@
-"""A task changes hands: from a caller to a worker, whose process may end, or whose task be stopped, meanwhile.
+"""Giving a task to a worker is safe though its process ends, the task is stopped, or Ctrl-C comes meanwhile.
 
 Ctrl-C comes at every point of a call at which the interpreter might look for it.
 """
@@ -51,7 +51,7 @@ def load_only_in(pid: int) -> OnlyHere:
     return OnlyHere()
 
 
-def test_the_large_arguments_of_a_function_that_does_not_load_are_nobody_elses(make_manager):
+def test_large_arguments_of_a_function_that_does_not_load_reach_no_other_task(make_manager):
     manager = make_manager(max_workers=1)
     failed = manager.run(OnlyHere(), bytes(LARGE))
     assert "no module of that name" in str(failed.exception(timeout=PATIENCE_S))
@@ -162,7 +162,7 @@ def test_a_task_that_an_observer_cancels_before_it_is_accepted_is_cancelled_and_
     assert (stats.added, stats.succeeded, stats.cancelled, stats.queued) == (3, 2, 1, 0)
 
 
-def test_what_a_closed_manager_refuses_has_ended_for_those_who_were_told_of_it(make_manager, gate, recorder):
+def test_a_task_that_a_closing_manager_refuses_is_cancelled_for_observers(make_manager, gate, recorder):
     manager = make_manager(max_workers=1, max_pending=1, observer=recorder)
     manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
@@ -240,7 +240,7 @@ def test_a_loop_that_is_given_a_dead_process_begins_in_another_and_is_not_charge
         handle.cancel()
 
 
-def test_a_callback_that_comes_while_another_blocks_is_run_at_once(make_manager, gate):
+def test_a_callback_runs_at_once_while_another_one_blocks(make_manager, gate):
     manager = make_manager(max_workers=1)
     is_blocked, may_end, has_run = threading.Event(), threading.Event(), threading.Event()
 

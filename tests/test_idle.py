@@ -1,4 +1,4 @@
-"""A manager with nothing to do does nothing: counted in context switches, of every thread of every process."""
+"""An idle manager uses no CPU: the context switches of all its threads and processes are counted."""
 
 from __future__ import annotations
 

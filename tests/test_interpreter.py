@@ -1,4 +1,4 @@
-"""Whole interpreters: where `__main__` comes from, how a parent ends, and what is left then."""
+"""Scripts in an interpreter of their own: every kind of `__main__`, and how a program with a manager ends."""
 
 from __future__ import annotations
 

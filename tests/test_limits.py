@@ -1,4 +1,4 @@
-"""Timeouts, deadlines, memory limits and stalls, and what an attempt says of its cost."""
+"""Timeouts, deadlines, memory limits and stalls, and the facts that an `Attempt` records."""
 
 from __future__ import annotations
 

@@ -362,7 +362,7 @@ def leave_in_a_cycle(iterator):
 
 
 @pytest.mark.parametrize("way", ["map", "stream"])
-def test_what_the_collector_ends_is_cancelled_wherever_in_a_submit_it_runs(request, make_manager, gate, way):
+def test_a_map_or_stream_that_the_collector_ends_amid_a_submit_is_cancelled(request, make_manager, gate, way):
     """It runs where any object is made, so amid the taking in of a task, too: here at each call in turn."""
     manager = make_manager(max_workers=1, grace=0.5)
     addresses = [None] + [gate.address] * 3

@@ -1,4 +1,4 @@
-"""Observers: one thread, order per task, every event, and nobody harmed."""
+"""Observers get every event, in order for each task and in one thread; their errors and delays harm no task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What crosses between the processes, and what is said of what cannot."""
+"""Arguments, functions and results that are pickled, and the errors for those that cannot be."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tasks that were sent ahead and wait in a worker's pipe: what keeps that worker busy does not keep them waiting."""
+"""Tasks that were sent ahead to a worker are fetched back when the task before them takes long."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The README keeps its word: its programs run as pasted, and its commands are the ones that CI runs."""
+"""The README's programs run as pasted, and its commands are the ones that CI runs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Machines short of descriptors, processes, memory files or disk: a clear error or a wait that is told, and service
+"""Machines short of descriptors, processes, memory files or disk: a clear error or a reported wait, and service
 again once there is enough; never a hang or a lost task."""
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def test_too_few_descriptors_for_a_manager_are_an_error_at_once(left):
 
 
 @pytest.mark.parametrize("left", [8, 13])
-def test_too_few_descriptors_for_workers_are_a_wait_that_is_told(left):
+def test_too_few_descriptors_for_workers_pause_starts_and_emit_admission_held(left):
     assert "held: [Errno 24] Too many open files" in run("descriptors", left)
 
 

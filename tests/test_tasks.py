@@ -1,4 +1,4 @@
-"""One-off tasks: what `run`, `submit` and `run_task` promise, and what the manager tells about them."""
+"""One-off tasks: what `run`, `submit` and `run_task` promise, and what `stats` and `processes` report of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The helper that forks fresh workers: its loss is noticed and made good, and its forks are as fresh as they look."""
+"""The zygote, the process that forks fresh workers: it is replaced when lost, and its forks are fresh."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
 
 
 @pytest.mark.parametrize("left", [0, 3, 5])  # of the five that a worker has; the sixth is the zygote's own handle on it
-def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, recorder, left):
+def test_a_zygote_short_of_descriptors_pauses_starts_and_emits_admission_held(make_manager, recorder, left):
     manager = make_manager(max_workers=2, observer=recorder)
     zygote = zygote_of(manager.run(plain.own_pid).result(timeout=PATIENCE_S))
     limits = zygote.rlimit(psutil.RLIMIT_NOFILE)
@@ -115,7 +115,7 @@ def test_a_zygote_short_of_descriptors_is_a_wait_that_is_told(make_manager, reco
     recorder.wait_for("admission_resumed")
 
 
-def test_what_is_ready_is_not_mixed_up_when_descriptors_change_hands(make_manager, gate):
+def test_a_new_worker_that_reuses_the_descriptors_of_a_dead_one_lives(make_manager, gate):
     """The zygote tells of a death and of a new worker, which gets the descriptors of the dead one, in one moment."""
     manager = make_manager(max_workers=3)
     victim = manager.run(stop_at_gate, gate.address)

@@ -18,7 +18,13 @@ from typing import TYPE_CHECKING, Any
 from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
-from procbackground._supervisor.direct import Direct, forget_foreign_fork_server, is_passing, name_process, startable_main
+from procbackground._supervisor.direct import (
+    Direct,
+    forget_foreign_fork_server,
+    is_passing,
+    name_process,
+    startable_main,
+)
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, room_for_start, wait_for_exit
 from procbackground._supervisor.watches import Watches

@@ -1,1 +1,1 @@
-"""Libraries that take an executor or a map, with ours; each test is skipped where its library is not installed."""
+"""Libraries that take an executor or a map, used with a manager; skipped where the library is not installed."""

@@ -1,4 +1,4 @@
-"""scipy's optimizers take a map: ours."""
+"""scipy's optimizers with `Manager.map` as their map."""
 
 from __future__ import annotations
 

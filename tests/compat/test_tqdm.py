@@ -1,4 +1,4 @@
-"""tqdm's bars over what a manager gives back."""
+"""tqdm's progress bars over the results of `map`, `stream` and single tasks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the tasks of a scene do, in the children: note that they run, and what the guilty one is told to do."""
+"""The tasks of a scene: each notes that it runs, and the guilty one then does as it is told."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from tests.faults.scene import Scene
 from tests.support.gate import Gate
 
 
-@pytest.fixture(params=["forkserver", "spawn"])
+@pytest.fixture(params=["forkserver", pytest.param("spawn", marks=pytest.mark.slow)])  # a fifth of a second a worker
 def method(request: pytest.FixtureRequest) -> str:
     """The start method."""
     return str(request.param)

@@ -1,4 +1,4 @@
-"""Workers that die or stand still: 1 to 4, 20, 21 and 28."""
+"""Faults 1 to 4, 20, 21 and 28: workers that die or are stopped by SIGSTOP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Threads, callbacks, initializers, locks, output, nesting and limits of the machine: 22, 23, 25 to 27, 29 and 30."""
+"""Faults 22, 23, 25 to 27, 29 and 30: threads, callbacks, initializers, locks, output, nested pools, descriptors."""
 
 from __future__ import annotations
 

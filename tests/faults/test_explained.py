@@ -1,4 +1,4 @@
-"""What an error says: by which end, where, how large, and what was heard last. An error of its own for each handle."""
+"""Errors explain a death: by the signal, the task's stack, its memory and its last log lines."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A parent that dies, or wants to end: 15 to 18a. Nothing of it is left within a second, whatever its workers do."""
+"""Faults 15 to 18a: the parent is killed or exits. Within a second none of its processes is left."""
 
 from __future__ import annotations
 

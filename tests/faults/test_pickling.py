@@ -1,4 +1,4 @@
-"""What does not cross between the processes: 5 to 9 and 24."""
+"""Faults 5 to 9 and 24: arguments, results and exceptions that cannot be pickled or loaded."""
 
 from __future__ import annotations
 

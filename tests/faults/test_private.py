@@ -1,4 +1,4 @@
-"""Nothing that the processes talk by can be reached by other users: no port, and no file or socket for all to open."""
+"""Other users cannot reach what the processes communicate by: no port is open, and no file or socket is public."""
 
 from __future__ import annotations
 

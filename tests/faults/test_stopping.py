@@ -1,4 +1,4 @@
-"""Tasks that have to be stopped: 10 to 14, 18b and 19."""
+"""Faults 10 to 14, 18b and 19: tasks that have to be stopped."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The supervisor is watched: should a bug end its thread, everybody is told at once, and nothing is left."""
+"""A bug that ends the supervisor's thread fails every task at once, and leaves no process behind."""
 
 from __future__ import annotations
 

@@ -1,0 +1,1 @@
+"""Tests of single modules, most of them without a process."""

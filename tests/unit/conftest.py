@@ -1,4 +1,4 @@
-"""These tests start nothing, so they need neither warm helpers nor a look at what is left behind."""
+"""Unit tests start no manager, so they need neither warm helpers nor the check for what is left behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A world for the scheduler: children without processes, pipes without descriptors, a clock that is told the time.
+"""A model of the scheduler's world: workers without processes, pipes without descriptors, a clock set by the test.
 
 It obeys commands as the supervisor and its workers do, step by step and in the order that a test wants. It keeps the
 books as well: whose user code began where, and how each job ended, and refuses at once what may never happen.

@@ -1,4 +1,4 @@
-"""New attempts wait while memory is short: decided event by event."""
+"""The scheduler's decisions while memory is short: no attempt begins."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_cancel_deadline_and_close_work_while_nothing_begins(world):
     assert world.has_finished
 
 
-def test_nobody_looks_while_nothing_is_to_be_done_and_the_next_task_asks_again(world):
+def test_memory_is_not_looked_at_while_there_are_no_tasks_and_is_for_the_next_one(world):
     job = world.submit()
     world.see_memory(PLENTY)
     world.answer(job)
@@ -121,7 +121,7 @@ def test_nobody_looks_while_nothing_is_to_be_done_and_the_next_task_asks_again(w
     assert len(world.commands(c.AdmissionHeld)) == len(world.commands(c.AdmissionResumed)) == 1
 
 
-def test_when_nobody_can_look_somebody_is_asked_again(world):
+def test_a_look_at_memory_that_was_impossible_is_asked_for_again(world):
     world.submit()
     world.fail_to_see_memory()
     world.advance(WATCH_AGAIN_S)

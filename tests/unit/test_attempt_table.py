@@ -1,4 +1,4 @@
-"""The life of an attempt, as its table tells it: by examples, and pair by pair."""
+"""The transition table of attempts: examples, and every pair of state and event."""
 
 from functools import reduce
 from itertools import product

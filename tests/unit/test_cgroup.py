@@ -1,4 +1,4 @@
-"""What a container leaves us, read from trees of real files laid out as a kernel does, and from the machine's own."""
+"""Limits of CPU and memory that a container sets, read from files laid out as the kernel's, and from those."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The handle's claim protocol: whoever settles and whoever waits may meet anywhere, and nobody misses the other."""
+"""The handle's claim protocol: no waiter misses a settlement, however threads that settle and wait interleave."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The worker's end of its task pipe, on a real pipe."""
+"""How a worker reads its task pipe, and when it waits awake; on a real pipe."""
 
 from __future__ import annotations
 

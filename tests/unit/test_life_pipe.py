@@ -1,4 +1,4 @@
-"""The life pipe: by it the kernel ends a group when its parent is gone."""
+"""The life pipe, by which the kernel kills a worker's group when the parent is gone."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is inside frames: exceptions that surely load again, and the culprit's name when something refuses."""
+"""Pickles inside frames: exceptions that always load again, and errors that name the part that cannot be pickled."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rehearsal leaves the zygote, which goes through it once, as it was."""
+"""The rehearsal, which the zygote runs once, leaves its state as it was."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a retry policy decides from an outcome, the times and the number of attempts: tenacity's answers, unslept."""
+"""What a retry policy decides from outcome, times and number of attempts, without waiting."""
 
 import copy
 import pickle

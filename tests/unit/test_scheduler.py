@@ -1,4 +1,4 @@
-"""What the scheduler decides, told event by event, with a clock that the test turns."""
+"""The scheduler's decisions, one event at a time, with a clock set by the test."""
 
 from __future__ import annotations
 
@@ -662,7 +662,7 @@ def test_loop_whose_process_died_gets_another_after_a_growing_pause():
     assert pauses_s == pytest.approx([loops.LOOP_RESTART_S * 2**n for n in range(4)], abs=0.002)
 
 
-def test_what_was_sent_after_a_revocation_is_not_taken_back_by_its_look():
+def test_a_job_sent_after_a_revocation_is_not_taken_back_by_it():
     world = prompt_world(2)
     short, long = Recipe("short", b""), Recipe("long", b"")
     for _ in range(30):  # both are learnt to be short

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: no job is lost, none is in two places, and closing comes to an end."""
+"""Random histories: no job is lost, none is in two places, and every close ends."""
 
 from __future__ import annotations
 

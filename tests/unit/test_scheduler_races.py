@@ -1,4 +1,4 @@
-"""Histories in which a decision goes wrong when two things cross: an answer and a stop, a verdict and a close."""
+"""Races of two events, such as an answer and a stop, or a verdict and a close."""
 
 from __future__ import annotations
 

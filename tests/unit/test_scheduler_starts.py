@@ -1,4 +1,4 @@
-"""Workers that never get as far as a first task: how long they are waited for, and when the manager gives up."""
+"""Workers that fail before their first task: how long the manager waits for them, and when it gives up."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is set in a child, applied where it cannot be: the error says what, and crosses."""
+"""Settings that cannot be applied in a child fail with an error that names them and can be pickled."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""What a `Task` holds, refuses and is called, without a manager to run it."""
+"""`Task`: its fields, the values that it refuses, and its name."""
 
 import dataclasses
 import functools

@@ -1,4 +1,4 @@
-"""Who belongs to whose tree, decided on tables; and /proc read of processes that the test starts."""
+"""Process trees: membership decided on tables, and figures read from /proc for processes that the test starts."""
 
 from __future__ import annotations
 
