@@ -242,14 +242,22 @@ class TaskHandle(Future[R]):
             sleepers.append(lock)
             if self._state in _DONE:
                 return
-            if not acquire_within(lock, timeout) and self._state not in _DONE:
-                raise FutureTimeoutError
+            has_waited = acquire_within(lock, timeout)
+            if self._state not in _DONE:
+                self._owner.check_usable()  # a fork of the process interrupted the wait
+                if not has_waited:
+                    raise FutureTimeoutError
         finally:
             if self._state not in _DONE:  # else the list goes with the wait
                 try:
                     sleepers.remove(lock)  # or each wait that times out would leave a lock behind
                 except ValueError:
                     pass  # interrupted before it was appended
+
+    def _abandon(self) -> None:
+        """In a fork of the manager's process: end the wait of the thread that forked."""
+        for lock in self.__dict__.get("_sleepers", ()):
+            lock.release()
 
     def _settle(
         self,

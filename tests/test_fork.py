@@ -59,6 +59,14 @@ def in_fork(act: Callable[[], object]) -> int:
     pytest.fail("the fork hangs")
 
 
+def interrupt_in(seconds: float) -> None:
+    """Have the main thread get SIGUSR1, which is no matter of pytest's."""
+    main = threading.main_thread().ident
+    assert main is not None
+    thread = threading.Timer(seconds, signal.pthread_kill, (main, signal.SIGUSR1))
+    thread.start()
+
+
 def all_calls_raise(manager: Manager) -> None:
     for name, call in CALLS.items():
         try:
@@ -138,7 +146,7 @@ def test_a_manager_made_in_a_fork_works_beside_the_inherited_one(make_manager):
     assert in_fork(use_another) == 0
 
 
-@pytest.mark.parametrize("name", ["run", "wait", "stats", "close"])
+@pytest.mark.parametrize("name", ["run", "wait", "stats"])
 def test_a_fork_amid_a_call_neither_hangs_there_nor_harms_the_parent(make_manager, gate, name):
     """A signal's handler forks while the main thread is in the call, again and again."""
     manager = make_manager()
@@ -149,20 +157,21 @@ def test_a_fork_amid_a_call_neither_hangs_there_nor_harms_the_parent(make_manage
     def fork(number: int, frame: object) -> None:
         codes.append(in_fork(lambda: None if call_is_refused(manager) else 1 / 0))
 
-    before = signal.signal(signal.SIGALRM, fork)
-    signal.setitimer(signal.ITIMER_REAL, 0.01, 0.01)
+    before = signal.signal(signal.SIGUSR1, fork)
+    end_s = time.monotonic() + PATIENCE_S
     try:
-        end_s = time.monotonic() + PATIENCE_S
         while len(codes) < 10 and time.monotonic() < end_s:
-            if name == "run":
-                manager.run(plain.square, 2)
-            elif name == "stats":
-                manager.stats()
-            else:
-                manager.wait(timeout=0.02)
+            count = len(codes)
+            interrupt_in(0.005)  # once: the handler forks, and is not to be interrupted itself
+            while len(codes) == count and time.monotonic() < end_s:
+                if name == "run":
+                    manager.run(plain.square, 2)
+                elif name == "stats":
+                    manager.stats()
+                else:
+                    manager.wait(timeout=0.02)
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
     assert set(codes) == {0}
     gate.open()
     blocker.result(timeout=PATIENCE_S)
@@ -202,8 +211,8 @@ def test_a_call_that_a_fork_interrupts_ends_in_the_child(make_manager, gate, cal
         os.read(reader, 1)  # until the child has come out of the call
         gate.open()
 
-    before = signal.signal(signal.SIGALRM, fork)
-    signal.setitimer(signal.ITIMER_REAL, 0.2)
+    before = signal.signal(signal.SIGUSR1, fork)
+    interrupt_in(0.2)
     parent = os.getpid()
     outcome = b"-"
     try:
@@ -221,7 +230,7 @@ def test_a_call_that_a_fork_interrupts_ends_in_the_child(make_manager, gate, cal
         if os.getpid() != parent:
             os.write(writer, outcome)
             os._exit(0 if outcome == b"+" else 1)
-        signal.signal(signal.SIGALRM, before)
+        signal.signal(signal.SIGUSR1, before)
         os.close(reader)
         os.close(writer)
     (child,) = children

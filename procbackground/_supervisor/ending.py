@@ -154,6 +154,8 @@ def abandon_in_fork(loop: Loop) -> None:
     error = _error_in_fork(loop)
     loop.inbox.abandon(error)
     loop.settler.abandon()
+    for job in loop.scheduler.all_jobs():
+        job.handle._abandon()
     if loop.gate is not None:
         loop.gate.abandon(error)
     is_open = loop.is_ready and not loop.has_closed.is_set

@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import Any, TypeVar
 
 from procbackground._state import commands as c
 from procbackground._state import fleet, stops
@@ -29,6 +29,8 @@ from procbackground._sync import acquire_within
 from procbackground.errors import ManagerClosedError
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.task import NO_LIMIT
+
+T = TypeVar("T")
 
 logger = logging.getLogger("procbackground")
 
@@ -104,11 +106,12 @@ class Supervisor:
             self._run_aside(self._loop.start_once)
             self._acceptance.check()
 
-    def _run_aside(self, act: Callable[[], None]) -> None:
-        """Do `act` in a thread in which no signal handler runs, and wait for it."""
+    def _run_aside(self, act: Callable[[], T]) -> T:
+        """Return what `act` returns in a thread in which no signal handler runs."""
         question = Question(act)
         _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
-        question.wait()
+        answer: T = question.wait()
+        return answer
 
     # -- one task ------------------------------------------------------------------------------------------
 
@@ -224,7 +227,10 @@ class Supervisor:
     def processes(self) -> list[ProcessInfo]:
         """Return a snapshot of the workers that are ready."""
         self._acceptance.check_fork()
-        return [info for info, _ in self._loop.sampler.sample()] if self._loop.is_ready else []
+        if not self._loop.is_ready:
+            return []
+        # Reading /proc takes descriptors, which an exception in between would leave open.
+        return [info for info, _ in self._run_aside(self._loop.sampler.sample)]
 
     # -- closing -------------------------------------------------------------------------------------------
 

@@ -21,8 +21,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-LIFE_END_S = 0.1  # between the end of the control socket and that of the life pipe, when the parent dies
-
 
 class Handover:
     """What the zygote takes over from its deputy."""
@@ -72,11 +70,14 @@ class Deputy(Forker):
                 if self._handover.fileno() in ready:
                     self._hand_over()
                     break
-                for fd in ready:
-                    if fd in self._pidfds:
-                        self._report_exit(fd)
-                    elif fd == self._control.fileno() and not self._obey():
-                        self._leave()
+                try:
+                    for fd in ready:
+                        if fd in self._pidfds:
+                            self._report_exit(fd)
+                        elif fd == self._control.fileno() and not self._obey():
+                            self._lose_manager()
+                except OSError:
+                    self._lose_manager()  # in the middle of an answer
         finally:
             os._exit(0)
 
@@ -97,13 +98,16 @@ class Deputy(Forker):
             self._end_zygote()
         return True
 
-    def _leave(self) -> NoReturn:
-        """Handle the end of the control socket: the manager has replaced the zygote, or its process is dying."""
-        life = select.poll()
-        life.register(self._life_fd, 0)
-        if life.poll(LIFE_END_S * 1000):
-            self._end_zygote()
-        os._exit(0)
+    def _lose_manager(self) -> None:
+        """Handle the end of the control socket.
+
+        The manager has replaced the zygote, and kills it; or its process is dying, and the life pipe ends next. Both
+        are watched.
+        """
+        try:
+            self._poll.unregister(self._control)
+        except KeyError:
+            pass  # known already
 
     def _end_zygote(self) -> NoReturn:
         end_all_below(self._zygote_pid)

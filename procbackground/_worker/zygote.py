@@ -23,7 +23,7 @@ import time
 import warnings
 
 from procbackground import _platform
-from procbackground._worker.deputy import LIFE_END_S, Deputy, Handover
+from procbackground._worker.deputy import Deputy, Handover
 from procbackground._worker.descendants import end_all_below, end_with_parent
 from procbackground._worker.forker import (
     CLOSE,
@@ -38,6 +38,10 @@ from procbackground._worker.forker import (
 )
 from procbackground._worker.main import Boot, flush_output, ignore_interrupts, keep_lines_whole, prepare_main
 from procbackground._worker.rehearsal import rehearse
+
+# Between the end of the control socket and that of the life pipe, when the parent dies: on a busy machine not at once.
+# A manager that has replaced this zygote kills it.
+LIFE_END_S = 5.0
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

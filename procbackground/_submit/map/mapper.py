@@ -308,7 +308,6 @@ class AdaptingMapper(Mapper):
         self.sizing = Sizing(submitter.recall_rows(fn))
         self._workers = workers
         self._rests: list[Rest] = []  # that have rows left; a heap
-        self._left = 0  # their rows
         self._out = 0  # chunks given that are not done
         self._range = iterables[0] if len(iterables) == 1 and type(iterables[0]) is range else None
         super().__init__(submitter, fn, iterables, timeout_s, 1)
@@ -324,18 +323,20 @@ class AdaptingMapper(Mapper):
     def _go_on(self, columns: Columns, begin: int) -> Part:
         rest = Rest(columns, begin)
         heapq.heappush(self._rests, rest)
-        self._left += rest.left
         return rest
 
     def _give_more(self, give: Callable[..., Part]) -> None:
         """Keep some chunks out for each worker, the last ones small enough to end together."""
-        while self._left and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
+        while self._rests and self._out < OUT_PER_WORKER * self._workers and not self._is_over:
             rest = self._rests[0]
+            if not rest.left:  # a consumer was interrupted when it had taken the last of them
+                heapq.heappop(self._rests)
+                continue
             begin = rest.begin
-            columns = rest.take(self.sizing.next_rows(self._left, self._workers))
+            left = sum(each.left for each in self._rests)
+            columns = rest.take(self.sizing.next_rows(left, self._workers))
             if not rest.left:
                 heapq.heappop(self._rests)  # else it stays first: it has grown, but not beyond the next
-            self._left -= len(columns[0])
             try:
                 part = give(self._give, columns, begin)
             except BaseException as error:
@@ -351,7 +352,6 @@ class AdaptingMapper(Mapper):
         for rest in self._rests:
             rest.end(*parts)
         self._rests.clear()
-        self._left = 0
 
     def _learn(self, given: int, done: int, took_s: float) -> None:
         if self.sizing.learn(given, done, took_s):
