@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from procbackground._state import fleet
@@ -120,3 +120,20 @@ class State:
         worker.kill_timer = None
         self.workers.discard(worker)
         self.launches.free_lines.append(worker.line)
+
+    # -- figures -------------------------------------------------------------------------------------------
+
+    def count_running(self) -> int:
+        return sum(1 for worker in self.workers if worker.is_running)
+
+    def count_queued(self) -> int:
+        """Return how many jobs wait, in a queue, behind another in a worker's pipe, or for their next attempt."""
+        behind = sum(len(worker.pipeline.jobs) - 1 for worker in self.workers if worker.pipeline.jobs)
+        return self.queue.length + self.fresh_queue.length + len(self.loops_queue) + behind + len(self.waiting)
+
+    def all_jobs(self) -> Iterable[Job]:
+        """Every job that has not settled, for the case that the supervisor itself fails."""
+        jobs = [*self.queue, *self.fresh_queue, *self.loops, *self.waiting, *self.being_judged]
+        for worker in self.workers:
+            jobs.extend(job for job in worker.pipeline.jobs if not job.has_settled)
+        return dict.fromkeys(jobs)

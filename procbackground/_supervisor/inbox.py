@@ -27,6 +27,10 @@ T = TypeVar("T")
 # round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
 SPIN_S = 60e-6
 
+# A caller that finds so many requests waits until the supervisor has come to its own: threads that only submit would
+# otherwise keep the interpreter's lock from the supervisor, and the inbox would grow without end.
+CROWDED = 5000
+
 Poll: TypeAlias = "Callable[[float | None], list[tuple[int, int]]]"
 
 
@@ -98,6 +102,15 @@ class Inbox:
             return answer
         finally:
             self._asked.discard(question)
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether a caller should `wait_for_reading`."""
+        return len(self.requests) > CROWDED
+
+    def wait_for_reading(self) -> None:
+        """Wait until the supervisor has read what is in the inbox now."""
+        self.ask(_nothing)
 
     def wake(self) -> None:
         """Have the supervisor look at the inbox, or what else has changed for it."""

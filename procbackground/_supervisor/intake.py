@@ -51,18 +51,30 @@ class Intake:
 
     def process(self) -> None:
         """Take the requests that are in the inbox."""
-        requests = self._inbox.requests
+        scheduler, requests = self._scheduler, self._inbox.requests
         now_s = time.monotonic()
+        is_plain = self._is_plain
         for _ in range(BATCH):
             if not requests:
                 break
             request = requests.popleft()
-            if isinstance(request, Job):
-                self.take_in(request, now_s)
-            else:
+            if not isinstance(request, Job):
                 request()
-        if self._scheduler.needs_staff:
-            self._scheduler.staff(now_s)
+                is_plain = self._is_plain
+            elif is_plain and not request.recipe.is_loop:
+                # `take_in` without its questions, whose answers are known: a fifth of what a job costs here.
+                worker = scheduler.accept(request, now_s, not requests)
+                if worker is not None:
+                    self._send(worker, [request])
+            else:
+                self.take_in(request, now_s)
+        if scheduler.needs_staff:
+            scheduler.staff(now_s)
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether nothing but the scheduler is concerned with a one-off that comes in."""
+        return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted)
 
     def take_in(self, job: Job, now_s: float) -> None:
         """Take in a job, of whichever kind."""
@@ -75,7 +87,7 @@ class Intake:
         if job.recipe.is_loop:
             scheduler.accept_loop(job, now_s)
             return
-        worker = scheduler.accept(job, now_s, is_alone=not self._inbox.requests)
+        worker = scheduler.accept(job, now_s, not self._inbox.requests)
         if worker is not None:
             self._send(worker, [job])
 

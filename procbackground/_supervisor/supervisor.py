@@ -64,6 +64,8 @@ class Supervisor:
             loop.gate.submit(job)
         else:
             self._inbox.put(job)
+            if self._inbox.is_crowded and not self._is_own_thread():
+                self._inbox.wait_for_reading()
         if self._inbox.is_over or acceptance.is_foreign:
             self._check_taken(job)
 

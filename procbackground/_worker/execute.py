@@ -27,7 +27,8 @@ from procbackground._wire.page import (
     lowest_byte,
 )
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import PROTOCOL, dump_failure, dump_payload, dumps, explain_result
+from procbackground._wire.pickling import PROTOCOL, dump_failure, dump_payload
+from procbackground._worker.answers import cost_frame, dump_result, dump_rows
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
 
@@ -149,7 +150,7 @@ class Executor:
             del arguments
             step = "result"
             if not flags & wire.PER_ITEM:
-                answer = b"" if value is None else _dump_result(value)
+                answer = b"" if value is None else dump_result(value)
             kind = wire.VALUE if answer else wire.NOTHING
             del value
         except StopTask:
@@ -164,7 +165,7 @@ class Executor:
         prefix = b""
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
-            prefix = _cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
+            prefix = cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
         # The output of the task appears before its result.
         try:
             sys.stdout.flush()
@@ -198,6 +199,7 @@ class Executor:
         The clock is read before each slow row, but only once for a block of quick rows. If a quick row takes long after
         all, the parent requests a reading before the next one. Reading the clock for each row would double the cost
         of a row that does nothing; so would storing and reading whole words instead of bytes.
+        It is one loop in one function, because a call of ours for each row would be most of what a row costs.
         """
         values: list[Any] = []
         failures: dict[int, bytes] = {}
@@ -216,7 +218,7 @@ class Executor:
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
                 words[row_word] = NO_ROW  # in case pickling one of the values kills the process
-                self.channel.send(wire.PARTIAL, self._sequence, _dump_rows(values, failures, 0.0))
+                self.channel.send(wire.PARTIAL, self._sequence, dump_rows(values, failures, 0.0))
                 values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
             looked_row, looked_ns = row, now_ns
@@ -247,7 +249,7 @@ class Executor:
                 append(None)
             row = first + len(values)
         words[row_word] = NO_ROW
-        answer: bytes | Parcel = _dump_rows(values, failures, (clock_ns() - began_ns) / 1e9, dump_payload)
+        answer: bytes | Parcel = dump_rows(values, failures, (clock_ns() - began_ns) / 1e9, dump_payload)
         return answer
 
     # -- a loop --------------------------------------------------------------------------------------------
@@ -371,35 +373,3 @@ def _number(value: Any) -> float:
 
 def _text(message: Any) -> str | None:
     return None if message is None else str(message)
-
-
-def _dump_result(value: Any) -> bytes | Parcel:
-    try:
-        return dump_payload(value)
-    except Exception as error:
-        raise explain_result(value, error) from error
-
-
-def _dump_rows(
-    values: list[Any], failures: dict[int, bytes], took_s: float, dump: Callable[[Any], Any] = dumps
-) -> Any:
-    try:
-        return dump((values, failures, took_s))
-    except Exception:
-        pass
-    # Some row's value cannot be pickled; only that row fails.
-    for row, value in enumerate(values):
-        try:
-            dumps(value)
-        except Exception as error:
-            values[row] = None
-            failures[row] = dump_failure(explain_result(value, error), "result")
-    return dumps((values, failures, took_s))
-
-
-def _cost_frame(cpu_s: float) -> bytes:
-    import resource
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    peak_bytes = peak if sys.platform == "darwin" else peak * 1024  # macOS counts bytes, Linux KiB
-    return wire.frame(wire.MEASURED, 0, wire.COST.pack(max(0.0, cpu_s), peak_bytes))

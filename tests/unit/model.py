@@ -136,6 +136,14 @@ class World:
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
         return [self.submit(recipe=recipe) for _ in range(count)]
 
+    def submit_burst(self, count: int) -> list[Job]:
+        """Give the scheduler jobs that were in the inbox together, and then have it staff, as the supervisor does."""
+        reads_at_once, self._reads_at_once = self._reads_at_once, False
+        jobs = [self.submit(is_alone=number == count - 1) for number in range(count)]
+        self._reads_at_once = reads_at_once
+        self.staff()
+        return jobs
+
     def staff(self) -> None:
         """Do what a caller's wake-up does."""
         self.scheduler.staff(self.now_s)

@@ -718,3 +718,11 @@ def test_the_pause_before_another_launch_grows_to_what_the_failure_calls_for():
             pause_s = world.next_due_s - world.now_s
             world.advance(pause_s)
         assert pause_s == pytest.approx(expected_s)
+
+
+def test_the_last_of_a_burst_does_not_go_before_the_others():
+    world = prompt_world(max_workers=1)
+    world.answer(world.submit("warms the worker"))
+    assert world.idle()
+    burst = world.submit_burst(3)
+    assert world.begun_jobs()[1:] == burst[:1]
