@@ -264,8 +264,8 @@ def test_everybody_ends_with_a_parent_that_is_killed_amid_an_import(gate, tmp_pa
         from {slow_module} import answer
         manager.run(plain.own_pid).result(timeout=20)
         manager.run(answer).result(timeout=20)
-        fresh = manager.run_task(Task(tasks.stop_at_gate, args=(address, "fresh"), isolate=True))
-        tasks.stop_at_gate(address, "parent")
+        fresh = manager.run_task(Task(stop_at_gate, args=(address, "fresh"), isolate=True))
+        stop_at_gate(address, "parent")
         """,
     )
     with running(source, tmp_path) as process:

@@ -166,7 +166,7 @@ class Zygote:
             ours.setblocking(False)
             self._starter.do(
                 lambda: self._start_process(theirs, preload),
-                lambda process, error: self._started(ours, process, error),
+                lambda process, error: self._started(ours, theirs, process, error),
             )
         except RuntimeError as error:  # no thread: a shortage as one of processes
             ours.close()
@@ -179,7 +179,7 @@ class Zygote:
 
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks, and raises what keeps it from being started."""
-        with theirs, room_for_start(), startable_main():
+        with room_for_start(), startable_main():
             forget_foreign_fork_server(self._context.get_start_method())
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process: BaseProcess = self._context.Process(
@@ -191,7 +191,10 @@ class Zygote:
             process.start()
         return process
 
-    def _started(self, control: socket.socket, process: BaseProcess | None, error: Exception | None) -> None:
+    def _started(
+        self, control: socket.socket, theirs: socket.socket, process: BaseProcess | None, error: Exception | None
+    ) -> None:
+        theirs.close()  # not before: its end would be taken for that of a zygote
         if control is not self._control:  # given up meanwhile
             if process is not None:
                 self._have_ended(process, 0.0, lambda exit_code, error: None)
