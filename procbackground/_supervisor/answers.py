@@ -1,4 +1,4 @@
-"""Takes what workers send: fifth stop of a task. Values are put aside for `settle`, everything else is a fact for the
+"""Takes what workers send: seventh stop of a task. Values are put aside for `settle`, everything else is a fact for the
 scheduler or a message for the handle, the observers or the log.
 
 Nothing that comes out of a pipe is trusted: a task may write to descriptors that are not its own. What cannot be a
@@ -19,7 +19,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
-from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.relay import relay_record
 from procbackground._supervisor.settle import ResultBatch, Settler
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.watches import Watches
@@ -163,4 +163,4 @@ class Answers:
         elif kind == wire.LOG_RECORD:
             worker.process.note_record(0 if current is None else current.sequence, body)
             name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
-            self._log_records.put(tell_parent, body, name, attempt, worker.pid)
+            self._log_records.put(relay_record, body, name, attempt, worker.pid)

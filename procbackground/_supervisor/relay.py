@@ -10,11 +10,11 @@ from typing import Any
 LINE_LIMIT = 2000  # characters of a record that is shown with a death: enough for a short traceback
 
 
-def tell_parent(body: bytes, task_name: str | None, attempt: int | None, pid: int) -> None:
+def relay_record(body: bytes, task_name: str | None, attempt: int | None, pid: int) -> None:
     """Log in the parent what a child logged. The parent's levels and handlers decide what becomes of it."""
     library, facts = pickle.loads(body)
     if library == "loguru":
-        _tell_loguru(facts, task_name, attempt, pid)
+        _relay_to_loguru(facts, task_name, attempt, pid)
         return
     record = logging.makeLogRecord(facts)
     record.task, record.attempt, record.pid = task_name, attempt, pid
@@ -39,7 +39,7 @@ def lines_of(records: Iterable[bytes]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _tell_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | None, pid: int) -> None:
+def _relay_to_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | None, pid: int) -> None:
     from loguru import logger
 
     def restore(record: Any) -> None:
