@@ -299,7 +299,8 @@ class Manager(_FrontDoor, ExecutorInternals):
 
         Past `timeout` seconds queued tasks are cancelled, and the process trees of running ones get SIGTERM and,
         `grace` seconds later, SIGKILL. Afterwards no child, thread or descriptor is left, every handle is done and
-        every event has reached its observer. Never waits longer than timeout, grace and a moment together.
+        every event has reached its observer; if not, the report's `leftovers` and `left` say so. Never waits longer
+        than timeout, grace and a few seconds together.
         Idempotent, and safe from any thread; a second call with a shorter timeout hastens the first.
         """
         checks.check_timeout(timeout)

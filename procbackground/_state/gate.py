@@ -21,7 +21,7 @@ class MemoryGate:
     def __init__(self, min_free_bytes: int) -> None:
         self.min_free_bytes: int = min_free_bytes
         self._status = _UNKNOWN
-        self._is_watched = False  # somebody calls `memory_seen`, or will
+        self._is_watched = False  # the monitor calls `memory_seen`, or soon will
         self._held_since_s = 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""Timeouts, deadlines and silence: when to look at a running attempt, and what to do about what is seen."""
+"""Timeouts, deadlines and silence: when to check a running attempt, and what follows."""
 
 from __future__ import annotations
 

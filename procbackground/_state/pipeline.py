@@ -37,7 +37,7 @@ class Pipeline:
         self.jobs: deque[Job] = deque()
         self.sent: int = 0  # number of the latest request
         self.recalled_up_to: int = 0
-        self.head_since_s: float = now_s  # when the first of `jobs` began, as far as the parent can tell
+        self.head_since_s: float = now_s  # when the first of `jobs` began, as far as the parent knows
 
     def recall(self) -> int:
         """Recall all but what has begun; return the number of the last request concerned."""

@@ -57,7 +57,7 @@ class State:
         self.active: int = 0  # workers that use a slot of `max_workers`
         self.starting: int = 0
         self.keeps_spare: bool = keeps_spare
-        # What is to be looked at.
+        # Parts of the state that need a decision at the next step.
         self.needs_staff: bool = False  # what was accepted is a reason to call `staff`
         self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
         self.rescue_timer: Timer | None = None
@@ -65,7 +65,7 @@ class State:
         self.accepted: int = 0  # number of the latest job
         self.unsettled: int = 0  # one-offs whose handle is not done
         self.unsettled_loops: int = 0
-        self.holds: int = 0  # maps that are about to go on with rows of theirs
+        self.holds: int = 0  # maps that are about to submit more rows
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
         self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close

@@ -98,7 +98,7 @@ class WorkerProcess:
         self.stack: str | None = None  # taken before it was stopped
         self.no_stack_reason: str | None = None
         self.protocol_error: str | None = None  # what was wrong with what it sent
-        self.peak_bytes = 0  # most that it held by itself, as far as it was asked, or the system told at its end
+        self.peak_bytes = 0  # its highest known resident size, without its descendants
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
 
     def signal_group(self, signal_number: int) -> None:

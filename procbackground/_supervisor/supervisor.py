@@ -35,7 +35,7 @@ T = TypeVar("T")
 logger = logging.getLogger("procbackground")
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
-_is_exiting = False  # the interpreter is, and a manager that starts now would be closed by nobody
+_is_exiting = False  # the interpreter is exiting: a manager that started now would never be closed
 
 
 class Supervisor:
@@ -272,7 +272,7 @@ class Supervisor:
         try:
             self._run_aside(self._loop.close_unused)
         except RuntimeError:
-            self._loop.close_unused()  # no thread is to be had, as while the interpreter exits
+            self._loop.close_unused()  # no thread can be started, for example while the interpreter exits
 
     def _unfinished_report(self) -> CloseReport:
         """Return what there is to say of a close that has not ended in its time."""
