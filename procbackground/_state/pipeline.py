@@ -29,7 +29,7 @@ class UnexpectedAnswer(Exception):
 
 
 class Pipeline:
-    """What one worker was sent and has not answered. A job that was cancelled meanwhile stays until its answer."""
+    """The requests that one worker was sent and has not answered. A cancelled job stays until its answer."""
 
     __slots__ = ("head_since_s", "jobs", "recalled_up_to", "sent")
 

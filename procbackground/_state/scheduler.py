@@ -1,4 +1,4 @@
-"""What happened, and when → what to do: the only door to the decisions.
+"""The only door to the decisions: facts and the time in, commands out.
 
 Fourth stop of a task. Each method reports a fact and the time, changes the state, and leaves commands for the
 supervisor in `commands`. All calls are made by the supervisor thread.
@@ -297,7 +297,7 @@ class Scheduler(State):
             stops.stop(self, worker, c.FOR_MEMORY, now_s)
 
     def sent_garbage(self, worker: Worker, now_s: float) -> None:
-        """What the worker sent cannot be read: nothing that it sends later can be."""
+        """The worker sent bytes that are no frame, or an unexpected answer; nothing later can be read."""
         if worker.state not in (fleet.DYING, fleet.GONE):
             if worker.stop_reason is None:
                 worker.stop_reason = c.FOR_PROTOCOL

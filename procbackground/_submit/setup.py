@@ -1,4 +1,4 @@
-"""What a manager sets in its children: environment, thread caps, directory, niceness and CPUs.
+"""Settings of a manager's children: environment, thread caps, directory, niceness and CPUs.
 
 Checked in the parent, by `make_setup`, when the manager is made. In the child it comes twice. `EarlyName` brings it
 before `multiprocessing` imports the user's `__main__`, because a numpy that is imported there or preloaded into the
@@ -41,7 +41,7 @@ class SetupError(OSError):
 
 
 class Setup(NamedTuple):
-    """What every worker of a manager gets; checked. Crosses by pickle, or by fork."""
+    """The settings of every worker of a manager; checked. Crosses by pickle, or by fork."""
 
     env: tuple[tuple[str, str | None], ...]  # None removes the variable
     cwd: str | None  # absolute

@@ -102,10 +102,10 @@ class WorkerProcess:
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
 
     def signal_group(self, signal_number: int) -> None:
-        """Signal the worker and what it started in its group, while it is certain that these are meant.
+        """Signal the worker's process group, if its number cannot have been reused.
 
-        A zombie's pid cannot be used again, nor that of a group with members. Anything else that is dead may have left
-        its number to a stranger.
+        The pid of a zombie is not reused, and neither is the number of a group that has members. Otherwise the number
+        of a dead process may belong to another one.
         """
         if self.is_closed or (self.is_dead and not self.is_held and not self._has_group()):
             return

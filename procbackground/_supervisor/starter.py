@@ -71,7 +71,7 @@ class Starter:
 
 
 class _Report:
-    """What became of it; called by the supervisor."""
+    """The outcome of one call, in the inbox; the supervisor calls it."""
 
     __slots__ = ("_error", "_result", "_then")
 

@@ -1,7 +1,7 @@
 """Keeps a zygote that forks fresh workers in a millisecond, and replaces it when it dies or hangs.
 
 The parent's side; the child's is `_worker.zygote`. The zygote is started by the context's `Process`, so by default
-from the fork server: it is a clean, single-threaded process whatever the parent has running.
+from the fork server: it is a clean, single-threaded process even if the parent has many threads.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Zygote:
                 self._have_ended(process, patience_s, lambda exit_code, error: None)
             return
         # A zygote that exits by itself before its first answer could not import `__main__`, and another one could not
-        # either. The exit code tells this from a zygote that was killed.
+        # either. The exit code distinguishes it from a zygote that was killed.
         pending, self._pending = self._pending, {}
         self._have_ended(process, DEATH_S, lambda exit_code, error: self._died_early(pending, exit_code))
 
@@ -319,14 +319,14 @@ class Zygote:
 
 def _never_answered(start_timeout_s: float) -> str:
     return (
-        f"the process that is to start them was not ready within the start_timeout of {start_timeout_s:g} s; it "
+        f"the process that starts them was not ready within the start_timeout of {start_timeout_s:g} s; it "
         "imports the main module, and what that imports"
     )
 
 
 def _never_worked(exit_code: int | None) -> str:
     return (
-        f"the process that is to start them ended with exit code {exit_code} while it prepared `__main__`; its "
+        f"the process that starts them ended with exit code {exit_code} while it prepared `__main__`; its "
         "own output says why. A script that starts a manager when it is imported lacks "
         "`if __name__ == '__main__':`"
     )
