@@ -6,14 +6,35 @@
 
 A task's way out and back, by module:
 
-    ① manager               checks and pickles it, makes its handle, writes it to an idle worker or queues it
-    ② _wire                 frames, and what is inside them
-    ③ _supervisor.loop      the thread that waits for pipes, ends of processes, wake-ups and deadlines
-    ④ _state.scheduler      what happened, and when → what to do
-    ⑤ _wire                 the answer's frame
-    ⑥ _worker               the child: calls the function, turns whatever happens into an answer
-    ⑦ _supervisor.delivery  settles the handle and tells observers
-    ⑧ handle                the caller goes on
+    ① manager                 checks the call, in the caller's thread
+    ② _submit.recipes         makes a job and its handle
+       _wire.pickling          pickles the function and the arguments
+    ③ _supervisor.supervisor  posts the job and wakes the supervisor thread; the call returns
+       _supervisor.inbox       holds the job until the supervisor thread takes it
+       _supervisor.loop        is the supervisor thread: waits for requests, pipes, ends of processes and deadlines
+       _supervisor.intake      takes the job from the inbox
+    ④ _state.scheduler        decides which worker gets it, and when
+    ⑤ _supervisor.workers     carries that out
+       _supervisor.channel     writes the request to the worker's pipe, and reads answers from it
+       _wire.frames            encodes requests and answers
+    ⑥ _worker.main            reads the request, in the child
+       _worker.execute         calls the function and sends the answer
+    ⑦ _supervisor.answers     takes the answer and reports it to the scheduler
+       _supervisor.settle      settles the handle and counts the task
+    ⑧ handle                  is the caller's end: returns the result
+
+The root and the packages. Each package lists its modules in its own docstring:
+
+    root          task, retry, events, errors, report, context: what users import; joblib: the backend for joblib;
+                  _compat: private attributes of ProcessPoolExecutor; _sync, _broken: what all others may import;
+                  _testing: what tests see of a manager's inside
+    observers     Observer and the ready-made observers
+    _submit       the caller's side: from a call to a job; map and stream
+    _supervisor   the parent's side: the supervisor thread, which owns the scheduler and every worker's pipes
+    _state        decisions only: no thread, clock, pipe or log
+    _wire         what crosses between parent and child
+    _worker       the child's side
+    _platform     what the operating system provides
 """
 
 from __future__ import annotations

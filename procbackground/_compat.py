@@ -58,7 +58,7 @@ class WorkerView:
             psutil.wait_procs([self._process], timeout)
 
     def terminate(self) -> None:
-        """Send SIGTERM, as somebody outside: the task that runs fails with `WorkerDiedError`."""
+        """Send SIGTERM, as another process might: the running task fails with `WorkerDiedError`."""
         self._signal("terminate")
 
     def kill(self) -> None:
@@ -72,7 +72,7 @@ class WorkerView:
             try:
                 getattr(self._process, how)()
             except psutil.NoSuchProcess:
-                pass  # ended meanwhile, and that is what was wanted
+                pass  # it has ended already
 
     def __repr__(self) -> str:
         return f"<WorkerView {self.name} pid={self.pid}>"

@@ -17,7 +17,7 @@ def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
 
 
 class Latch:
-    """An event that happens once: `set` wakes all who wait, and nobody waits from then on."""
+    """An event that happens once: `set` wakes all waiting threads, and later waits return at once."""
 
     __slots__ = ("_waiting", "is_set")
 

@@ -1,4 +1,4 @@
-"""What tests see of a manager's inside, and the few faults that they inject there: no part of the library.
+"""A view of a manager's inside for tests, and the few faults that they inject there: no part of the library.
 
 Tests speak of workers, requests and waiting callers; how the supervisor keeps them is known here and nowhere else in
 the tests, so that it can be rewritten and only this module follows.
@@ -234,9 +234,9 @@ def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
 
 
 def depth_teller(handle: TaskHandle[Any]) -> Callable[[], int] | None:
-    """Return a function that tells how many tasks like this one may be on their way to a worker.
+    """Return a function that returns how many tasks like this one may be on their way to a worker.
 
-    It goes on to tell when the task has ended; when that is so already, there is none.
+    It works also after the task has ended; if the task has ended already, return None.
     """
     job = handle._job
     if job is None:

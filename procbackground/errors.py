@@ -167,7 +167,7 @@ class _InitializerFailed(ProcbackgroundError):
 
     The child's traceback, or its stack where it hung, is the `__cause__`, as far as there is one.
 
-    The manager starts no further workers: what was queued fails with this, and so does what is submitted later.
+    The manager starts no further workers: queued tasks and those submitted later fail with this.
     """
 
 

@@ -31,7 +31,7 @@ class TaskAdded(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskStarted(_TaskEvent):
-    """An attempt (for a loop: a process of it) began in the process `pid`. Told once an attempt."""
+    """An attempt (for a loop: a process of it) began in the process `pid`. Sent once for each attempt."""
 
     pid: int
 
@@ -58,8 +58,10 @@ class TaskStalled(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskRetrying(_TaskEvent):
-    """The attempt failed with `error` (None: a result that the policy did not accept); the next one starts in
-    `delay` seconds."""
+    """The attempt failed with `error`, and the next one starts in `delay` seconds.
+
+    `error` is None for a result that the policy did not accept.
+    """
 
     error: BaseException | None
     delay: float
@@ -122,11 +124,11 @@ class _ManagerEvent:
 
 @dataclass(frozen=True, slots=True)
 class AdmissionHeld(_ManagerEvent):
-    """No further attempt begins for now, because the machine is short of something; what runs goes on.
+    """No further attempt begins for now, because the machine is short of something; running attempts continue.
 
     `reason` is "memory": `free` bytes are free, fewer than the manager's `min_free_memory`. Or it is "processes":
-    starting a worker failed with `error` (no process, descriptor, memory or disk is left), and is tried again and
-    again; workers that are there go on taking tasks.
+    starting a worker failed with `error` (no process, descriptor, memory or disk is left), and is tried again
+    repeatedly; the existing workers continue to take tasks.
     """
 
     reason: str

@@ -1,6 +1,6 @@
-"""The caller's end of a task: a `concurrent.futures.Future` that makes its condition only once somebody waits.
+"""The caller's end of a task: a `concurrent.futures.Future` that makes its condition only once a thread waits.
 
-Eighth and last stop of a task: the supervisor settles the handle, and the threads that wait for it go on. An ordinary
+Eighth and last stop of a task: the supervisor settles the handle, and the threads that wait for it continue. A plain
 Future costs 3.6 µs and 2 kB over its life, more than all else that happens to a task that succeeds at once;
 this one costs 0.9 µs, and a third of the memory. The price is the claim protocol below, which lives here only.
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 _DONE = frozenset({FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED})
-_FINISHER = object()  # in the claim: the handle is being settled, and nobody waits under a condition
+_FINISHER = object()  # in the claim: the handle is being settled, and no thread waits under a condition
 
 
 class Owner(Protocol):
@@ -80,7 +80,7 @@ class _Condition(threading.Condition):
     """A condition that a signal handler cannot leave locked by raising at the begin or the end of a `with`.
 
     `Condition.__enter__` is written in Python: the handler may run after it took the lock and before it returns, and
-    nobody would release the lock then. Here `with` finds the methods of the lock itself, which are C functions.
+    the lock would never be released then. Here `with` finds the methods of the lock itself, which are C functions.
     """
 
     __enter__ = property(attrgetter("_lock.__enter__"))  # pyright: ignore[reportAssignmentType]
@@ -88,7 +88,7 @@ class _Condition(threading.Condition):
 
 
 class _ConditionOnFirstTouch:
-    """`Future._condition`, made when somebody first needs it. See `TaskHandle._settle` for the other half."""
+    """`Future._condition`, made when it is first needed. See `TaskHandle._settle` for the other half."""
 
     def __get__(self, handle: Any, owner: type | None = None) -> Any:
         if handle is None:
@@ -97,7 +97,7 @@ class _ConditionOnFirstTouch:
         condition = _Condition()
         claimed = attributes.setdefault("_claim", condition)  # atomic: either we or the finisher are first
         if claimed is _FINISHER:
-            # The finisher found nobody waiting and is a few bytecodes away from storing the state. A waiter may look
+            # The finisher found no waiting thread and is a few bytecodes away from storing the state. A waiter may look
             # only after that: as_completed() would otherwise count the handle twice.
             while handle._state not in _DONE:
                 time.sleep(0)
@@ -112,7 +112,7 @@ class TaskHandle(Future[R]):
     `asyncio.wrap_future` work as on any Future, and it can be awaited. `cancel()` also ends a running task.
     """
 
-    # What every handle has is in slots; the dict holds what a handle gets when it is waited for, or done.
+    # Slots hold what every handle has; the dict gets attributes once a thread waits, or the handle is done.
     __slots__ = ("_args", "_job", "_kwargs", "_make", "_owner")
 
     # Class attributes are the defaults of nearly every handle; an instance stores only what differs.

@@ -130,7 +130,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
     def submit(self, func: Callable[[], Any], callback: Callable[[Any], Any] | None = None) -> TaskHandle[Any]:
         """Run a batch; `callback` gets its handle when it is done."""
         assert self._manager is not None
-        # The batch is an argument, not the function: what is large in it crosses in memory files, as arguments do.
+        # The batch is an argument, not the function: large parts of it are sent in memory files, as arguments are.
         task = Task(_run_batch, args=(func,), name=_name_of(func))
         # In a copy: two threads may not be in one context at a time.
         handle: TaskHandle[Any] = self._call_context.copy().run(self._manager.run_task, task)
@@ -145,7 +145,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         return out.result()
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
-        """Stop the batches of a call that failed, the running ones too; the manager goes on."""
+        """Stop the batches of a call that failed, also the running ones; the manager keeps working."""
         for handle in list(self._out):
             handle.cancel()
 

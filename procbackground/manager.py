@@ -109,11 +109,11 @@ class _FrontDoor(Executor):
         """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
 
         The items are taken and sent at once; with `buffersize` only that many ahead of the results taken.
-        `chunksize` items travel together; by default as many as make one to five milliseconds of work, and where
-        that was too many, because these take longer than those before, what a worker has not begun is shared
-        again. An item that raises, times out or kills its worker fails alone, whatever the chunk: the iterator
-        raises its error when it is that item's turn. Items of one chunk that ran in the milliseconds before a death
-        run again; with a chunk size of 1 none does.
+        `chunksize` items are sent together; by default as many as make one to five milliseconds of work. If items
+        turn out slower than those before, those of a chunk that have not begun are sent again in smaller chunks. An
+        item that raises, times out or kills its worker fails alone, whichever chunk it was in: the iterator raises its
+        error when it is that item's turn. Items of one chunk that ran in the milliseconds before a death run again;
+        with a chunk size of 1 none does.
 
         Args:
             timeout: seconds from now within which each result must be there; `TimeoutError` past that.
@@ -137,10 +137,10 @@ class _FrontDoor(Executor):
     ) -> Stream[R]:
         """Run the tasks of an iterable, pulled lazily, and yield each one's handle once it is done.
 
-        Never more than `buffersize` (by default, 32 for each worker) are out: the way to run ten million items
-        in flat memory. With `ordered` the handles come in the order of the tasks, else as they are done. Leaving
-        the iteration half-way cancels what is out. Works in `for` and, without blocking the event loop, in
-        `async for`. What the iterable raises ends the iteration with it, after the handles of what was out.
+        At most `buffersize` tasks (by default, 32 for each worker) are submitted and not yet yielded: the way to run
+        ten million tasks in flat memory. With `ordered` the handles come in the order of the tasks, else as they are
+        done. Leaving the iteration early cancels the submitted tasks. Works in `for` and, without blocking the event
+        loop, in `async for`. If the iterable raises, the submitted tasks are yielded first, then that is raised.
         """
         checks.check_buffersize(buffersize)
         submit_task = self._submitter.submit_task
@@ -157,7 +157,7 @@ class _FrontDoor(Executor):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         submitter = self._submitter.with_fields(fields)
-        submitter.make_task(_nothing, (), {})  # raises now, rather than at the first call, for what is out of range
+        submitter.make_task(_nothing, (), {})  # raises now, rather than at the first call, for values out of range
         view = Options(self._supervisor, submitter, self._max_workers)
         view._origin = self
         return view
@@ -197,9 +197,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
             has been ready, only when three in a row are late.
-        min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that are to stay free:
-            while fewer are, no attempt begins. What runs goes on; observers get an event. By default attempts begin
-            whatever is free.
+        min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
+            while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default
+            free memory is not checked.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
             they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
@@ -288,7 +288,7 @@ class Manager(_FrontDoor, ExecutorInternals):
     # -- ending --------------------------------------------------------------------------------------------
 
     def cancel(self, timeout: float | None = None) -> bool:
-        """End loops after their running iteration; those added later are not run. One-offs go on.
+        """End loops after their running iteration; those added later are not run. One-offs continue.
 
         Blocks until they have ended, `timeout` seconds at the most; returns whether they all have.
         """
@@ -299,7 +299,8 @@ class Manager(_FrontDoor, ExecutorInternals):
 
         Past `timeout` seconds queued tasks are cancelled, and the process trees of running ones get SIGTERM and,
         `grace` seconds later, SIGKILL. Afterwards no child, thread or descriptor is left, every handle is done and
-        every event has reached its observer. Never waits longer than timeout, grace and a moment together.
+        every event has reached its observer; if not, the report's `leftovers` and `left` say so. Never waits longer
+        than timeout, grace and a few seconds together.
         Idempotent, and safe from any thread; a second call with a shorter timeout hastens the first.
         """
         checks.check_timeout(timeout)
@@ -321,7 +322,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         return self
 
     def __exit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
-        # An exception that leaves the block (Ctrl-C too) means that nobody wants the rest.
+        # An exception that leaves the block (Ctrl-C too) means that the other results are not wanted.
         if not self._supervisor.is_foreign:  # a fork leaves the block, too, and the manager is its parent's
             self.close(None if exc_type is None else 0.0)
 

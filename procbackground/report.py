@@ -28,17 +28,17 @@ class Attempt:
 
     Attributes:
         number: from 1 on; for a loop, within the iteration.
-        pid: of the process; None when it never got one.
+        pid: of the process; None if the attempt never got one.
         started, ended: `time.time()`; ended is None while it runs.
         outcome: None while it runs.
-        exit_code: as `Process.exitcode` where the process ended (-9 is SIGKILL); None where it lives or is unknown.
+        exit_code: as `Process.exitcode` if the process ended (-9 is SIGKILL); None if it lives or the code is unknown.
         error: the exception it ended with, or None.
         cpu_seconds: CPU time that the process spent on it (`time.process_time`), measured by the child for
-            attempts of a millisecond and more; None for shorter ones. Where the process died or was stopped: what
-            it and the processes below it used, as the manager saw it, in steps of 10 ms; None where that is unknown.
+            attempts of a millisecond and more; None for shorter ones. If the process died or was stopped: the time
+            of it and the processes below it, measured by the manager in steps of 10 ms; None if unknown.
         peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`.
-            Where the process died or was stopped: the most that its tree was seen to hold; None where nobody looked
-            (there is a look before each stop, and many while a `memory_limit` or an observer asks for them).
+            If the process died or was stopped: the highest measured size of its tree; None if it was not measured
+            (it is measured before each stop, and repeatedly for a `memory_limit` or an observer).
     """
 
     number: int
@@ -70,7 +70,7 @@ class Progress:
 class Stats:
     """Counters since the manager's start; `queued` and `running` are of now.
 
-    `retried` counts further attempts, `respawned` workers started in place of one that died or was stopped.
+    `retried` counts further attempts, `respawned` workers started to replace one that died or was stopped.
     """
 
     added: int
@@ -110,9 +110,9 @@ class CloseReport:
             counted.
         stopped: running tasks that ended within `grace` of SIGTERM.
         killed: running tasks that needed SIGKILL.
-        leftovers: pids that could not be removed, or that are left where a close did not end in its time; normally
-            empty.
-        left: what else has not ended in its time, such as an observer that blocks, in words; normally empty.
+        leftovers: pids of processes that could not be ended; of all workers, if the close did not end in time.
+            Normally empty.
+        left: descriptions of whatever else has not ended in time, such as an observer that blocks. Normally empty.
         seconds: how long the close took.
     """
 

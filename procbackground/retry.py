@@ -74,7 +74,7 @@ class Retry:
         """Whether a second attempt is possible at all."""
         return self.max_attempts != 1
 
-    # Equal policies share what is kept for the tasks of a function. Without that, each `Task(retry=3)` would pickle its
+    # Tasks of one function with equal policies share one recipe. Without that, each `Task(retry=3)` would pickle its
     # function anew, which costs four fifths of the throughput of tiny tasks.
 
     def __eq__(self, other: object) -> bool:
@@ -115,7 +115,7 @@ class Retry:
         idle_for_s: float,
         now_s: float,
     ) -> float | None:
-        """Return the seconds to wait before the next attempt, or None when there is to be none.
+        """Return the seconds to wait before the next attempt, or None if there is none.
 
         `outcome` is (failed, exception or value). The order of the questions is tenacity's: `retry`, then `wait`,
         then `stop`, which therefore sees the upcoming pause.
@@ -123,7 +123,7 @@ class Retry:
         import tenacity
 
         failed, value = outcome
-        # Interrupts, exits and cancellations are somebody's decision to end, not a fault to get over.
+        # Interrupts, exits and cancellations are decisions to end, not faults to retry.
         if failed and not isinstance(value, Exception):
             return None
         retrying = tenacity.Retrying(stop=self.stop, wait=self.wait, retry=self.retry)
@@ -181,7 +181,7 @@ def _key_of_strategy(strategy: Any) -> tuple[Any, ...]:
             return key
     except (AttributeError, TypeError):
         pass  # another release of tenacity, or a list where a tuple is usual
-    return (id(strategy),)  # whoever has the key has the policy, which keeps the strategy alive
+    return (id(strategy),)  # the policy that has the key keeps the strategy alive, so the id stays its own
 
 
 def counts_only(retry: Retry) -> bool:

@@ -1,4 +1,4 @@
-"""What is asked of a manager: `Task` and its limits. Immutable and reusable; nothing here runs anything."""
+"""`Task`: a function, its arguments and its limits. Immutable and reusable; nothing here runs anything."""
 
 from __future__ import annotations
 

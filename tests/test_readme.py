@@ -100,12 +100,3 @@ def test_ci_takes_its_test_command_from_here():
     assert pattern is not None
     assert [line for line in README.splitlines() if re.fullmatch(pattern[1], line)] == [TESTS]
     assert 'bash -euo pipefail -c "$test_command"' in script
-
-
-def test_folder_map_is_the_package_s_own():
-    import procbackground
-
-    lines = map(str.strip, (procbackground.__doc__ or "").splitlines())
-    places = [line for line in lines if line and line[0] in "①②③④⑤⑥⑦⑧"]
-    assert places
-    assert all(place in README for place in places)

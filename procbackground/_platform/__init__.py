@@ -1,7 +1,12 @@
-"""What the operating system provides: `linux` (epoll, pidfd, memfd, signals from a pipe) or the `portable` fallback.
+"""What the operating system provides. `linux` or `portable` is chosen once, here.
 
-The choice is made once, here. PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can
-run it there.
+    linux                           epoll, eventfd, pidfd, memfd, and a pipe whose end kills its readers' groups
+    portable                        the fallback: poll, a wake-up pipe, a temporary file
+    trees                           process trees and the sums of their figures
+    trees_linux, trees_portable     where the figures come from: /proc, or psutil
+    cgroup                          the limits of a container
+
+PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can run it there.
 """
 
 from __future__ import annotations

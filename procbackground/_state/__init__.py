@@ -1,9 +1,9 @@
-"""Decisions only: what happened, and when → what to do.
+"""Decisions only: facts and the time in, commands out.
 
 Nothing here starts a thread, reads a clock, writes to a pipe or logs. `scheduler.Scheduler` is the only door; the
 other modules are its parts, and each imports only those above it in this list:
 
-    attempt, commands, timers   one attempt's table; what the supervisor is to do; what is due when
+    attempt, commands, timers   one attempt's table; commands to the supervisor; timers that can be cancelled
     job, queue, pipeline        one accepted task; those that wait; those on their way to one worker
     fleet                       one worker and its table
     state                       all data of one scheduler, and the moves that keep its counts right
@@ -14,4 +14,5 @@ other modules are its parts, and each imports only those above it in this list:
     limits, loops               timeouts, deadlines and silence; tasks of iterations without end
     arrivals                    workers that come and go, and what becomes of their jobs
     invariants                  what must hold after every step
+    scheduler                   the door: one method for each fact that the supervisor reports
 """

@@ -1,7 +1,7 @@
 """One execution of a job in one worker: the transition table.
 
-The states are plain strings: a job that simply succeeds passes three of them in a few microseconds, and goes
-straight from state to state there (`scheduler`, marked "shortcut"); a test holds the shortcuts against this table.
+The states are plain strings. A job that simply succeeds passes three of them in a few microseconds, so `scheduler` and
+others set them directly at the places marked "shortcut"; a test compares the shortcuts with this table.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 # States.
 QUEUED: Final = "queued"
-SENT: Final = "sent"  # written to a worker, which may have begun it: its mark in the shared page tells
+SENT: Final = "sent"  # written to a worker; whether it has begun is in the shared page
 STOPPING: Final = "stopping"
 RETURNED: Final = "returned"
 RAISED: Final = "raised"
@@ -20,7 +20,7 @@ LOST: Final = "lost"
 
 # Events.
 DISPATCHED: Final = "dispatched"
-TAKEN_BACK: Final = "taken back"  # before it began: the attempt is not charged
+TAKEN_BACK: Final = "taken back"  # before it began: it does not count as an attempt
 STOP_ASKED: Final = "stop asked"
 VALUE_CAME: Final = "value came"
 ERROR_CAME: Final = "error came"
@@ -35,8 +35,8 @@ TRANSITIONS: Mapping[str, Mapping[str, str]] = {
         STOP_ASKED: STOPPING,
         WORKER_DIED: LOST,
     },
-    # The answer may be in the pipe already when we ask for the stop; an answer counts. A second stop changes
-    # nothing: the first reason is the one that is reported.
+    # The answer may be in the pipe already when the stop is requested; an answer counts. A second stop changes
+    # nothing: the first reason is reported.
     STOPPING: {
         VALUE_CAME: RETURNED,
         ERROR_CAME: RAISED,

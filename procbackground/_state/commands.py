@@ -1,5 +1,4 @@
-"""What the scheduler wants done. The supervisor carries these out, in order, and reports back by the scheduler's
-methods."""
+"""Commands of the scheduler. The supervisor carries them out in order, and reports facts by the scheduler's methods."""
 
 from __future__ import annotations
 
@@ -163,7 +162,7 @@ Command: TypeAlias = (
 
 
 class Clocks(NamedTuple):
-    """What is known of the times of a worker's attempt, iteration or row."""
+    """The known times of a worker's attempt, iteration or row."""
 
     began_s: float
     sign_s: float  # of its last sign of life, not before it began

@@ -17,7 +17,7 @@ SPARE: Final = "spare"  # ready, has run nothing, and belongs to no job
 IDLE: Final = "idle"  # one of the pool, with nothing to do
 BUSY: Final = "busy"
 RECALLING: Final = "recalling"  # to be stopped, once what it has not begun is out of its pipe; not signalled yet
-STOPPING: Final = "stopping"  # its tree is being stopped, whatever it runs
+STOPPING: Final = "stopping"  # its process tree is being stopped
 LEAVING: Final = "leaving"  # was asked to end by itself
 DYING: Final = "dying"  # its process has ended; what it sent last may be unread
 GONE: Final = "gone"
@@ -41,7 +41,7 @@ class Death(NamedTuple):
     """How a worker's process ended, as far as it is known. Made once, when it has ended."""
 
     exit_code: int | None = None  # as `Process.exitcode`
-    was_oom: bool = False  # killed by the kernel for want of memory, as far as can be told
+    was_oom: bool = False  # probably killed by the kernel because memory ran out
     cpu_s: float | None = None  # that the request it died at used
     peak_bytes: int | None = None  # most that its tree held during that request
     stack: str | None = None  # Python stacks: of a fatal error, or of the moment before a stop
@@ -86,7 +86,7 @@ class Worker:
         # after has one.
         self.look_asked_s: float = 0.0
         self.look_due_s: float = 0.0
-        self.last_started_event_sequence: int = 0  # of the last request whose beginning observers were told
+        self.last_started_event_sequence: int = 0  # number of the last request whose `on_task_started` was sent
         self.process: Any = None
 
     @property
@@ -99,7 +99,7 @@ class Worker:
 
     @property
     def is_running(self) -> bool:
-        """Whether user code runs in it, as far as we can tell."""
+        """Whether user code runs in it, as far as the parent knows."""
         return self.loop is not None or bool(self.pipeline.jobs)
 
     def enter(self, state: str, now_s: float) -> None:

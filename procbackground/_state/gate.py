@@ -1,7 +1,7 @@
 """The memory gate: whether attempts may begin, for a manager with `min_free_memory`.
 
-While it is shut, jobs stay in their queues; what runs is left to run, and cancels, deadlines and closes work as ever.
-It is shut as well while nobody watches the memory, which costs something: then the first job has it watched.
+While it is shut, jobs stay in their queues. Running attempts continue; cancels, deadlines and closes work as usual.
+It is also shut while the memory is not measured, which would cost CPU time; the first job starts the measuring.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class MemoryGate:
     def __init__(self, min_free_bytes: int) -> None:
         self.min_free_bytes: int = min_free_bytes
         self._status = _UNKNOWN
-        self._is_watched = False  # somebody calls `memory_seen`, or will
+        self._is_watched = False  # the monitor calls `memory_seen`, or soon will
         self._held_since_s = 0.0
 
     @property

@@ -1,4 +1,4 @@
-"""What holds after every step of the scheduler. Checked in tests, where PROCBACKGROUND_CHECK is set."""
+"""Conditions that hold after every step of the scheduler. Checked if PROCBACKGROUND_CHECK is set, as in tests."""
 
 from __future__ import annotations
 

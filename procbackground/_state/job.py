@@ -1,7 +1,7 @@
 """A job: a task from queued to settled, across its attempts.
 
-A million may be queued, so a job stores what differs from its like and no more: what it shares with others of the
-same function and limits is in a `Recipe`, what only a job with a history needs is in a `History`.
+A million jobs may be queued, so a job stores little. Everything that jobs of the same function and limits share is in
+their `Recipe`; everything that a job needs only after a failure or with a deadline is in its `History`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ if TYPE_CHECKING:
     from procbackground._state.timers import Timer
     from procbackground.handle import TaskHandle
 
-# A task that runs for less is worth sending ahead of its turn; above, waiting in a worker's pipe buys nothing, and
-# the task would have to be fetched back for another worker.
+# Shorter tasks are sent to a worker before its present task has ended. For longer ones this saves nothing, and they
+# would have to be taken back if another worker became idle first.
 SHORT_TASK_S = 0.001
 
-# How many may be on their way to one worker: 1 gives 25,000 no-ops a second, 16 gives 160,000. More only where they
-# are a millisecond's work together, which is what a task of higher priority may have to wait for.
+# How many requests one worker's pipe may hold: 1 gives 25,000 no-ops a second, 16 gives 160,000. More are sent only if
+# together they take less than PREFETCHED_S, because a task of higher priority may have to wait for them.
 PREFETCH_DEPTH = 16
 MAX_PREFETCH_DEPTH = 64
 PREFETCHED_S = 0.001
 
-# A chunk looks at the clock rarely where its rows are quick. Where it has not for so long, it is asked to.
+# A chunk with quick rows reads the clock rarely. If it has not done so for this long, the parent asks it to.
 LOOK_AFTER_S = 0.003
 
 
 class Recipe:
-    """What jobs of the same function and limits have in common. Limits are resolved: `inf` is none."""
+    """What jobs of the same function and limits share. Limits are resolved; `inf` means no limit."""
 
     __slots__ = (
         "blob",
@@ -78,8 +78,8 @@ class Recipe:
         make_task: Callable[..., Any] | None = None,
     ) -> None:
         self.name: str = name
-        self.blob: bytes = blob  # its name and the pickled function, as a request has them
-        # The supervisor's: what the requests of first attempts with these flags have in common.
+        self.blob: bytes = blob  # the name and the pickled function, encoded for a request
+        # Used by the supervisor: the common beginning of the requests of first attempts with these flags.
         self.first_flags: int = -1
         self.first_call: bytes = b""
         self.reusable: bool = reusable
@@ -89,22 +89,22 @@ class Recipe:
         self.timeout_s: float = timeout_s
         self.deadline_s: float = deadline_s
         self.stalled_s: float = stalled_s
-        # How soon after its start an attempt is worth a look.
+        # How soon after its start an attempt is checked.
         self.watch_s: float = min(timeout_s, stalled_s, LOOK_AFTER_S if is_chunk else NO_LIMIT)
         self.memory_limit: int | None = memory_limit
         self.priority: int = priority
         self.interval_s: float = interval_s
         self.isolate: bool = isolate
         self.is_chunk: bool = is_chunk
-        self.make_task: Callable[..., Any] | None = make_task  # from a call's arguments, if asked for
+        self.make_task: Callable[..., Any] | None = make_task  # makes the `Task` of a call, if it is asked for
         self.mean_s: float = -1.0  # running mean of the duration of an attempt; below 0 while unknown
-        self.depth: int = 1  # how many may be on their way to one worker
+        self.depth: int = 1  # how many requests one worker's pipe may hold
 
     def learn(self, duration_s: float, count: int = 1) -> None:
-        """Take in that `count` attempts took `duration_s` together, and settle how far to send ahead."""
+        """Update the mean with `count` attempts that took `duration_s` together, and choose `depth`."""
         mean_s = duration_s / count
         if self.mean_s >= 0:
-            # Slow down at once, speed up with patience: a wrong guess of "short" makes other tasks wait.
+            # Follow longer durations quickly and shorter ones slowly: a wrong guess of "short" makes other tasks wait.
             weight = 0.5 if mean_s > self.mean_s else 0.2
             mean_s = self.mean_s + weight * (mean_s - self.mean_s)
         self.mean_s = mean_s
@@ -118,7 +118,7 @@ class Recipe:
 
 
 class History:
-    """What a job gathers once anything but a plain success happens to it."""
+    """Data of a job that has a deadline, a failure, or anything else but a plain success."""
 
     __slots__ = (
         "attempts", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
@@ -133,14 +133,14 @@ class History:
         self.deadline_timer: Timer | None = None
         self.retry_timer: Timer | None = None
         self.send_failures: int = 0  # times that its request could not be sent
-        self.stalled_since_s: float | None = None  # when the attempt (or iteration) began that was reported
-        self.unbegun_attempt: int = 0  # whose event `on_task_started` was sent, though its worker never came to it
-        self.iterations: int = 0  # of a loop's process, when an iteration of it failed last
-        self.deaths_in_a_row: int = 0  # processes of a loop that ended without one whole iteration
+        self.stalled_since_s: float | None = None  # start of the attempt (or iteration) that was reported as stalled
+        self.unbegun_attempt: int = 0  # number of an attempt that never began although its `on_task_started` was sent
+        self.iterations: int = 0  # iterations of a loop's process up to its last failure
+        self.deaths_in_a_row: int = 0  # processes of a loop that ended without a complete iteration
 
 
-# Between attempts a job is in none of the attempt's states.
-JUDGED = "judged"  # its outcome is with the retry policy
+# States between and after attempts, besides those of `_state.attempt`.
+JUDGED = "judged"  # the retry policy is being asked about its outcome
 WAITING = "waiting"  # for its next attempt
 SETTLED = "settled"
 
@@ -156,7 +156,7 @@ class Job:
     def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: Any, flags: int = 0) -> None:
         self.handle: TaskHandle[Any] = handle
         self.recipe: Recipe = recipe
-        self.payload: Any = payload  # what follows the function in the request, or the parcel that it is in
+        self.payload: Any = payload  # the pickled arguments, as in the request, or the parcel with them
         self.flags: int = flags  # of the request
         self.number: int = 0  # order of acceptance
         self.state: str = a.QUEUED
@@ -201,7 +201,7 @@ class Job:
         error: BaseException | None = None,
         cost: tuple[float | None, int | None] | None = None,
     ) -> None:
-        """Note how the running attempt ended; `wall` turns monotonic times into those of `time.time()`."""
+        """Append the running attempt to the history; `wall` converts monotonic times to `time.time()`."""
         cpu_seconds, peak_memory = cost if cost is not None else (None, None)
         history = self.with_history()
         history.attempts.append(
@@ -221,7 +221,7 @@ class Job:
             history.first_started_s = self.started_s
 
     def attempts(self) -> list[Attempt]:
-        """The attempts that have ended, and the running one; for a loop those of the last iteration that failed."""
+        """Return the ended attempts and the running one; for a loop those of the last iteration that failed."""
         ended = list(self.history.attempts) if self.history is not None else []
         worker = self.worker
         if worker is not None and self.state in (a.SENT, a.STOPPING) and not self.recipe.is_loop:

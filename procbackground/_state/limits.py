@@ -1,4 +1,4 @@
-"""Timeouts, deadlines and silence: when to look at a running attempt, and what to do about what is seen."""
+"""Timeouts, deadlines and silence: when to check a running attempt, and what follows."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def scan(state: State, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> N
 
 
 def _exact(state: State, worker: Worker, job: Job, clocks: Clocks, now_s: float) -> Clocks | None:
-    """Return the times of the row that runs; None where its worker is to look at the clock first."""
+    """Return the times of the row that runs; None if its worker must read the clock first."""
     if clocks.is_exact:
         return clocks
     if clocks.began_s > worker.look_asked_s:

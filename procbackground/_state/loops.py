@@ -143,7 +143,7 @@ def process_gone(state: State, worker: Worker, loop: Job, started: int) -> None:
     elif state.refuses_loops:
         outcomes.cancel(state, loop)
     else:
-        loop.worker = None  # its failed iteration is being judged; nobody waits for the verdict any more
+        loop.worker = None  # its failed iteration is being judged; the verdict will be ignored
 
 
 def _judge_death(state: State, loop: Job, worker: Worker) -> None:

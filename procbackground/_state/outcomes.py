@@ -27,7 +27,7 @@ def judge(
     *,
     waits: bool = False,
 ) -> None:
-    """Have the end of an attempt classified, and the policy asked; `waits` is a loop's worker that goes on then."""
+    """Have the end of an attempt classified and the policy asked; `waits`: the loop's worker waits for the verdict."""
     job.state = JUDGED
     job.worker = worker if waits else None
     state.being_judged.add(job)

@@ -29,7 +29,7 @@ class UnexpectedAnswer(Exception):
 
 
 class Pipeline:
-    """What one worker was sent and has not answered. A job that was cancelled meanwhile stays until its answer."""
+    """The requests that one worker was sent and has not answered. A cancelled job stays until its answer."""
 
     __slots__ = ("head_since_s", "jobs", "recalled_up_to", "sent")
 
@@ -37,7 +37,7 @@ class Pipeline:
         self.jobs: deque[Job] = deque()
         self.sent: int = 0  # number of the latest request
         self.recalled_up_to: int = 0
-        self.head_since_s: float = now_s  # when the first of `jobs` began, as far as the parent can tell
+        self.head_since_s: float = now_s  # when the first of `jobs` began, as far as the parent knows
 
     def recall(self) -> int:
         """Recall all but what has begun; return the number of the last request concerned."""

@@ -1,4 +1,4 @@
-"""What happened, and when → what to do: the only door to the decisions.
+"""The only door to the decisions: facts and the time in, commands out.
 
 Fourth stop of a task. Each method reports a fact and the time, changes the state, and leaves commands for the
 supervisor in `commands`. All calls are made by the supervisor thread.
@@ -53,7 +53,7 @@ class Scheduler(State):
     # -- jobs come in --------------------------------------------------------------------------------------
 
     def accept(self, job: Job, now_s: float, is_alone: bool = True) -> Worker | None:
-        """Take in a one-off; return the idle worker that it is to be written to, or None: it is queued.
+        """Take in a one-off; return the idle worker to write it to, or None if it is queued.
 
         With others behind it, it is not `is_alone`, and goes to the queue: `staff` gives a worker several at once.
         """
@@ -299,7 +299,7 @@ class Scheduler(State):
             stops.stop(self, worker, c.FOR_MEMORY, now_s)
 
     def sent_garbage(self, worker: Worker, now_s: float) -> None:
-        """What the worker sent cannot be read: nothing that it sends later can be."""
+        """The worker sent bytes that are no frame, or an unexpected answer; nothing later can be read."""
         if worker.state not in (fleet.DYING, fleet.GONE):
             if worker.stop_reason is None:
                 worker.stop_reason = c.FOR_PROTOCOL
@@ -315,7 +315,7 @@ class Scheduler(State):
         loops.end_all(self, now_s)
 
     def close(self, timeout_s: float | None, now_s: float) -> None:
-        """Accept nothing more, end loops, let one-offs finish; past `timeout_s` cancel and stop what is left."""
+        """Accept nothing more, end loops, let one-offs finish; past `timeout_s` cancel and stop the rest."""
         if not self.is_closing:
             self.is_closing = True
             loops.end_all(self, now_s)
@@ -343,7 +343,7 @@ class Scheduler(State):
         return min(self.timers.next_due_s, self.next_scan_s)
 
     def clock_advanced(self, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> None:
-        """Do what is due."""
+        """Act on the timers that are due."""
         while (due := self.timers.take_due(now_s)) is not None:
             act, subject = due
             act(self, subject, now_s)

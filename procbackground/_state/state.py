@@ -1,4 +1,4 @@
-"""All data of one scheduler, and the moves that keep its counts right. What to do with it is the other modules'."""
+"""All data of one scheduler, and the moves that keep its counts right. The other modules decide what to do with it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class State:
         self.loops_queue: deque[Job] = deque()
         self.being_judged: set[Job] = set()  # an attempt has ended, and its verdict is on the way
         self.waiting: set[Job] = set()  # for the time of their next attempt
-        self.loops: set[Job] = set()  # wherever they are
+        self.loops: set[Job] = set()  # running, waiting or being judged
         # Workers.
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
@@ -57,15 +57,15 @@ class State:
         self.active: int = 0  # workers that use a slot of `max_workers`
         self.starting: int = 0
         self.keeps_spare: bool = keeps_spare
-        # What is to be looked at.
-        self.needs_staff: bool = False  # what was accepted is a reason to call `staff`
-        self.next_scan_s: float = NO_LIMIT  # when a running attempt is due for a look
+        # Parts of the state that need a decision at the next step.
+        self.needs_staff: bool = False  # a job was accepted, so `staff` must be called
+        self.next_scan_s: float = NO_LIMIT  # when a running attempt must be checked
         self.rescue_timer: Timer | None = None
         # Counters.
         self.accepted: int = 0  # number of the latest job
         self.unsettled: int = 0  # one-offs whose handle is not done
         self.unsettled_loops: int = 0
-        self.holds: int = 0  # maps that are about to go on with rows of theirs
+        self.holds: int = 0  # maps that are about to submit more rows
         self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
         self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close

@@ -148,7 +148,7 @@ def _stop_cancelled_head(state: State, subject: tuple[Worker, Job], now_s: float
 
 def cancel_queued(state: State, now_s: float) -> None:
     """Cancel all one-offs that have not begun, now and from now on. One that has just come out of a worker is being
-    judged, and counts; past the closing's timeout nobody waits for the verdict."""
+    judged, and counts; past the closing's timeout the verdict is not awaited."""
     state.cancels_queue = True
     if not state.is_cut_short:
         recall_all(state, now_s)  # what they have not begun comes back to `requeue`
@@ -158,7 +158,7 @@ def cancel_queued(state: State, now_s: float) -> None:
 
 
 def cut_short(state: State, subject: None, now_s: float) -> None:
-    """The closing's timeout has passed: cancel and stop what is left."""
+    """The closing's timeout has passed: cancel and stop the remaining tasks."""
     state.is_cut_short = True
     cancel_queued(state, now_s)
     for worker in list(state.workers):

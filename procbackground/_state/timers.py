@@ -1,4 +1,4 @@
-"""What is due when: a heap of timers that can be cancelled.
+"""Timers that can be cancelled, in a heap.
 
 A cancelled timer lets go of its subject at once. Its entry stays in the heap until it is due, or until cancelled
 entries are half of the heap, which is then built anew: so ten million tasks with a deadline need no more memory than
@@ -58,7 +58,7 @@ class Timers:
         return heap[0][0] if heap else NO_LIMIT
 
     def take_due(self, now_s: float) -> tuple[Callable[..., None], Any] | None:
-        """Take the next timer that is due, as what to call and with what; None when there is no more."""
+        """Remove the next timer that is due; return its function and argument, or None if none is due."""
         if self.next_due_s > now_s:
             return None
         timer = heapq.heappop(self._heap)

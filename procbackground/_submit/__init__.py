@@ -1,1 +1,11 @@
-"""The caller's side: what turns a call into a job, before the supervisor takes it over."""
+"""The caller's side: from a call to a job that the supervisor takes. Runs in the caller's
+thread, unless a module says otherwise.
+
+    checks      checks of what the user passes
+    setup       environment, thread caps, directory, niceness and CPUs of the workers
+    carry       context variables that travel with tasks
+    recipes     recipes (function and limits, shared by many calls) and jobs
+    map         `Manager.map`: rows that travel in chunks
+    stream      `Manager.stream`: tasks taken lazily
+    closing     closes by a signal, and when the interpreter exits
+"""

@@ -26,7 +26,7 @@ _MAIN = ("__main__", "__mp_main__")
 def make_carrier(variables: Iterable[ContextVar[Any]]) -> Carrier | None:
     """Return a carrier of `variables`, or None if there are none.
 
-    Raises: `TypeError` for what is no variable, `ValueError` for one that a child could not find.
+    Raises: `TypeError` for anything but a variable, `ValueError` for a variable that a child could not find.
     """
     if isinstance(variables, ContextVar):
         raise TypeError("context takes a list of context variables, not a single one")

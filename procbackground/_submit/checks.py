@@ -82,7 +82,7 @@ def setup_of_children(
     nice: int,
     cpu_affinity: Iterable[int] | None,
 ) -> Setup | None:
-    """Return what is to be set in the children, if anything is. Raises: as `setup.make_setup`."""
+    """Return the settings of the children, or None without any. Raises: as `setup.make_setup`."""
     if not nice and all(each is None for each in (threads_per_task, env, cwd, cpu_affinity)):
         return None
     from procbackground._submit.setup import make_setup

@@ -1,4 +1,4 @@
-"""Closes that nobody calls for: by a signal, and when the interpreter exits."""
+"""Closes without a call of `close`: on a signal, and when the interpreter exits."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ class Defaults:
 class Submitter:
     """Gives work to the supervisor. A manager has one, and so has each of its `options(...)` views.
 
-    It knows the supervisor but not the manager: a map that goes on does not keep a dropped manager open.
+    It knows the supervisor but not the manager: a running map does not keep a dropped manager open.
 
     Args:
         fields: of `Task`, for calls that bring only a function and arguments.

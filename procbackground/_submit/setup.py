@@ -1,4 +1,4 @@
-"""What a manager sets in its children: environment, thread caps, directory, niceness and CPUs.
+"""Settings of a manager's children: environment, thread caps, directory, niceness and CPUs.
 
 Checked in the parent, by `make_setup`, when the manager is made. In the child it comes twice. `EarlyName` brings it
 before `multiprocessing` imports the user's `__main__`, because a numpy that is imported there or preloaded into the
@@ -41,7 +41,7 @@ class SetupError(OSError):
 
 
 class Setup(NamedTuple):
-    """What every worker of a manager gets; checked. Crosses by pickle, or by fork."""
+    """The settings of every worker of a manager; checked. Crosses by pickle, or by fork."""
 
     env: tuple[tuple[str, str | None], ...]  # None removes the variable
     cwd: str | None  # absolute
@@ -218,7 +218,7 @@ def leave_main_to_children(context: Any) -> None:
     """
     from multiprocessing.forkserver import _forkserver
 
-    if getattr(_forkserver, "_preload_modules", None) == ["__main__"]:  # nobody has asked for it
+    if getattr(_forkserver, "_preload_modules", None) == ["__main__"]:  # the default, not the user's choice
         context.set_forkserver_preload([])
 
 
@@ -231,7 +231,7 @@ _caps_came_late = False
 def take_early(name: str, setup: Setup) -> str:
     """Set what user code could notice at its import; called when a child unpickles its name, which it returns.
 
-    Errors are ignored here, where nobody would see them: the worker reports them (`Setup.apply`).
+    Errors are ignored here, where they would not be seen: the worker reports them (`Setup.apply`).
     """
     if _applied_env == setup.env:
         return name  # the name comes with the process object once more
@@ -264,7 +264,7 @@ def _enter_before_main(cwd: str) -> None:
 
 
 def _enter(cwd: str) -> None:
-    # What was found relative to the old directory is to be found still.
+    # Entries relative to the old directory must still be found.
     sys.path[:] = [os.path.abspath(entry) if isinstance(entry, str) else entry for entry in sys.path]
     os.chdir(cwd)
 

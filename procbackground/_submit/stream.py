@@ -41,8 +41,8 @@ class Streamed(TaskHandle[R]):
 class Stream(Generic[R]):
     """The iteration of `Manager.stream`; made there.
 
-    An exception that interrupts it at any point (Ctrl-C, say) ends it: what is out is cancelled, or runs to its end,
-    and the manager goes on.
+    An exception that interrupts it at any point (Ctrl-C, say) ends it: the submitted tasks are cancelled, or run to
+    their end, and the manager keeps working.
 
     Args:
         keeper: the manager, which must live as long as this object.
@@ -119,7 +119,7 @@ class Stream(Generic[R]):
             raise
 
     def close(self) -> None:
-        """Cancel what is out, and give nothing more. A call that an exception interrupts can be repeated."""
+        """Cancel the submitted tasks and submit no more. If an exception interrupts this call, it can be repeated."""
         self._is_closed = True
         for handle in list(self._out):
             handle.cancel()

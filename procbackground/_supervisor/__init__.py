@@ -1,9 +1,24 @@
 """The parent's side: one thread that owns the scheduler and every worker's pipes.
 
-`supervisor` is what managers and handles call, `loop` is the thread. What runs in it, in the order in which a task
-passes: `inbox`, `submit_gate`, `acceptance` (requests, and whether they are accepted), `workers`, `channel`, `process`,
-`page` (towards processes), `launcher`s `zygote` and `direct`, `exits`, `stacks` (their ends), `settle`, `judge`,
-`breakage`, `events_out` (towards handles and observers), `ending`.
+`supervisor` is what managers and handles call, and `loop` is the thread. The modules, in the order in which a task
+passes them:
+
+    supervisor, inbox           posting requests, from any thread; the queue that holds them, and the wake-up
+    acceptance, submit_gate     whether work is accepted; where callers wait while the queue is full
+    loop, watches               the thread; the descriptors that it waits for
+    intake                      requests from the inbox → the scheduler
+    workers, channel            commands → workers; one worker's pipes
+    process, page               one worker's process; its words in the shared page
+    direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
+    warden                      the helper that ends what directly started workers leave behind
+    answers, relay              answers and messages from workers; their log records
+    exits, stacks               the ends of processes; Python stacks of workers
+    settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code
+    breakage                    why no worker can be started any more
+    events_out                  events → observers
+    monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
+    machine, clock              CPUs and free memory; monotonic times as wall-clock times
+    ending                      the end: a close, a bug, or a fork
 
 Threads and ownership
 =====================

@@ -66,7 +66,7 @@ class Acceptance:
                 self._insiders.discard(me)
 
     def failure_error(self, handle: TaskHandle[object] | None = None) -> ProcbackgroundError:
-        """Return a new error that tells of the bug."""
+        """Return a new error that describes the bug."""
         error = ProcbackgroundError(
             f"the manager's supervisor failed ({self.failure!r}): this is a bug of procbackground, and its log has "
             f"the traceback; the manager takes no more tasks",

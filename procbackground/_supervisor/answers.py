@@ -1,8 +1,8 @@
-"""Takes what workers send: fifth stop of a task. Values are put aside for `settle`, everything else is a fact for the
-scheduler or a message for the handle, the observers or the log.
+"""Takes what workers send: seventh stop of a task. Values are collected for `settle`; everything else is a fact for
+the scheduler, or a message for the handle, the observers or the log.
 
-Nothing that comes out of a pipe is trusted: a task may write to descriptors that are not its own. What cannot be a
-frame, or answers what was not asked, ends that worker, and fails its task with an error that says so.
+Nothing that comes out of a pipe is trusted, because a task may write to the worker's descriptors. On bytes that are no
+frame, or an answer without a request, the worker is killed, and its task fails with an error that says so.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
-from procbackground._supervisor.relay import tell_parent
+from procbackground._supervisor.relay import relay_record
 from procbackground._supervisor.settle import ResultBatch, Settler
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.watches import Watches
@@ -62,8 +62,8 @@ class Answers:
         if data:
             self._take_frames(worker, process, channel.reader.feed(data))
             return channel.result_fd >= 0
-        # The end of the pipe: the process has ended, or the task closed what is not its own. Nothing can come any
-        # more either way.
+        # The end of the pipe: the process has ended, or the task closed the worker's descriptor. No more answers can
+        # come in either case.
         self._stop_reading(process)
         if not process.is_dead:
             process.signal_group(signal.SIGKILL)
@@ -125,7 +125,7 @@ class Answers:
                 messages.append((kind, sequence, body, worker.current))
         if values:
             self._match(worker, process, values, last, now_s)
-        # Only after an answer: before its first one, what is to be written first may still be a command.
+        # Only after an answer: before the first one, a request may still be due as a command of the scheduler.
         jobs = scheduler.refill(worker, now_s) if wants_more else []
         if jobs:
             self._workers.send(worker, jobs)
@@ -163,4 +163,4 @@ class Answers:
         elif kind == wire.LOG_RECORD:
             worker.process.note_record(0 if current is None else current.sequence, body)
             name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
-            self._log_records.put(tell_parent, body, name, attempt, worker.pid)
+            self._log_records.put(relay_record, body, name, attempt, worker.pid)

@@ -19,7 +19,7 @@ FORGOTTEN_GUARD = "a script that starts a manager when it is imported lacks `if 
 
 
 class Breakage(NamedTuple):
-    """What there is to say: `pid` of the worker that showed it, if one did, and what the child said of it."""
+    """The message, the `pid` of the worker that failed, if one did, and the child's error as `cause`."""
 
     message: str
     pid: int | None = None

@@ -66,7 +66,7 @@ def forget_foreign_fork_server(method: str) -> None:
 
 
 def main_path(context: BaseContext) -> str | None:
-    """Return the script that is `__main__` here, for children that have to run it to have it too."""
+    """Return the script that is `__main__` here, for children that must import it."""
     main = sys.modules.get("__main__")
     has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
     path = getattr(main, "__file__", None)  # None once the script has ended, too

@@ -116,7 +116,7 @@ def crash(loop: Loop, error: BaseException) -> None:
 
 
 def _try(act: Callable[..., object], *args: Any) -> None:
-    """Do one of the things that are to be done whatever becomes of the others."""
+    """Call `act`, and log whatever it raises: the steps after it must run."""
     try:
         act(*args)
     except BaseException:

@@ -36,7 +36,7 @@ class Events:
     # -- events of tasks -----------------------------------------------------------------------------------
 
     def task(self, name: str, job: Job, attempt: int | None = None, **facts: Any) -> None:
-        """Make an event of a task, if somebody wants it."""
+        """Make an event of a task, if an observer wants it."""
         if self._stalls and job in self._stalls:
             self.stall_explained(job, None)  # events of one task stay in order
         if name in self.wanted:
@@ -85,13 +85,13 @@ class Events:
     # -- other events --------------------------------------------------------------------------------------
 
     def process(self, name: str, worker: Worker, **facts: Any) -> None:
-        """Make an event of a process, if somebody wants it."""
+        """Make an event of a process, if an observer wants it."""
         if name in self.wanted:
             make = _event_class(name)
             self.put(name, make(task=None, handle=None, attempt=None, time=time.time(), pid=worker.pid, **facts))
 
     def manager(self, name: str, **facts: Any) -> None:
-        """Make an event of the manager, if somebody wants it."""
+        """Make an event of the manager, if an observer wants it."""
         if name in self.wanted:
             self.put(name, _event_class(name)(task=None, handle=None, attempt=None, time=time.time(), **facts))
 
@@ -128,7 +128,7 @@ class Events:
         try:
             self.start()  # for a manager that was never used
         except RuntimeError:
-            self._run()  # no thread is to be had, as while the interpreter exits: better here than not at all
+            self._run()  # no thread can be started, for example while the interpreter exits
             return True
         assert self._thread is not None
         self._thread.join(timeout_s)
@@ -142,7 +142,7 @@ class Events:
                     continue
                 try:
                     getattr(observer, name)(event)
-                except BaseException:  # one bad observer must not cost the others their events
+                except BaseException:  # the other observers must get their events
                     logger.exception("observer %r failed in %s", observer, name)
             del item, event
 

@@ -1,4 +1,4 @@
-"""A worker's process has ended: what is known of that, and what follows.
+"""The end of a worker's process: collects the facts, and settles what depends on it.
 
 The facts come apart: the pidfd reports the end, the zygote its exit code, the result pipe what was sent last. `Death`
 is made once, from all of them.
@@ -27,7 +27,7 @@ FIRST_LOOK_S = 0.001  # for an exit code that no message brings; doubles
 
 
 class _ExitFacts(NamedTuple):
-    """What is to be seen right after a process has ended, and not later."""
+    """Facts that are available only right after a process has ended."""
 
     cpu_s: float | None
     oom_kills: int | None
@@ -64,7 +64,7 @@ class Exits:
         self._events = events
         self._monitor = monitor_
         self._stacks = stacks
-        self._read = read  # takes what is in a worker's result pipe; returns whether there may be more
+        self._read = read  # reads a worker's result pipe; returns whether there may be more
         self._awaited: dict[Worker, _Awaited] = {}
         self._oom_kills = _platform.count_oom_kills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time

@@ -62,7 +62,7 @@ class Question:
         return self.answer
 
     def drop(self, error: BaseException) -> None:
-        """Give up waiting, with `error`; in a fork, where nobody answers."""
+        """End the wait with `error`: in a fork there is no supervisor thread to answer."""
         self.error = error
         self._done.release()
 
@@ -72,7 +72,7 @@ class Inbox:
 
     def __init__(self) -> None:
         self.requests: deque[Job | Callable[[], object]] = deque()
-        self.is_over: bool = False  # nobody reads it any more but those who add to it
+        self.is_over: bool = False  # the supervisor reads it no more; callers answer their own requests
         self.may_spin: bool = False  # the supervisor expects something within microseconds
         self._asked: set[Question] = set()  # not answered yet
         self._sleeps = False  # written by the supervisor only
@@ -166,7 +166,7 @@ class Inbox:
         self._answer_leftovers()
 
     def abandon(self, error: BaseException) -> None:
-        """In a fork of this process: nobody answers here; `error` ends the waits of the thread that forked."""
+        """In a fork of this process: end the waits of the thread that forked with `error`."""
         self._notify = _nothing
         self.requests.clear()
         for question in list(self._asked):

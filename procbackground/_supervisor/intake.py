@@ -122,7 +122,7 @@ class Intake:
         return True
 
     def begin_close(self, timeout_s: float | None, now_s: float) -> None:
-        """Close: count what ends from now on, and let nobody in."""
+        """Begin a close: count the tasks that end from now on, and refuse new ones."""
         if self.close_began_s is None:
             self.close_began_s = now_s
             self.settled_at_close = (self._scheduler.succeeded, self._scheduler.failed)

@@ -1,7 +1,7 @@
-"""What an attempt's end means: its error in full words, its record, and whether the policy tries again.
+"""Classifies the end of an attempt: makes its error and its record, and asks the retry policy.
 
-Called in a thread for user code, unless `is_plain_end`: here run the user's `__setstate__`, exceptions' constructors
-and retry strategies.
+Called in a thread for user code, unless `is_plain_end`: the user's `__setstate__`, constructors of exceptions and retry
+strategies run here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from procbackground.retry import counts_only, delay_by_count_s
 
 
 class Verdict(NamedTuple):
-    """What becomes of an attempt: `value` or `error`, and the seconds to the next attempt, or None."""
+    """The result of an attempt: `value` or `error`, and the seconds to the next attempt, or None."""
 
     value: Any
     error: BaseException | None
@@ -82,7 +82,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     elif command.kind == c.FAILURE:
         error, kind = load_failure_safely(command.body)
         outcome = Outcome.RAISED if kind == "raised" else Outcome.NOT_SERIALIZED
-        # What the child could not even load will not load in the next one.
+        # A function or argument that one child could not load will not load in another.
         can_retry = kind not in ("function", "arguments")
         ends_loop = not can_retry
     elif command.kind == c.FAILED_IN_MAP:

@@ -60,7 +60,7 @@ CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invaria
 
 
 class Options(NamedTuple):
-    """What a supervisor is made with; see `Manager`."""
+    """The options of a supervisor; see `Manager`."""
 
     context: BaseContext
     max_workers: int
@@ -252,7 +252,7 @@ class Loop:
             for command in commands:
                 self._carry_out(command)
         if self.gate is not None:
-            self.gate.advance()  # whatever happened may have made room
+            self.gate.advance()  # there may be room now
         if CHECKS:
             self._check()
 

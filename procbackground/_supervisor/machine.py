@@ -1,4 +1,4 @@
-"""What there is of the machine for us: CPUs and free memory, within the limits of our container."""
+"""CPUs and free memory of the machine, within the limits of the container."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from procbackground._platform import cgroup
 
 
 def usable_cpus() -> int:
-    """Return the number of CPUs that this process may use: its affinity, and its container's quota rounded up."""
+    """Return the number of CPUs that this process may use: by its affinity, and its container's quota rounded up."""
     count: Callable[[], int | None] = getattr(os, "process_cpu_count", os.cpu_count)  # Python 3.13 and later
     if sys.version_info < (3, 13) and hasattr(os, "sched_getaffinity"):
         cpus = len(os.sched_getaffinity(0))
@@ -23,7 +23,7 @@ def usable_cpus() -> int:
 
 
 def free_memory_bytes() -> int:
-    """Return the memory that can be taken before the machine swaps, or our container is at its limit."""
+    """Return the memory that can be allocated before the machine swaps or the container reaches its limit."""
     free_bytes = _platform.available_memory_bytes()
     limit = cgroup.free_memory_bytes() if _platform.IS_LINUX else None
     return free_bytes if limit is None else min(free_bytes, limit)

@@ -1,8 +1,8 @@
-"""Memory and CPU of each worker's process tree: the watch over `memory_limit`, samples, and free memory.
+"""Memory and CPU of each worker's process tree: enforces `memory_limit`, takes samples, and reads the free memory.
 
-A thread that has nothing to do while no running task has a limit, nobody asks for samples and no memory is to be
-kept free: then it does not tick. Otherwise it looks the more often the nearer a tree is to its limit, and keeps below
-one hundredth of a core: a look that takes long makes the pause before the next one longer.
+The monitor's thread sleeps while no running task has a limit, no observer wants samples and the manager has no
+`min_free_memory`. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
+hundredth of a core: the pause after a measurement is in proportion to the measurement's cost.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ else:
 
 logger = logging.getLogger("procbackground")
 
-MIN_PAUSE_S = 0.01  # at 1 GB/s of allocation a task gets 10 MB past its limit before it is seen
-MAX_PAUSE_S = 0.05  # a task that was given meanwhile is seen this much later at the most
-FAST_BYTES_S = 4 << 30  # what a process may take in a second: until a tree could be at its limit, nobody looks
+MIN_PAUSE_S = 0.01  # a task that allocates 1 GB/s is noticed 10 MB over its limit
+MAX_PAUSE_S = 0.05  # the longest delay until a task that has started meanwhile is measured
+FAST_BYTES_S = 4 << 30  # assumed rate of allocation: no measurement before a tree could reach its limit
 SAMPLE_S = 0.25  # between two samples for observers
-FREE_MEMORY_S = 0.05  # between two looks at the free memory
-COST_SHARE = 250  # the pause is at least this many times the CPU time that a look costs
+FREE_MEMORY_S = 0.05  # between two readings of the free memory
+COST_SHARE = 250  # the pause is at least this many times the CPU time of a measurement
 
 
 class Watched(NamedTuple):
@@ -43,7 +43,7 @@ class Watched(NamedTuple):
 
 
 class _Record:
-    """What was seen of a worker during one request."""
+    """Measurements of a worker during one request."""
 
     __slots__ = ("cpu_before_s", "cpu_s", "peak_bytes", "sequence")
 
@@ -55,22 +55,21 @@ class _Record:
 
 
 class Monitor:
-    """Watches the trees of workers whose task has a memory limit, samples all that run for observers, and tells how
-    much memory is free."""
+    """The monitor's thread, and the latest measurements of each worker."""
 
     def __init__(
         self,
         name: str,
         limited: Callable[[], list[Watched]],
         over_limit: Callable[[Watched, int], None],
-        tell_samples: Callable[[], bool] | None,
+        take_samples: Callable[[], bool] | None,
         see_free_memory: Callable[[], bool] | None,
     ) -> None:
         self._name = name
         self._limited = limited
-        self._over_limit = over_limit  # told of a worker and the size of its tree in bytes
-        # These return whether there is a reason to go on; None where nobody asks.
-        self._tell_samples = tell_samples
+        self._over_limit = over_limit  # called with a worker and the size of its tree in bytes
+        # These return whether to call them again. None: no observer wants samples; there is no `min_free_memory`.
+        self._take_samples = take_samples
         self._see_free_memory = see_free_memory
         self._records: dict[Worker, _Record] = {}
         self._changed = threading.Condition()
@@ -82,7 +81,7 @@ class Monitor:
         self._next_look_at_memory_s = 0.0
 
     def request_watch(self) -> bool:
-        """Watch from now on: something is about to run, or waits for memory. Return False when no thread can be had."""
+        """Measure from now on: a task is about to run or waits for memory. Return False if no thread can be started."""
         if self._is_wanted:
             return True
         with self._changed:
@@ -109,13 +108,13 @@ class Monitor:
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
-    # -- what was seen -------------------------------------------------------------------------------------
+    # -- measurements --------------------------------------------------------------------------------------
 
     def note(self, worker: Worker, sequence: int, figures: Figures) -> None:
-        """Keep what the worker's tree held and used while it was at its request number `sequence`."""
+        """Record the figures of the worker's tree during its request number `sequence`."""
         record = self._records.get(worker)
         if record is None or record.sequence != sequence:
-            # A process used nothing before its first request; in between, what was seen last is near enough.
+            # A process used nothing before its first request; before a later one, the last measurement is close enough.
             before_s = 0.0 if sequence == 1 else figures.cpu_s if record is None else record.cpu_s
             record = self._records[worker] = _Record(sequence, before_s)
         record.cpu_s = max(record.cpu_s, figures.cpu_s)
@@ -124,9 +123,9 @@ class Monitor:
     def cost_of_the_dead(
         self, worker: Worker, sequence: int, used_s: float | None, peak_bytes: int
     ) -> tuple[float | None, int | None]:
-        """Return the CPU seconds and the peak bytes of the request at which the worker died, as far as they are known.
+        """Return CPU seconds and peak bytes of the request during which the worker died, None for unknown ones.
 
-        `used_s` are its `cpu_seconds`; `peak_bytes` is what else is known of the peak, 0 for nothing.
+        `used_s` are the worker's `cpu_seconds`; `peak_bytes` is the peak from another source, 0 for unknown.
         """
         record = self._records.pop(worker, None)
         cpu_s = None
@@ -146,16 +145,16 @@ class Monitor:
             try:
                 due_s = min(self._watch(followed), self._sample(), self._look_at_free_memory())
             except OSError:
-                due_s = time.monotonic() + MAX_PAUSE_S  # no descriptor is left to look with
+                due_s = time.monotonic() + MAX_PAUSE_S  # no descriptor is left to read /proc with
             except Exception:
-                logger.exception("the look at the workers' memory failed; there will be others")
+                logger.exception("measuring the workers' memory failed; it will be tried again")
                 due_s = time.monotonic() + MAX_PAUSE_S
             if due_s == NO_LIMIT:
                 followed.close()
         followed.close()
 
     def _wait_until(self, due_s: float) -> bool:
-        """Wait until then, or with no due time until somebody wants us; return False when it is time to end."""
+        """Wait until `due_s`, or without a due time until `request_watch` is called; return False when stopping."""
         with self._changed:
             if due_s == NO_LIMIT:
                 self._is_parked = True
@@ -163,12 +162,12 @@ class Monitor:
                 self._is_parked = False
             else:
                 self._changed.wait_for(lambda: self._is_stopping, max(0.0, due_s - time.monotonic()))
-            # Requests from here on are served in the next pass: what they are about may come too late for this one.
+            # Requests from here on are served in the next pass: this pass may not see the tasks that they are for.
             self._is_wanted = False
             return not self._is_stopping
 
     def _watch(self, followed: trees.Trees) -> float:
-        """Look at the workers with a limit; return when to look again."""
+        """Measure the workers with a limit; return when to measure again."""
         began_s = time.thread_time()
         watched = self._limited()
         if not watched:
@@ -190,12 +189,12 @@ class Monitor:
         return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s)
 
     def _sample(self) -> float:
-        if self._tell_samples is None:
+        if self._take_samples is None:
             return NO_LIMIT
         now_s = time.monotonic()
         if now_s >= self._next_sample_s:
             began_s = time.thread_time()
-            if not self._tell_samples():
+            if not self._take_samples():
                 return NO_LIMIT
             cost_s = time.thread_time() - began_s
             self._next_sample_s = time.monotonic() + max(SAMPLE_S, COST_SHARE * cost_s)
@@ -214,10 +213,10 @@ class Monitor:
 
 
 def cpu_seconds(pid: int) -> float | None:
-    """Return what a process used over its life; also of a zombie, which is ours until it is let go."""
+    """Return the CPU seconds of a process over its life, also of a zombie that has not been reaped."""
     return trees.cpu_seconds(pid)
 
 
 def sample(pids: Collection[int]) -> dict[int, Figures]:
-    """Return the figures of each pid's tree, by one pass over the process table. Those that ended are left out."""
+    """Return the figures of each pid's tree, by one pass over the process table. Ended processes are left out."""
     return trees.survey(pids)

@@ -98,14 +98,14 @@ class WorkerProcess:
         self.stack: str | None = None  # taken before it was stopped
         self.no_stack_reason: str | None = None
         self.protocol_error: str | None = None  # what was wrong with what it sent
-        self.peak_bytes = 0  # most that it held by itself, as far as it was asked, or the system told at its end
+        self.peak_bytes = 0  # its highest known resident size, without its descendants
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
 
     def signal_group(self, signal_number: int) -> None:
-        """Signal the worker and what it started in its group, while it is certain that these are meant.
+        """Signal the worker's process group, if its number cannot have been reused.
 
-        A zombie's pid cannot be used again, nor that of a group with members. Anything else that is dead may have left
-        its number to a stranger.
+        The pid of a zombie is not reused, and neither is the number of a group that has members. Otherwise the number
+        of a dead process may belong to another one.
         """
         if self.is_closed or (self.is_dead and not self.is_held and not self._has_group()):
             return

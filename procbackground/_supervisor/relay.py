@@ -1,4 +1,4 @@
-"""Hands the log records of children to the parent's handlers, with task and pid attached."""
+"""Passes the log records of children to the parent's handlers, with task and pid attached."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import pickle
 from collections.abc import Iterable
 from typing import Any
 
-LINE_LIMIT = 2000  # characters of a record that is shown with a death: enough for a short traceback
+LINE_LIMIT = 2000  # characters of a record in the message of a death: enough for a short traceback
 
 
-def tell_parent(body: bytes, task_name: str | None, attempt: int | None, pid: int) -> None:
-    """Log in the parent what a child logged. The parent's levels and handlers decide what becomes of it."""
+def relay_record(body: bytes, task_name: str | None, attempt: int | None, pid: int) -> None:
+    """Log a child's record in the parent, subject to the parent's levels and handlers."""
     library, facts = pickle.loads(body)
     if library == "loguru":
-        _tell_loguru(facts, task_name, attempt, pid)
+        _relay_to_loguru(facts, task_name, attempt, pid)
         return
     record = logging.makeLogRecord(facts)
     record.task, record.attempt, record.pid = task_name, attempt, pid
@@ -24,7 +24,7 @@ def tell_parent(body: bytes, task_name: str | None, attempt: int | None, pid: in
 
 
 def lines_of(records: Iterable[bytes]) -> tuple[str, ...]:
-    """Return records of a child as lines of text, to be shown with its death. In an errand: user code may run."""
+    """Return records of a child as lines of text, for the message of its death. Unpickling may run user code."""
     lines = []
     for body in records:
         try:
@@ -39,7 +39,7 @@ def lines_of(records: Iterable[bytes]) -> tuple[str, ...]:
     return tuple(lines)
 
 
-def _tell_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | None, pid: int) -> None:
+def _relay_to_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | None, pid: int) -> None:
     from loguru import logger
 
     def restore(record: Any) -> None:
@@ -52,5 +52,5 @@ def _tell_loguru(facts: dict[str, Any], task_name: str | None, attempt: int | No
     bound = logger.bind(**facts["extra"], task=task_name, attempt=attempt, pid=pid).patch(restore)
     try:
         bound.log(facts["level"], "{}", message)
-    except ValueError:  # a level that only the child has
+    except ValueError:  # a level that is defined in the child only
         bound.log(facts["level_no"], "{}", message)

@@ -1,5 +1,4 @@
-"""What is measured of workers: figures of their process trees, for `processes()` and for observers; memory limits; and
-the memory that is free."""
+"""Uses of the monitor's measurements: `processes()`, samples for observers, memory limits, `min_free_memory`."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ class Settler:
         has_event = self._events.has_succeeded
         may_extend = bool(EXTENSION_CODES)
         pid = worker.pid
-        # They came together, and as far as we can tell began together.
+        # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
         count = 0
         for job, body in zip(jobs, values, strict=True):

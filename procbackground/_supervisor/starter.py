@@ -1,6 +1,6 @@
-"""A thread for what may block in `multiprocessing`: starting a process, and waiting for the end of a helper.
+"""A thread for calls of `multiprocessing` that may block: starting a process, and waiting for the end of a helper.
 
-A fork server that is stopped or busy blocks whoever asks it for a process. The supervisor must not be that one.
+A fork server that is stopped or busy blocks the thread that asks it for a process, so the supervisor does not ask.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Starter:
 
 
 class _Report:
-    """What became of it; called by the supervisor."""
+    """The outcome of one call, in the inbox; the supervisor calls it."""
 
     __slots__ = ("_error", "_result", "_then")
 
@@ -92,7 +92,7 @@ def room_for_start() -> Iterator[None]:
     held: list[int] = []
     try:
         for _ in range(START_FDS):
-            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # those before a failure are to be closed
+            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # the caller closes those opened before a failure
     finally:
         for fd in held:
             os.close(fd)

@@ -83,7 +83,7 @@ class SubmitQueueGate:
     # -- the supervisor ------------------------------------------------------------------------------------
 
     def _line_up(self, place: _Place) -> None:
-        self._credits.clear()  # nobody goes before a caller in line
+        self._credits.clear()  # callers in line go first
         self._line.append(place)
         if self._refusal is not None:
             self.refuse_line(self._refusal)
@@ -93,7 +93,7 @@ class SubmitQueueGate:
             self.advance()
 
     def advance(self) -> None:
-        """Let in callers, as far as there is room, and make credits once nobody waits."""
+        """Wake waiting callers while there is room; make credits once none waits."""
         line = self._line
         while line:
             place = line[0]
@@ -122,5 +122,5 @@ class SubmitQueueGate:
 
 
 def _runs_event_loop() -> bool:
-    asyncio_events = sys.modules.get("asyncio.events")  # nobody runs a loop who has not imported it
+    asyncio_events = sys.modules.get("asyncio.events")  # without this module no event loop can be running
     return asyncio_events is not None and asyncio_events._get_running_loop() is not None

@@ -1,4 +1,4 @@
-"""What managers and handles call, from any thread: posts a request to the supervisor's loop, and waits if need be.
+"""The methods that managers and handles call, from any thread: post a request to the loop, and wait for an answer.
 
 An engine on other machines would offer the same few methods. None of them changes the scheduler, so an exception at
 any point of a call (Ctrl-C, `MemoryError`) leaves it whole: the request is made, or it is not.
@@ -35,7 +35,7 @@ T = TypeVar("T")
 logger = logging.getLogger("procbackground")
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
-_is_exiting = False  # the interpreter is, and a manager that starts now would be closed by nobody
+_is_exiting = False  # the interpreter is exiting: a manager that started now would never be closed
 
 
 class Supervisor:
@@ -274,10 +274,10 @@ class Supervisor:
         try:
             self._run_aside(self._loop.close_unused)
         except RuntimeError:
-            self._loop.close_unused()  # no thread is to be had, as while the interpreter exits
+            self._loop.close_unused()  # no thread can be started, for example while the interpreter exits
 
     def _unfinished_report(self) -> CloseReport:
-        """Return what there is to say of a close that has not ended in its time."""
+        """Return the report of a close that has not ended in its time."""
         scheduler = self._loop.scheduler
         pids = tuple(sorted(worker.pid for worker in list(scheduler.workers) if worker.pid))
         left = ["the close has not ended in its time, and continues"]

@@ -1,7 +1,7 @@
-"""Runs what may block, because it is the user's: unpickling of values that are more than plain data, retry policies,
-done-callbacks. Never in the supervisor thread, and under no lock of ours.
+"""Runs the user's code, which may block: unpickling of values that are more than plain data, retry policies,
+done-callbacks. Never in the supervisor thread, and never under a lock of the package.
 
-One thread at first, which keeps the order; another one when all have been at their present work for long.
+There is one thread at first, which keeps the order. Another one is added when all threads are blocked.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class UserCodeRunner:
 
     @property
     def look_s(self) -> float:
-        """When a thread is to be added, unless work is taken before; `inf` while nothing waits."""
+        """When to call `add_thread_if_blocked`; `inf` while no work waits."""
         if not self._work:
             return float("inf")
         since_s = [since_s for since_s in list(self._threads.values()) if since_s is not None]

@@ -1,4 +1,4 @@
-"""Starts and ends the warden, which sees to what directly started workers leave behind: see `_worker.warden`."""
+"""Starts and ends the warden, which ends what directly started workers leave behind: see `_worker.warden`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
-EXIT_S = 1.0  # it has nothing to do when the manager closes
+EXIT_S = 1.0  # for its exit: it has nothing else to do when the manager closes
 PROGRAM = os.path.join(os.path.dirname(os.path.dirname(__file__)), "_worker", "warden.py")
 
 
@@ -27,10 +27,13 @@ class Warden:
         self._life_write_fd = life_write_fd
         self._process: subprocess.Popen[bytes] | None = None
         self._was_tried = not _platform.IS_LINUX
-        self.control_fd = -1  # its end is what the warden waits for: no fork of this process may keep it
+        self.control_fd = -1  # the warden waits until this is closed: no fork of this process may keep it open
 
     def start(self) -> None:
-        """Start it, once. Without it all works but this: what has left its worker's group outlives our SIGKILL."""
+        """Start it, at the first call only.
+
+        Without it one thing does not work: processes that left their worker's group survive a SIGKILL of the parent.
+        """
         if self._was_tried:
             return
         self._was_tried = True
@@ -38,7 +41,7 @@ class Warden:
         from multiprocessing.spawn import get_executable
 
         if getattr(sys, "frozen", False):
-            return  # there is no Python to run it
+            return  # there is no Python interpreter to run it
         read_fd, self.control_fd = os.pipe()
         command = [get_executable(), "-I", "-S", PROGRAM, read_fd, self._page_fd, WORDS_PER_LINE, PID]
         try:
@@ -55,7 +58,7 @@ class Warden:
             os.close(read_fd)
 
     def close(self) -> None:
-        """End it."""
+        """End the warden."""
         self._close_control()
         process, self._process = self._process, None
         if process is None:

@@ -1,4 +1,4 @@
-"""Which descriptors the supervisor waits for, and what is done when one is ready."""
+"""The descriptors that the supervisor waits for, each with the function to call when it is ready."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """Keeps a zygote that forks fresh workers in a millisecond, and replaces it when it dies or hangs.
 
 The parent's side; the child's is `_worker.zygote`. The zygote is started by the context's `Process`, so by default
-from the fork server: it is a clean, single-threaded process whatever the parent has running.
+from the fork server: it is a clean, single-threaded process even if the parent has many threads.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
 ANSWER_S = 2.0  # a fork takes a millisecond
-CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and itself
+CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
 DEATH_S = 0.5  # between the end of its socket and its exit code
-LOOK_S = 0.1  # between two looks whether one that has not answered is stopped: then it never will
+LOOK_S = 0.1  # between two checks whether a zygote that has not answered is stopped (SIGSTOP): then it never will
 
 
 class Zygote:
@@ -69,12 +69,12 @@ class Zygote:
         self._launched = launched
         self._launch_failed = launch_failed
         self._exited = exited
-        self._direct = direct  # for a `__main__` that no zygote can live with
+        self._direct = direct  # for a `__main__` that starts threads: a process with threads must not fork
         self._starter = starter
         self._control: socket.socket | None = None
         self._process: BaseProcess | None = None  # None also while it is being started
-        self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, asked when
-        self._start_timeout_s = start_timeout_s  # it imports `__main__` and what that imports before it can answer
+        self._pending: dict[int, tuple[Worker, float]] = {}  # worker number -> worker, time of the request
+        self._start_timeout_s = start_timeout_s  # before its first answer it imports `__main__`
         self._has_answered = False
         self._has_ever_answered = False
         self._next_look_s = 0.0
@@ -90,7 +90,7 @@ class Zygote:
             if self._control is None:
                 self._start()
             assert self._control is not None
-            # It waits in the socket where the zygote is being started, or at an import.
+            # While the zygote starts or imports a module, the request waits in the socket.
             self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
         except Exception as error:
             self._launch_failed(worker, error, is_passing(error))
@@ -107,7 +107,7 @@ class Zygote:
         return process.pid in self._living
 
     def may_wait_longer(self, waited_s: float) -> bool:
-        """Whether an exit code may still come: the zygote may be at an import that takes long."""
+        """Whether an exit code may still come: the zygote may be busy."""
         if self.is_stopped:
             self._end()
             return False
@@ -133,7 +133,7 @@ class Zygote:
         return min(self._next_look_s if self._pending else NO_LOOK_S, self._direct.look_s)
 
     def look_after(self, now_s: float) -> None:
-        """End a zygote that has had its time to answer, or that is stopped (SIGSTOP) and cannot."""
+        """End a zygote that has not answered in time, or that cannot because it is stopped (SIGSTOP)."""
         self._direct.look_after(now_s)
         if not self._pending:
             return
@@ -141,7 +141,7 @@ class Zygote:
         asked_s = min(asked_s for _, asked_s in self._pending.values())
         is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
         if is_overdue and not self._has_ever_answered:
-            # The next one would hang in the same place.
+            # Another zygote would hang in the same place.
             self._fail_pending(TimeoutError(_never_answered(self._start_timeout_s)), False)
         if is_overdue or self.is_stopped:
             self._end()
@@ -154,12 +154,13 @@ class Zygote:
 
     def abandon_in_fork(self) -> None:
         if self._control is not None:
-            self._control.detach()  # closed by its number, which may be another file's by the time this is collected
+            # Its descriptor is closed by number; the object would close whatever file has that number later.
+            self._control.detach()
 
     # -- its life ------------------------------------------------------------------------------------------
 
     def _start(self) -> None:
-        """Have a zygote started, which takes a while; requests wait for it in its socket. Raises: `OSError`."""
+        """Start a zygote in the starter's thread; until it runs, requests wait in its socket. Raises: `OSError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         preload = tuple(self._preloaded)
         try:
@@ -168,7 +169,7 @@ class Zygote:
                 lambda: self._start_process(theirs, preload),
                 lambda process, error: self._started(ours, theirs, process, error),
             )
-        except RuntimeError as error:  # no thread: a shortage as one of processes
+        except RuntimeError as error:  # no thread can be started: treated as a shortage of processes
             ours.close()
             theirs.close()
             raise OSError(str(error)) from error
@@ -178,7 +179,7 @@ class Zygote:
         self._watches.watch_deferred(ours.fileno(), self._read)
 
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
-        """Start the process. Blocks, and raises what keeps it from being started."""
+        """Start the process. Blocks; raises whatever prevents the start."""
         with room_for_start(), startable_main():
             forget_foreign_fork_server(self._context.get_start_method())
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
@@ -194,8 +195,8 @@ class Zygote:
     def _started(
         self, control: socket.socket, theirs: socket.socket, process: BaseProcess | None, error: Exception | None
     ) -> None:
-        theirs.close()  # not before: its end would be taken for that of a zygote
-        if control is not self._control:  # given up meanwhile
+        theirs.close()  # not before: its end would be mistaken for that of a zygote
+        if control is not self._control:  # replaced meanwhile
             if process is not None:
                 self._have_ended(process, 0.0, lambda exit_code, error: None)
         elif process is not None:
@@ -206,13 +207,15 @@ class Zygote:
             self._fail_pending(error, is_passing(error))
 
     def _end(self, patience_s: float = 0.0) -> None:
-        """End a zygote that hangs, has died, or is not needed any more; the next launch starts another. The workers
-        live on."""
+        """End a zygote that hangs, has died or is not needed any more.
+
+        Its workers live on, and the next launch starts another zygote.
+        """
         process, self._process = self._process, None
         self._drop_control()
         orphans, self._living = self._living, {}
         for orphan in orphans.values():
-            # No exit code will come; their pidfds still report their ends. From then on their pids may be reused.
+            # Their exit codes are lost; their pidfds still report their ends, after which their pids may be reused.
             orphan.is_held = False
             if orphan.is_dead:
                 self._exited(orphan)
@@ -221,13 +224,13 @@ class Zygote:
             if process is not None:
                 self._have_ended(process, patience_s, lambda exit_code, error: None)
             return
-        # One that ends by itself before its first answer could not import `__main__`, and never will: its exit code
-        # decides.
+        # A zygote that exits by itself before its first answer could not import `__main__`, and another one could not
+        # either. The exit code distinguishes it from a zygote that was killed.
         pending, self._pending = self._pending, {}
         self._have_ended(process, DEATH_S, lambda exit_code, error: self._died_early(pending, exit_code))
 
     def _died_early(self, pending: dict[int, tuple[Worker, float]], exit_code: int | None) -> None:
-        # 255 is what `multiprocessing` says where the fork server, which would know, is gone, too.
+        # `multiprocessing` reports 255 if the fork server, which has the exit code, is gone, too.
         never_worked = exit_code is not None and 0 < exit_code != 255
         for worker, _ in pending.values():
             if never_worked:
@@ -260,7 +263,7 @@ class Zygote:
         try:
             self._control.send(request)
         except OSError:
-            pass  # full or dead: a hint or a zombie less, and a new zygote starts afresh
+            pass  # full or dead: a preload or a reaped zombie is lost, and a new zygote needs neither
 
     # -- its answers ---------------------------------------------------------------------------------------
 
@@ -292,7 +295,7 @@ class Zygote:
             for fd in fds:
                 os.set_inheritable(fd, False)
             if len(fds) < 5:
-                # We are out of descriptors; the kernel dropped those that did not fit.
+                # This process is out of descriptors; the kernel dropped those that did not fit.
                 for fd in fds:
                     os.close(fd)
                 os.kill(pid, signal.SIGKILL)
@@ -308,7 +311,7 @@ class Zygote:
             number, code = child.FORK_RESULT.unpack(body)
             self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)), True)
         elif kind == child.UNFIT:
-            # Start over without that module: a fork of a process with threads may find a lock held for ever.
+            # Start another zygote without that module: after a fork, a lock of another thread would stay held for ever.
             module = body.decode()
             self._unfit.add(module)
             if module in self._preloaded:
@@ -319,14 +322,14 @@ class Zygote:
 
 def _never_answered(start_timeout_s: float) -> str:
     return (
-        f"the process that is to start them was not ready within the start_timeout of {start_timeout_s:g} s; it "
+        f"the process that starts them was not ready within the start_timeout of {start_timeout_s:g} s; it "
         "imports the main module, and what that imports"
     )
 
 
 def _never_worked(exit_code: int | None) -> str:
     return (
-        f"the process that is to start them ended with exit code {exit_code} while it prepared `__main__`; its "
+        f"the process that starts them ended with exit code {exit_code} while it prepared `__main__`; its "
         "own output says why. A script that starts a manager when it is imported lacks "
         "`if __name__ == '__main__':`"
     )

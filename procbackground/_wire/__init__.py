@@ -1,1 +1,7 @@
-"""What crosses between parent and child, both ways: frames, pickles, parcels and the shared page."""
+"""What crosses between parent and child, both ways.
+
+    frames      the messages in a worker's two pipes
+    pickling    pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
+    parcel      large payloads, sent as the descriptor of a file in memory
+    page        the shared page: words that parent and child read without messages
+"""

@@ -1,8 +1,9 @@
 """Frames: the messages in a worker's two pipes, how they are encoded, and how a reader splits the stream again.
 
-Second and fifth stop of a task. A frame is a header (mark and kind, length of the body, sequence number) and a body.
-Each pipe has one writer. Requests and answers are numbered: the numbers grow within a pipe, and an answer has the
-number of its request. A request carries everything that the worker needs, so several may be in the pipe at once.
+Fifth stop of a task; its answer passes here, too. A frame is a header (mark and kind, length of the body, sequence
+number) and a body. Each pipe has one writer. Requests and answers are numbered: the numbers grow within a pipe, and an
+answer has the number of its request. A request carries everything that the worker needs, so several may be in the pipe
+at once.
 
 A task can write to any descriptor of its process, so the result pipe may contain bytes that are not frames. Every
 header begins with `MARK`, and `FrameReader` checks each one before it believes the length.

@@ -1,1 +1,13 @@
-"""The child's side: what runs in a worker process around the user's function."""
+"""The child's side: what runs in a worker process around the user's function, and the helper processes.
+
+    entry                   the functions that a new `multiprocessing` process runs: a worker or the zygote
+    zygote, forker, deputy  the process that forks workers; what it has in common with its deputy; the deputy itself
+    rehearsal               runs a worker's code in the zygote, so that forked workers are quicker
+    main                    a worker's life: signals, handshake, request loop, exit
+    initializer             the manager's initializer, run once in each worker
+    inbox, channel          the child's ends of the two pipes
+    execute                 calls one function and sends its outcome
+    answers                 pickles values, failures and costs of calls
+    relay, log_handler      log records → the parent
+    warden, descendants     ending what workers have started, when the manager's process dies
+"""

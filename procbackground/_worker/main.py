@@ -251,7 +251,7 @@ def ignore_interrupts() -> None:
 
 
 def keep_lines_whole() -> None:
-    """Buffer lines of output where Python was told not to buffer at all (-u, PYTHONUNBUFFERED).
+    """Buffer lines of output if Python does not buffer at all (-u, PYTHONUNBUFFERED).
 
     An unbuffered `print` writes its text and the end of the line separately, and other workers write in between.
     """

@@ -277,6 +277,6 @@ class _Zygote(Forker):
     def check_fitness(self, module: str) -> None:
         """Report to the manager if importing `module` has started threads."""
         # Threads of native libraries (OpenBLAS and the like) survive forks by themselves; Python's hold locks that
-        # nobody would release in the child.
+        # no thread would release in the child.
         if threading.active_count() > 1:
             self._control.send(UNFIT + module.encode())

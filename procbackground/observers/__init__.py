@@ -1,4 +1,9 @@
-"""Observers of a manager's events, a module each. `Observer` is the base to derive from."""
+"""Observers of a manager's events.
+
+    base        `Observer`, the class to derive from
+    callback    `CallbackObserver`: plain functions
+    loguru      `LoguruObserver`: events as records of loguru
+"""
 
 from procbackground.observers.base import EVENT_NAMES, Observer, events_wanted_by
 from procbackground.observers.callback import CallbackObserver

@@ -9,10 +9,11 @@ if TYPE_CHECKING:
 
 
 class Observer:
-    """Told what happens, one method an event. Override those you want; the others cost nothing.
+    """Receives events, by one method for each kind. Override the methods you want; the others cost nothing.
 
-    The methods are called one at a time, in one thread of the manager; events of one task arrive in order. What
-    a method raises is logged and harms nobody.
+    The methods are called one at a time, in one thread of the manager; events of one task arrive in order. An exception
+    in a method is logged and has no other effect. The queue of events has no bound: if the methods are slower than the
+    tasks, no task waits, but the queue grows.
     """
 
     def on_task_added(self, event: events.TaskAdded) -> None:
@@ -25,7 +26,7 @@ class Observer:
         """A running task reported its progress."""
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
-        """An attempt was silent for its `stalled_threshold`; it runs on. Once an attempt."""
+        """An attempt gave no sign of life for its `stalled_threshold`; it runs on. Sent once for each attempt."""
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
         """An attempt failed and there will be another."""
@@ -37,7 +38,7 @@ class Observer:
         """A one-off, or an iteration of a loop, failed for good."""
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        """A task was cancelled, or a loop ended as asked."""
+        """A task was cancelled, or a loop ended on request."""
 
     def on_process_started(self, event: events.ProcessStarted) -> None:
         """A worker process is ready."""

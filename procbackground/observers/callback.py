@@ -11,8 +11,8 @@ from procbackground.observers.base import EVENT_NAMES, Observer
 class CallbackObserver(Observer):
     """Calls the given functions: `CallbackObserver(on_task_failed=lambda event: print(event.error))`.
 
-    Takes any of the `on_...` names of `Observer` as keyword; each function gets the event.
-    Raises: `TypeError` for a name that is none, or for what cannot be called.
+    Takes the `on_...` names of `Observer` as keywords; each function is called with the event.
+    Raises: `TypeError` for an unknown name, or for a value that cannot be called.
     """
 
     def __init__(self, **callbacks: Callable[[Any], object]) -> None:

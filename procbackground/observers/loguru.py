@@ -23,7 +23,7 @@ class LoguruObserver(Observer):
     def __init__(self, logger: Any = None) -> None:
         if logger is None:
             from loguru import logger  # on first use: loguru takes 50 ms to import
-        # The origin of these records is the manager, not the line of this file that words them.
+        # These records come from the manager, not from a line of this file.
         self._logger = logger.patch(lambda record: record.update(name="procbackground", function="", line=0))
 
     def _bound(self, event: Any, **facts: Any) -> Any:
@@ -77,7 +77,8 @@ class LoguruObserver(Observer):
 
     def on_admission_held(self, event: events.AdmissionHeld) -> None:
         if event.free is not None and event.min_free is not None:
-            why = f"{event.free / 2**20:.0f} MiB of memory are free, and {event.min_free / 2**20:.0f} are to stay free"
+            free_mib, min_free_mib = event.free / 2**20, event.min_free / 2**20
+            why = f"{free_mib:.0f} MiB of memory are free, less than min_free_memory ({min_free_mib:.0f} MiB)"
         else:
             why = f"workers cannot be started: {event.error}"
         self._bound(event, reason=event.reason).warning("no further attempt begins for now: {}", why)

@@ -1,5 +1,8 @@
-"""`Manager.map`: rows of arguments that travel in chunks, and fail each for itself.
+"""`Manager.map`: rows of arguments that travel in chunks; a row that fails fails alone.
 
-`mapper` gives chunks and takes values; `chunk` decides what follows from an answer, `sizing` how large the next chunk
-is; `results` is the iterator that the user has.
+    sizing      how many rows the next chunk gets
+    chunk       one chunk, and what follows from its answer
+    rest        rows that are not in a chunk yet
+    mapper      one call of `map`: gives chunks to the supervisor and acts on their answers
+    results     the iterator that the user gets
 """

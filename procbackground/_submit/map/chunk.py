@@ -1,7 +1,7 @@
 """Some rows of a map that travel as one request, and what follows from its answer. No thread, no lock, no clock.
 
-A chunk fails row by row. A row that raised goes on as a job of its own, with that failure as its first attempt. When
-the chunk's process dies, or a row runs over its time, the rows that were answered count, the failed row goes on alone,
+A chunk fails row by row. A row that raised becomes a job of its own, with that failure as its first attempt. When
+the chunk's process dies, or a row runs over its time, the rows that were answered count, the failed row becomes a job,
 and the rest goes into new chunks. So a row has the same policy and the same end as a task.
 """
 
@@ -21,8 +21,7 @@ if TYPE_CHECKING:
 # are used: a quarter less for large chunks of numbers, though nothing for small ones.
 Columns: TypeAlias = "tuple[list[Any] | range, ...]"
 
-# What one message of the child says of some rows: their values, the failures among them by row, and the seconds they
-# took.
+# The content of one message about some rows: their values, the failures by row, and the seconds that they took.
 Answer: TypeAlias = "tuple[list[Any], dict[int, bytes], float]"
 
 
@@ -123,7 +122,7 @@ class Listener(Protocol):
     adapts: bool
 
     def note_end(self, chunk: Chunk) -> None:
-        """A chunk is done, and rows of it may have to go on."""
+        """A chunk is done; some of its rows may have to be sent again."""
         ...
 
 
@@ -151,8 +150,8 @@ class Chunk(TaskHandle[Any]):
         exception: BaseException | None,
         sleepers: list[LockType] | None = None,
     ) -> bool:
-        # Success needs nobody's attention before the consumer comes, unless rows of it go on, or others wait for
-        # its place.
+        # After a success nothing is done until the consumer comes, unless rows must be sent again or wait for
+        # this chunk's place.
         goes_on = self._goes_on = (
             exception is not None or self._listener.adapts or bool(self._bodies) or bool(result and result[1])
         )

@@ -60,7 +60,7 @@ class Mapper:
             with self.lock:
                 self._give_first(buffersize)
         except BaseException:
-            self.cancel()  # nobody will take what was given
+            self.cancel()  # the submitted rows have no consumer
             raise
 
     def _give_first(self, buffersize: int | None) -> None:
@@ -223,9 +223,9 @@ class Mapper:
             raise
 
     def _next_part(self) -> Part | None:
-        """Return what is next, or None at the end.
+        """Return the next part, or None at the end.
 
-        It is in one of the lists at every moment, so that `cancel` finds it whatever exception comes in between.
+        At every moment one of the lists contains it, so that `cancel` finds it after an exception at any point.
         """
         with self.lock:
             if self._is_over:
@@ -244,7 +244,7 @@ class Mapper:
 
     def _wait_for(self, part: TaskHandle[Any]) -> None:
         if self._is_over:
-            part.cancel()  # whoever cancels looks at `_awaited` after that
+            part.cancel()  # `cancel` sets `_is_over` before it reads `_awaited`
         try:
             part.exception(self._remaining_s())
         except CancelledError:
@@ -386,7 +386,7 @@ def start_map(
     """
     if chunksize is None and (buffersize is not None or is_apart):
         chunksize = 1
-    submitter = submitter.in_present_context()  # rows are given later, too, wherever earlier ones end
+    submitter = submitter.in_present_context()  # later rows are submitted in other threads, with other contexts
     mapper: Mapper
     if chunksize is None:
         mapper = AdaptingMapper(submitter, fn, iterables, timeout_s, workers)

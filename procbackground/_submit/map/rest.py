@@ -1,4 +1,4 @@
-"""What the rows of a map are while they are under way: the parts that a consumer takes in order."""
+"""The parts that a map's consumer takes in order, and the rows that are not in a chunk yet."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ class Results(Iterator[Any]):
     """The values in order, to be closed as a generator can be.
 
     `iter` gives an iterator over the values that have come, in which nothing is written in Python: a generator would
-    double what a value costs here. All such iterators take from the same values, whoever uses them in whatever thread.
+    double what a value costs here. All such iterators take from the same values, in any thread.
 
     Args:
         source: yields lists of values.
@@ -64,8 +64,8 @@ class Results(Iterator[Any]):
                 try:
                     taker = self._next_taker()
                 except BaseException:
-                    # It may be Ctrl-C, amid the steps that move values. Rather than lose some of them silently, no
-                    # value comes any more, as from a generator in which an exception was raised.
+                    # It may be Ctrl-C between two steps that move values. Values could be lost silently, so the
+                    # iterator ends here, as a generator does after an exception.
                     self._is_closed = True
                     self._values, self._popped, self._taker = [], [], iter(())
                     self._cancel()

@@ -1,8 +1,8 @@
-"""How many rows the next chunk of a map gets: from what the rows before have taken. Pure decisions."""
+"""The number of rows in the next chunk of a map, from the durations of earlier rows. Pure decisions."""
 
 from __future__ import annotations
 
-# What a chunk should take: long enough that its cost on the way is small, short enough to share work evenly. On the way
+# The duration of a chunk: long enough that its cost on the way is small, short enough to share work evenly. On the way
 # are four threads of two processes: 0.3 to 0.5 ms where all cores compute. With 2 ms, and 0.25 ms at the end, a map of
 # tiny numbers took a tenth longer.
 CHUNK_S = 0.003
@@ -34,6 +34,6 @@ class Sizing:
     def next_rows(self, left: int, workers: int) -> int:
         """Return the rows of the next chunk where `left` are left: fewer at the end, so that all end together."""
         fair = -(-left // (2 * workers))
-        # What a map before has learned may be wrong for these rows: at first every worker gets some.
+        # The durations of an earlier map may be wrong for these rows, so at first every worker gets some.
         least = self.rows // LEAST_SHARE if self._has_learned else 0
         return min(self.rows, max(fair, least, 1))
