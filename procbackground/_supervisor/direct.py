@@ -18,7 +18,7 @@ from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, room_for_start
+from procbackground._supervisor.starter import Starter, load_what_failures_need, room_for_start
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.pickling import main_is_importable
 from procbackground._worker.entry import Fd, run_worker
@@ -185,6 +185,7 @@ class Direct:
             raise
         for fd in (task_read, result_write, their_side):
             os.close(fd)
+        load_what_failures_need()
         # The fork server reaps its children at once, so that a pid is no handle on them; then the sentinel is.
         pidfd = _platform.open_pidfd(process.pid) if method != "forkserver" else None
         death_fd = process.sentinel if pidfd is None else pidfd

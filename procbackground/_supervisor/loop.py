@@ -41,7 +41,7 @@ from procbackground._supervisor.starter import Starter
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
-from procbackground._supervisor.workers import Workers, load_what_failures_need
+from procbackground._supervisor.workers import Workers
 from procbackground._supervisor.zygote import Zygote
 from procbackground._sync import Latch
 from procbackground._wire.page import BEGAN_NS, LINES, LOOKED_ROW, PAGE_SIZE, PAUSED, ROW, SIGN_NS
@@ -304,7 +304,6 @@ class Loop:
             case c.Launch(worker):
                 self.page.clear(worker)
                 self.launcher.launch(worker)
-                load_what_failures_need()
             case c.ContinueLoop(worker):
                 workers.continue_loop(worker)
             case c.Terminate(worker, wants_stack):

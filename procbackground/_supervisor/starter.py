@@ -6,6 +6,7 @@ A fork server that is stopped or busy blocks the thread that asks it for a proce
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -80,6 +81,20 @@ class _Report:
 
     def __call__(self) -> None:
         self._then(self._result, self._error)
+
+
+def load_what_failures_need() -> None:
+    """Import what describes deaths while a process starts anyway: when one dies for want of descriptors, it is too late
+    to open files.
+
+    In the thread that starts processes: a `fork` in one thread while another imports leaves the import's lock held in
+    the child for ever.
+    """
+    if "concurrent.futures.process" not in sys.modules:
+        try:
+            from procbackground.errors import WorkerDiedError  # noqa: F401
+        except (OSError, ImportError):
+            pass  # next time
 
 
 @contextmanager

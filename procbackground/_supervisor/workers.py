@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import signal
-import sys
 import time
 from collections.abc import Callable
 
@@ -229,13 +228,3 @@ def call_frame(job: Job) -> bytes:
     if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
         recipe.first_flags, recipe.first_call = flags, rest
     return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)
-
-
-def load_what_failures_need() -> None:
-    """Import what deaths are put into words with, while a process starts anyway: when one dies for want of
-    descriptors, it is too late to open files."""
-    if "concurrent.futures.process" not in sys.modules:
-        try:
-            from procbackground.errors import WorkerDiedError  # noqa: F401
-        except (OSError, ImportError):
-            pass  # next time

@@ -26,7 +26,7 @@ from procbackground._supervisor.direct import (
     startable_main,
 )
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, room_for_start, wait_for_exit
+from procbackground._supervisor.starter import Starter, load_what_failures_need, room_for_start, wait_for_exit
 from procbackground._supervisor.watches import Watches
 from procbackground._worker import forker as child
 from procbackground._worker.entry import Fd, run_zygote
@@ -190,6 +190,7 @@ class Zygote:
                 daemon=False,
             )
             process.start()
+        load_what_failures_need()
         return process
 
     def _started(
