@@ -50,8 +50,8 @@ class Owner(Protocol):
         """End one `hold`."""
         ...
 
-    def do_soon(self, errand: Callable[[], None]) -> None:
-        """Have `errand` run in another thread, unless all is over; for finalizers, which may run at any point."""
+    def do_soon(self, act: Callable[[], None]) -> None:
+        """Have `act` run in another thread, unless all is over; for finalizers, which may run at any point."""
         ...
 
     def accepting_more(self) -> AbstractContextManager[None]:

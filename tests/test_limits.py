@@ -331,3 +331,15 @@ def test_a_killed_attempt_says_by_what(manager, gate):
     (attempt,) = handle.attempts
     assert attempt.outcome in (Outcome.DIED, Outcome.RAISED)  # SIGTERM from outside may be seen as SystemExit
     assert attempt.error is handle.exception()
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline", "stalled_threshold"])
+def test_a_limit_of_a_month_is_a_limit_like_any_other(make_manager, gate, recorder, limit):
+    """A system call that waits takes no such time; the supervisor waits while the first task stands at the gate."""
+    manager = make_manager(max_workers=2, observer=recorder)
+    standing = manager.run_task(Task(stop_at_gate, args=(gate.address,), **{limit: 30 * 86400.0}))
+    gate.wait_for_arrival()
+    wait_until(lambda: recorder.events("task_started") != [], "the supervisor has been at it, and waits")
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    gate.open()
+    standing.result(timeout=PATIENCE_S)

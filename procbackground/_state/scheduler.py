@@ -141,7 +141,7 @@ class Scheduler(State):
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             answered.append(job)
-        job.recipe.learn(now_s - since_s, count)
+        answered[-1].recipe.learn(now_s - since_s, count)
         pipeline.head_since_s = now_s
         if jobs or worker.state == fleet.RECALLING:
             stops.head_changed(self, worker, now_s)

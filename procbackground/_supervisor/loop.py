@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
+LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
 CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invariants, in tests
 
 
@@ -270,7 +271,7 @@ class Loop:
             self.scheduler.next_due_s, self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s,
             self.user_code.look_s,
         )  # fmt: skip
-        return None if due_s == float("inf") else max(0.0, due_s - time.monotonic())
+        return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
 
     def _wake(self) -> None:
         if _thread.get_ident() != self.ident:
