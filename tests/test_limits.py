@@ -336,7 +336,7 @@ def test_a_killed_attempt_says_by_what(manager, gate):
 @pytest.mark.parametrize("limit", ["timeout", "deadline", "stalled_threshold"])
 def test_a_limit_of_a_month_is_a_limit_like_any_other(make_manager, gate, recorder, limit):
     """A system call that waits takes no such time; the supervisor waits while the first task stands at the gate."""
-    manager = make_manager(max_workers=2, observer=recorder)
+    manager = make_manager(max_workers=2, observer=recorder, start_timeout=math.inf)  # so nothing else is due
     standing = manager.run_task(Task(stop_at_gate, args=(gate.address,), **{limit: 30 * 86400.0}))
     gate.wait_for_arrival()
     wait_until(lambda: recorder.events("task_started") != [], "the supervisor has been at it, and waits")
