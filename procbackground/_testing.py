@@ -13,7 +13,7 @@ from typing import Any
 
 from procbackground._state import fleet
 from procbackground._submit.map.mapper import AdaptingMapper
-from procbackground._supervisor import exits, machine, supervisor, zygote
+from procbackground._supervisor import exits, machine, stacks, supervisor, zygote
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 
@@ -121,6 +121,23 @@ class View:
             pass
         return rows
 
+    # -- what is due, and what is under way ---------------------------------------------------------------
+
+    @property
+    def timers(self) -> int:
+        """How many entries are kept for later times, those of tasks that have ended included."""
+        return self._ask(lambda: len(self._scheduler.timers))  # type: ignore[no-any-return]
+
+    @property
+    def stacks_being_taken(self) -> int:
+        """Of how many workers the stacks were asked for and are not complete."""
+        return self._ask(lambda: len(self._loop.stacks._dumps))  # type: ignore[no-any-return]
+
+    @property
+    def has_closed(self) -> bool:
+        """Whether a close of the manager has come to its end."""
+        return self._loop.has_closed.is_set
+
     # -- memory --------------------------------------------------------------------------------------------
 
     @property
@@ -186,6 +203,26 @@ class View:
             del held.do_soon
             may_go_on.set()
 
+    @contextmanager
+    def start_held(self, *, midway: bool) -> Iterator[threading.Event]:
+        """Hold the manager's first start, before it begins or `midway`; yield an event that is set then."""
+        part: Any = self._loop.events if midway else self._loop
+        name = "start" if midway else "start_once"
+        has_come, may_go_on = threading.Event(), threading.Event()
+        act = getattr(part, name)
+
+        def hold() -> None:
+            has_come.set()
+            may_go_on.wait()
+            act()
+
+        setattr(part, name, hold)
+        try:
+            yield has_come
+        finally:
+            delattr(part, name)
+            may_go_on.set()
+
     def hold_supervisor(self, when: Callable[[], bool]) -> HeldSupervisor:
         """Hold the supervisor's thread before its next wait at which `when()` is true. Linux only."""
         return HeldSupervisor(self._loop, when)
@@ -231,6 +268,17 @@ def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
     finally:
         for module, name, seconds in before:
             setattr(module, name, seconds)
+
+
+@contextmanager
+def endless_stack_dumps() -> Iterator[None]:
+    """Have nobody give up the stacks of a worker that does not write them, as it is stopped."""
+    before = stacks.GIVE_UP_S
+    stacks.GIVE_UP_S = 3600.0
+    try:
+        yield
+    finally:
+        stacks.GIVE_UP_S = before
 
 
 def depth_teller(handle: TaskHandle[Any]) -> Callable[[], int] | None:

@@ -36,3 +36,42 @@ def test_stray_bytes_are_noticed_though_the_task_never_answers(make_manager, gat
     manager = make_manager(max_workers=1)
     doomed = manager.run_task(Task(write_into_result_pipe, args=(b"stray", gate.address), retry=None))
     assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
+
+
+def close_result_pipe(address: Address | None = None) -> str:
+    """Do what a task does that closes all descriptors which it does not know."""
+    os.close(current()._executor.channel._fd)  # type: ignore[attr-defined]
+    if address is not None:
+        stop_at_gate(address)
+    return "fine"
+
+
+def put_a_file_in_place_of_the_result_pipe(address: Address | None = None) -> str:
+    """Have the answer go elsewhere, as a task that uses `os.dup2` carelessly."""
+    file = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(file, current()._executor.channel._fd)  # type: ignore[attr-defined]
+    os.close(file)
+    if address is not None:
+        stop_at_gate(address)
+    return "fine"
+
+
+@pytest.mark.parametrize("spoil", [close_result_pipe, put_a_file_in_place_of_the_result_pipe])
+def test_a_task_that_loses_its_result_pipe_fails_alone(make_manager, gate, spoil):
+    manager = make_manager(max_workers=2)
+    neighbour = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    doomed = manager.run_task(Task(spoil, retry=None))
+    later = [manager.run(plain.square, number) for number in range(20)]
+    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
+    assert [handle.result(timeout=PATIENCE_S) for handle in later] == [number**2 for number in range(20)]
+    gate.open()
+    neighbour.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("spoil", [close_result_pipe, put_a_file_in_place_of_the_result_pipe])
+def test_the_loss_of_the_result_pipe_is_noticed_though_the_task_goes_on(make_manager, gate, spoil):
+    manager = make_manager(max_workers=1)
+    doomed = manager.run_task(Task(spoil, args=(gate.address,), retry=None))
+    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9

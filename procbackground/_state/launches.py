@@ -39,11 +39,12 @@ class Launches:
         self._last_idle_death_s = 0.0
         self._pause_s = 0.0
         self._not_before_s = 0.0
+        self._staff_due_s = 0.0  # of the timer for the end of that pause
 
     def launch(self, state: State, missing: int, now_s: float) -> None:
         """Start `missing` workers, now or when the pause after a failure is over."""
         if now_s < self._not_before_s:
-            state.timers.at(self._not_before_s, _staff_again)
+            self._staff_after_pause(state)
             return
         for _ in range(missing):
             line = self._take_line()
@@ -88,8 +89,10 @@ class Launches:
         """A worker is ready."""
         self._has_been_ready = True
         self._deaths_in_a_row = 0
-        if self._launched and self._launched[0] is worker:
-            self._launched.popleft()
+        launched = self._launched
+        # Also those before it that came to nothing: without a start_timeout nobody else looks at them.
+        while launched and (launched[0] is worker or launched[0].state != fleet.STARTING):
+            launched.popleft()
         self._pause_s = 0.0
 
     def failed(self, state: State, longest_pause_s: float, now_s: float) -> None:
@@ -97,7 +100,13 @@ class Launches:
         if now_s >= self._not_before_s:  # several that fail together have failed once
             self._pause_s = min(longest_pause_s, max(LAUNCH_RETRY_S, 2 * self._pause_s))
             self._not_before_s = now_s + self._pause_s
-        state.timers.at(self._not_before_s, _staff_again)
+        self._staff_after_pause(state)
+
+    def _staff_after_pause(self, state: State) -> None:
+        """Look again when the pause is over: one timer, however many tasks come meanwhile."""
+        if self._staff_due_s != self._not_before_s:
+            self._staff_due_s = self._not_before_s
+            state.timers.at(self._not_before_s, _staff_again)
 
     def died(self, state: State, worker: Worker, started: int, now_s: float) -> None:
         """Break the manager rather than start workers for ever that die or hang before their first task."""

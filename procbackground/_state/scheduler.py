@@ -63,7 +63,7 @@ class Scheduler(State):
         recipe = job.recipe
         if recipe.deadline_s != NO_LIMIT:
             limits.set_deadline(self, job, job.started_s or now_s)
-        if recipe.isolate or self.is_draining:
+        if recipe.isolate:
             self.keeps_spare = self.needs_staff = True
             self.fresh_queue.push(job)
             return None

@@ -43,11 +43,16 @@ def finish(loop: Loop) -> None:
     loop.report = report
     loop.events.manager("on_manager_closed", report=report)
     if not loop.events.stop(MOMENT_S):
-        logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
+        if is_ready:  # else this thread is not one of `threading`, to which logging would add it for good
+            warn_of_observer()
         loop.report = make_report(loop, leftovers=leftovers, left=(*left, "an observer"))
     if is_ready:
         close_descriptors(loop)
     loop.has_closed.set()
+
+
+def warn_of_observer() -> None:
+    logger.warning("an observer has not taken its events %s s after the manager closed", MOMENT_S)
 
 
 def make_report(loop: Loop, *, leftovers: tuple[int, ...] = (), left: tuple[str, ...] = ()) -> CloseReport:

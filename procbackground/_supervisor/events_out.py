@@ -15,6 +15,7 @@ from typing import Any
 
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
+from procbackground._sync import Latch
 from procbackground.observers.base import events_wanted_by
 
 logger = logging.getLogger("procbackground")
@@ -30,6 +31,7 @@ class Events:
         self.has_succeeded: bool = "on_task_succeeded" in self.wanted
         self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._has_ended: Latch = Latch()
         self._name = name
         self._stalls: dict[Job, dict[str, Any]] = {}  # whose stacks are being taken
 
@@ -130,9 +132,8 @@ class Events:
         except RuntimeError:
             self._run()  # no thread can be started, for example while the interpreter exits
             return True
-        assert self._thread is not None
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        # Not by `join`: a thread that is none of `threading`'s would be added to its list for good.
+        return self._has_ended.wait(timeout_s)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not None:
@@ -145,6 +146,7 @@ class Events:
                 except BaseException:  # the other observers must get their events
                     logger.exception("observer %r failed in %s", observer, name)
             del item, event
+        self._has_ended.set()
 
 
 def _event_class(name: str) -> Any:

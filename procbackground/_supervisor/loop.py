@@ -87,7 +87,6 @@ class Loop:
     life_read_fd: int
     life_write_fd: int = -1
     warden: Warden
-    starter: Starter
     launcher: Launcher
     workers: Workers
     answers: Answers
@@ -99,6 +98,7 @@ class Loop:
         self.name = f"procbackground-{id(owner):x}"
         self.wall = WallClock()
         self.inbox = Inbox()
+        self.starter = Starter(self.name, self.inbox)
         self.acceptance = Acceptance()
         self.scheduler = Scheduler(
             max_workers=options.max_workers,
@@ -145,16 +145,17 @@ class Loop:
         call tries again.
         """
         with self._start_lock:
-            if not self.is_ready and not self.has_closed.is_set:
+            if not self.is_ready and not self.has_drained.is_set:
                 self._make_ready()
 
     def close_unused(self) -> None:
         """Close a manager that was never used, unless it is started meanwhile. Not for callers' threads."""
         with self._start_lock:
-            if not self.is_ready and not self.has_closed.is_set:
-                self.inbox.end(self.intake.refuse_late)
-                self.has_drained.set()
-                ending.finish(self)
+            if self.is_ready or self.has_drained.is_set:
+                return
+            self.inbox.end(self.intake.refuse_late)
+            self.has_drained.set()
+        ending.finish(self)  # without the lock: observers are told, and may call the manager
 
     def _make_ready(self) -> None:
         with contextlib.ExitStack() as undo:
@@ -197,7 +198,6 @@ class Loop:
         )
         boot = Boot(self.initializer, _parent_log_level(), main_path(options.context), options.setup)
         self.warden = Warden(self.page.fd, self.life_write_fd)
-        self.starter = Starter(self.name, self.inbox)
         direct = Direct(
             options.context, boot, self.page.fd, self.life_read_fd, self._launched, self.workers.launch_failed,
             self.warden, self.starter, options.start_timeout_s,
@@ -213,6 +213,7 @@ class Loop:
 
     def _run(self) -> None:
         self.ident = _thread.get_ident()
+        self.is_ready = True  # here too: a close that was asked for already may end the thread before `start` returns
         try:
             while not self.scheduler.has_finished:
                 self._step()
@@ -226,6 +227,8 @@ class Loop:
         """Wait for facts, report them to the scheduler, and have its commands carried out."""
         inbox, scheduler, watches = self.inbox, self.scheduler, self.watches
         ready = inbox.sleep(watches.poll, self._seconds_to_wait())
+        # First, before times are read that go by it: the machine may have been suspended meanwhile.
+        self.wall.note(time.monotonic())
         actions = watches.actions
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before
             self.intake.process()
@@ -235,7 +238,6 @@ class Loop:
                 act()
         watches.run_deferred()
         now_s = time.monotonic()
-        self.wall.note(now_s)
         if now_s >= scheduler.next_due_s:
             scheduler.clock_advanced(now_s, self._clocks_of)
         if now_s >= self.stacks.next_due_s:

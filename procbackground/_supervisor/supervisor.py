@@ -275,6 +275,8 @@ class Supervisor:
             self._run_aside(self._loop.close_unused)
         except RuntimeError:
             self._loop.close_unused()  # no thread can be started, for example while the interpreter exits
+        if self._loop.report.left:
+            ending.warn_of_observer()
 
     def _unfinished_report(self) -> CloseReport:
         """Return the report of a close that has not ended in its time."""

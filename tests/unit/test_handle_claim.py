@@ -31,6 +31,9 @@ class NoOwner:
     def is_running(self, job: Job) -> bool:
         return False
 
+    def check_usable(self) -> None:
+        """This is no fork of its process."""
+
 
 def new_handle() -> TaskHandle[int]:
     return TaskHandle(NoOwner(), None, Task(int))

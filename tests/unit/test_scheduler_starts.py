@@ -5,7 +5,7 @@ from __future__ import annotations
 from procbackground._state import commands as c
 from procbackground._state import launches, stops
 from procbackground.retry import Retry
-from tests.unit.model import BROKE, World, prompt_world, slow_world
+from tests.unit.model import BROKE, World, ending_of, prompt_world, slow_world
 
 START_S = 10.0
 
@@ -73,6 +73,30 @@ def test_launches_without_end_leave_one_timer_behind():
         world.answer(world.submit(isolate=True))
     assert world.timers() < 1000 * 2 + 10  # the kill of each that left, and hardly more
     assert world.launches_kept() < 10
+
+
+def test_launches_without_end_are_forgotten_after_one_that_failed():
+    """Also without a `start_timeout`, which would look at them now and then."""
+    world = prompt_world()
+    world.launches_fail = True
+    first = world.submit()
+    world.launches_fail = False
+    world.advance(launches.MAX_LAUNCH_RETRY_S)
+    world.answer(first)
+    for _ in range(100):
+        world.answer(world.submit(isolate=True))
+    assert world.launches_kept() < 10
+
+
+def test_tasks_that_come_while_no_process_can_be_had_add_no_timers():
+    world = prompt_world()
+    world.launches_fail = True
+    jobs = world.submit_many(1000)
+    assert world.timers() < 10
+    world.launches_fail = False
+    world.advance(launches.MAX_LAUNCH_RETRY_S)
+    world.run_until_done()
+    assert all(ending_of(job) == "succeeded" for job in jobs)
 
 
 def test_workers_that_die_before_their_first_task_slow_the_manager_and_break_it():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -94,3 +95,10 @@ def start_grandchild(address: Address, new_session: bool = False) -> None:
     """Start a process of our own and tell its pid."""
     with subprocess.Popen(["sleep", "3600"], start_new_session=new_session) as grandchild:
         stop_at_gate(address, grandchild.pid)
+
+
+def tell_and_stop_oneself(address: Address) -> None:
+    """Tell the gate, stop this process by SIGSTOP until somebody sends SIGCONT, and then stop at the gate."""
+    tell_gate(address, "about to stop")
+    os.kill(os.getpid(), signal.SIGSTOP)
+    stop_at_gate(address, "continued")
