@@ -205,3 +205,12 @@ def test_all_that_holds_on_the_portable_platform_too():
     )
     assert ended.returncode == 0, ended.stdout[-8000:]
     assert " passed" in ended.stdout
+
+
+def test_loops_that_were_forked_one_after_the_other_all_end_when_asked(make_manager):
+    """A worker that keeps the task pipe of the one before it open would keep that one's loop from ending."""
+    manager = make_manager(max_workers=2, mp_context=multiprocessing.get_context("fork"))
+    loops = [manager.run_task(Task(plain.nothing, type=TaskType.LOOP, interval=60)) for _ in range(8)]
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    assert manager.cancel(timeout=PATIENCE_S)
+    assert all(loop.cancelled() for loop in loops)

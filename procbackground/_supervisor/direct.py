@@ -133,6 +133,7 @@ class Direct:
         self._starter = starter
         self._start_timeout_s = start_timeout_s
         self._pending: dict[Worker, float] = {}  # asked for when
+        self._unreported: set[WorkerProcess] = set()  # started, and not known to the supervisor yet
 
     def launch(self, worker: Worker) -> None:
         try:
@@ -145,6 +146,7 @@ class Direct:
     def _ended(self, worker: Worker, process: WorkerProcess | None, error: Exception | None) -> None:
         is_awaited = self._pending.pop(worker, None) is not None
         if process is not None:
+            self._unreported.discard(process)
             self._launched(process)
             if not is_awaited:
                 process.kill_tree()  # given up long ago
@@ -190,7 +192,9 @@ class Direct:
         pidfd = _platform.open_pidfd(process.pid) if method != "forkserver" else None
         death_fd = process.sentinel if pidfd is None else pidfd
         channel = Channel(task_write, result_read, side_fd)
-        return WorkerProcess(self, worker, process.pid, channel, death_fd, pidfd, notes_fd, process)
+        started = WorkerProcess(self, worker, process.pid, channel, death_fd, pidfd, notes_fd, process)
+        self._unreported.add(started)
+        return started
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
@@ -231,7 +235,10 @@ class Direct:
         pass
 
     def abandon_in_fork(self) -> None:
-        pass
+        # A worker that is forked next would keep the task pipe of the one before it open, which would never end.
+        for process in self._unreported:
+            for fd in process.fds():
+                os.close(fd)
 
     def preload(self, module: str) -> None:
         pass

@@ -153,6 +153,7 @@ class Zygote:
         return pid is not None and _platform.is_stopped(pid)
 
     def abandon_in_fork(self) -> None:
+        self._direct.abandon_in_fork()
         if self._control is not None:
             # Its descriptor is closed by number; the object would close whatever file has that number later.
             self._control.detach()
