@@ -71,8 +71,8 @@ _ALL = (
         title="Tasks that fail in each of three attempts",
         run="failing",
         metric=_TASKS_PER_S,
-        full={"tasks": 10_000},
-        quick={"tasks": 60},
+        full={"tasks": 50, "limit_s": 2.0},
+        quick={"tasks": 10, "limit_s": 0.1},
     ),
     _added(
         name="observed",
@@ -87,7 +87,7 @@ _ALL = (
         title="The call of stats() while 1,000 tasks wait",
         run="stats_call",
         metric=_CALL_US,
-        full={"waiting": 1_000, "calls": 200_000},
+        full={"waiting": 1_000, "calls": 30_000},
         quick={"waiting": 10, "calls": 300},
     ),
 )

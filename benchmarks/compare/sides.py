@@ -58,9 +58,7 @@ def contender(name: str) -> ContenderSpec:
 
 def _copy_of_measuring_code(folder: Path) -> Path:
     # This checkout's own folder must not be in the path of a run: its `procbackground` would hide the installed one.
-    shutil.copytree(
-        ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results")
-    )
+    shutil.copytree(ROOT / "benchmarks", folder / "benchmarks", ignore=shutil.ignore_patterns("__pycache__", "results"))
     return folder
 
 
@@ -83,7 +81,6 @@ def _environment_with(checkout: Path, folder: Path, needs_numpy: bool) -> Path:
     python = folder / "bin" / "python"
     print(f"installing {checkout} into an environment of its own", flush=True)
     _run([sys.executable, "-m", "venv", os.fspath(folder)], checkout.name)
-    # A path and not a name, and no cache: pip must never take an earlier build of the same version number.
     install = [os.fspath(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", os.fspath(checkout)]
     _run([*install, *(["numpy"] if needs_numpy else [])], checkout.name)
     return python

@@ -35,9 +35,7 @@ def text_of(rows: Sequence[Row], failures: Sequence[Result]) -> str:
     return "\n".join(lines)
 
 
-def json_of(
-    rows: Iterable[Row], failures: Iterable[Result], sides: Iterable[Side], facts: Mapping[str, object]
-) -> str:
+def json_of(rows: Iterable[Row], failures: Iterable[Result], sides: Iterable[Side], facts: Mapping[str, object]) -> str:
     """Return the whole comparison, every reading included; `facts` say how, when and on what it was made."""
     document = {
         "format": FORMAT,
