@@ -92,7 +92,8 @@ def stats_call(contest: Contest) -> Readings:
 def failing(contest: Contest) -> Readings:
     """Submit tasks of which every attempt fails, and gather their errors, burst after burst until time is up.
 
-    The manager's own counter says whether each was retried. A limit of time, because versions may differ by far here.
+    Every retry begins in a process that was just started, so this is mostly the price of two of these. The manager's
+    own counter says whether each task was retried. The limit is one of time, because versions may differ by far here.
     """
     count, limit_s = contest.count("tasks"), contest.sizes["limit_s"]
     durations_s: list[float] = []
