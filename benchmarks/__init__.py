@@ -16,5 +16,6 @@ The folder is the flow of a measurement:
     report/        ⑦ JSON, Markdown and PNG
 
 Beside it: `python -m benchmarks.chaos`, a soak of procbackground alone, and `python -m benchmarks.microseconds`, where
-a task's CPU time goes.
+a task's CPU time goes. `python -m benchmarks.compare OLD NEW` measures two versions of procbackground in the same way,
+and has its own flow in `compare/`.
 """

@@ -8,14 +8,13 @@ import importlib.util
 import os
 import platform
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
 from benchmarks.contenders import OURS, ContenderSpec
-from benchmarks.isolation import ROOT, environment_of_children
+from benchmarks.isolation import HERE, ROOT
 
 IMPORT_LIMIT_S = 60.0
 
@@ -24,9 +23,9 @@ def why_not_importable(contender: ContenderSpec) -> str | None:
     """Import the contender's adaptor in an own interpreter; return the error's last line, or None."""
     module = contender.adaptor.partition(":")[0]
     attempt = subprocess.run(
-        [sys.executable, "-c", f"import {module}"],
-        cwd=ROOT,
-        env=environment_of_children(),
+        [HERE.python, "-c", f"import {module}"],
+        cwd=HERE.folder,
+        env=HERE.environment(),
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,

@@ -35,7 +35,32 @@ class Result:
     error: str | None = None
 
 
-def carry_out(run: Run, plan: Plan) -> Result:
+@dataclass(frozen=True)
+class Home:
+    """Where the interpreter of a run starts.
+
+    Attributes: `python` is its executable; `folder` holds this package; `keeps_path` hands on `PYTHONPATH`.
+    """
+
+    python: str = sys.executable
+    folder: Path = ROOT
+    keeps_path: bool = True
+
+    def environment(self) -> dict[str, str]:
+        """Return the environment of a run: the package in reach, and bytecode caches allowed.
+
+        Without cached bytecode every fresh process would compile the modules anew, and the compiler is not what
+        is to be measured.
+        """
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
+        inherited = environment.get("PYTHONPATH") if self.keeps_path else None
+        return environment | {"PYTHONPATH": os.pathsep.join([str(self.folder), *filter(None, [inherited])])}
+
+
+HERE = Home()
+
+
+def carry_out(run: Run, plan: Plan, home: Home = HERE) -> Result:
     """Carry out the run; return its readings, or its error if it fails or exceeds its time limit."""
     time_limit_s = QUICK_TIME_LIMIT_S if plan.is_quick else run.measure.time_limit_s
     mark = uuid.uuid4().hex
@@ -44,9 +69,9 @@ def carry_out(run: Run, plan: Plan) -> Result:
         errors_path = Path(folder) / "errors.txt"
         with errors_path.open("wb") as errors:
             interpreter = subprocess.Popen(
-                [sys.executable, "-m", "benchmarks.one_run", json.dumps(_request(run, plan, answer_path))],
-                cwd=ROOT,
-                env=environment_of_children() | {MARK: mark},
+                [home.python, "-m", "benchmarks.one_run", json.dumps(_request(run, plan, answer_path))],
+                cwd=home.folder,
+                env=home.environment() | {MARK: mark},
                 stdin=subprocess.DEVNULL,
                 stdout=errors,
                 stderr=errors,
@@ -64,17 +89,6 @@ def carry_out(run: Run, plan: Plan) -> Result:
             return Result(run, error=" | ".join([failure, *last_words]))
         answer: dict[str, Any] = json.loads(answer_path.read_text())
     return Result(run, answer.get("values", {}), answer.get("note", ""), answer.get("error"))
-
-
-def environment_of_children() -> dict[str, str]:
-    """Return the environment of a run: the package in reach, and bytecode caches allowed.
-
-    Without cached bytecode every fresh process would compile the modules anew, and the compiler is not what
-    is to be measured.
-    """
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONDONTWRITEBYTECODE"}
-    paths = [str(ROOT), *filter(None, [environment.get("PYTHONPATH")])]
-    return environment | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _request(run: Run, plan: Plan, answer_path: Path) -> dict[str, object]:

@@ -32,6 +32,11 @@ def sleep_for(seconds: float) -> float:
     return seconds
 
 
+def fail() -> None:
+    """Raise: every attempt of this task fails."""
+    raise ValueError("this task always fails")
+
+
 def own_pid(_number: int) -> int:
     """Return the pid of the process that runs the task."""
     return os.getpid()
