@@ -131,7 +131,7 @@ class View:
     @property
     def stacks_being_taken(self) -> int:
         """Of how many workers the stacks were asked for and are not complete."""
-        return self._ask(lambda: len(self._loop.stacks._dumps))  # type: ignore[no-any-return]
+        return self._ask(lambda: len(self._loop.stacks.dumps))  # type: ignore[no-any-return]
 
     @property
     def has_closed(self) -> bool:
@@ -156,7 +156,7 @@ class View:
     @property
     def exit_code_looks(self) -> list[float]:
         """When the supervisor looks next for the exit code of each worker that has ended."""
-        return [awaited.look_s for awaited in list(self._loop.exits._awaited.values())]
+        return [awaited.look_s for awaited in list(self._loop.exits.awaited.values())]
 
     @property
     def forks_asked_for(self) -> int:

@@ -27,6 +27,10 @@ class Poller:
         """Report `fd` when it can be read, or with `writable` when it can be written."""
         self._poll.register(fd, select.POLLOUT if writable else select.POLLIN)
 
+    def watch_wakeup(self, wakeup: Wakeup) -> None:
+        """Report notifications until they are drained."""
+        self.watch(wakeup.fileno())
+
     def forget(self, fd: int) -> None:
         try:
             self._poll.unregister(fd)

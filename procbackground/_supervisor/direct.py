@@ -219,6 +219,11 @@ class Direct:
             pass  # still there: `multiprocessing` reaps it when it next looks
 
     @property
+    def is_starting(self) -> bool:
+        """Whether a start is under way."""
+        return bool(self._pending)
+
+    @property
     def look_s(self) -> float:
         """When `look_after` is due."""
         return next(iter(self._pending.values())) + self._start_timeout_s if self._pending else NO_LOOK_S

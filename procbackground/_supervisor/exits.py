@@ -65,7 +65,7 @@ class Exits:
         self._monitor = monitor_
         self._stacks = stacks
         self._read = read  # reads a worker's result pipe; returns whether there may be more
-        self._awaited: dict[Worker, _Awaited] = {}
+        self.awaited: dict[Worker, _Awaited] = {}
         self._oom_kills = _platform.count_oom_kills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time
 
@@ -81,14 +81,14 @@ class Exits:
         launcher = process.launcher
         if launcher.exit_code_of(process) is None and launcher.expects_exit_code(process):
             # 0.2 ms, in which the zygote finds out the exit code.
-            self._awaited[worker] = _Awaited(self._collect_exit_facts(worker), now_s)
+            self.awaited[worker] = _Awaited(self._collect_exit_facts(worker), now_s)
         else:
             self._finish_exit(worker, self._collect_exit_facts(worker))
 
     def exit_code_came(self, process: WorkerProcess) -> None:
         """The launcher has learnt the exit code, or will not any more."""
         worker = process.worker
-        awaited = self._awaited.pop(worker, None)
+        awaited = self.awaited.pop(worker, None)
         if awaited is not None:
             self._finish_exit(worker, awaited.facts)
         elif not process.is_dead and not process.is_closed:
@@ -99,12 +99,12 @@ class Exits:
 
     @property
     def next_due_s(self) -> float:
-        return min((awaited.look_s for awaited in self._awaited.values()), default=float("inf"))
+        return min((awaited.look_s for awaited in self.awaited.values()), default=float("inf"))
 
     def look(self, now_s: float) -> None:
         """Look again for exit codes that are late, and do without those that are too late."""
-        for worker, awaited in list(self._awaited.items()):
-            if now_s < awaited.look_s or worker not in self._awaited:
+        for worker, awaited in list(self.awaited.items()):
+            if now_s < awaited.look_s or worker not in self.awaited:
                 continue
             process: WorkerProcess = worker.process
             launcher = process.launcher
@@ -114,9 +114,9 @@ class Exits:
                     awaited.pause_s *= 2
                     awaited.look_s = now_s + awaited.pause_s
                     continue
-                if worker not in self._awaited:
+                if worker not in self.awaited:
                     continue  # the launcher has given up all of them
-            del self._awaited[worker]
+            del self.awaited[worker]
             self._finish_exit(worker, awaited.facts)
 
     def _collect_exit_facts(self, worker: Worker) -> _ExitFacts:

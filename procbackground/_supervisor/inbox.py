@@ -25,7 +25,8 @@ T = TypeVar("T")
 
 # After a short task was sent to a worker, its answer is worth waiting for without sleeping: waking up costs 20 µs of a
 # round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
-SPIN_S = 60e-6
+SPIN_S = 100e-6
+QUICK_S = 200e-6  # a task that takes longer is not worth it
 
 # A caller that finds so many requests waits until the supervisor has come to its own: threads that only submit would
 # otherwise keep the interpreter's lock from the supervisor, and the inbox would grow without end.

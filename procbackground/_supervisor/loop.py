@@ -170,7 +170,7 @@ class Loop:
             self.life_read_fd, self.life_write_fd = os.pipe()
             undo.callback(self.close_life_pipe)
             self._make_parts()
-            self.watches.watch(self.wakeup.fileno(), self.wakeup.drain)
+            self.watches.watch_wakeup(self.wakeup)
             self.inbox.open(self.wakeup)
             thread = threading.Thread(target=self._run, name=f"{self.name}-supervisor", daemon=True)
             thread.start()
@@ -240,16 +240,10 @@ class Loop:
         now_s = time.monotonic()
         if now_s >= scheduler.next_due_s:
             scheduler.clock_advanced(now_s, self._clocks_of)
-        if now_s >= self.stacks.next_due_s:
-            self.stacks.look(now_s)
-        if now_s >= self.exits.next_due_s:
-            self.exits.look(now_s)
-        if now_s >= self.launcher.look_s:
-            self.launcher.look_after(now_s)
         if self.settler.batches:
             self.settler.settle_results()
-        if self.user_code.has_backlog:
-            self.user_code.add_thread_if_blocked()
+        if self._has_chores:
+            self._do_chores(now_s)
         while scheduler.commands:
             commands, scheduler.commands = scheduler.commands, []
             for command in commands:
@@ -258,6 +252,22 @@ class Loop:
             self.gate.advance()  # there may be room now
         if CHECKS:
             self._check()
+
+    @property
+    def _has_chores(self) -> bool:
+        """Whether something is under way that takes a look now and then; not while short tasks come and go."""
+        return bool(
+            self.stacks.dumps or self.exits.awaited or self.launcher.is_starting or self.user_code.has_backlog
+        )
+
+    def _do_chores(self, now_s: float) -> None:
+        if now_s >= self.stacks.next_due_s:
+            self.stacks.look(now_s)
+        if now_s >= self.exits.next_due_s:
+            self.exits.look(now_s)
+        if now_s >= self.launcher.look_s:
+            self.launcher.look_after(now_s)
+        self.user_code.add_thread_if_blocked()
 
     def _check(self) -> None:
         """Check the scheduler's invariants: after every step, but the more rarely the more jobs it has to look at."""
@@ -269,10 +279,12 @@ class Loop:
     def _seconds_to_wait(self) -> float | None:
         if self.scheduler.commands:
             return 0.0
-        due_s = min(
-            self.scheduler.next_due_s, self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s,
-            self.user_code.look_s,
-        )  # fmt: skip
+        due_s = self.scheduler.next_due_s
+        if self._has_chores:
+            chores_s = (
+                self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s
+            )  # fmt: skip
+            due_s = min(due_s, *chores_s)
         return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
 
     def _wake(self) -> None:

@@ -53,6 +53,11 @@ class Launcher(Protocol):
         """In a fork of this process, where its descriptors are closed: forget them."""
 
     @property
+    def is_starting(self) -> bool:
+        """Whether a start is under way."""
+        ...
+
+    @property
     def look_s(self) -> float:
         """When `look_after` is due; `inf` while no start is under way."""
         ...

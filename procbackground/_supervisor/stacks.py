@@ -31,25 +31,25 @@ class StackDumps:
     """The dumps that are under way, one for each worker."""
 
     def __init__(self) -> None:
-        self._dumps: dict[Worker, _Dump] = {}
+        self.dumps: dict[Worker, _Dump] = {}
 
     def take(self, worker: Worker, now_s: float, then: Taken) -> None:
         """Have `then` called with the worker's stacks: in a few milliseconds, or now where there can be none."""
-        dump = self._dumps.get(worker)
+        dump = self.dumps.get(worker)
         if dump is not None:
             dump.then.append(then)
         elif worker.process is not None and worker.process.ask_for_stack():
-            self._dumps[worker] = _Dump(now_s, then)
+            self.dumps[worker] = _Dump(now_s, then)
         else:
             then(None, None)
 
     @property
     def next_due_s(self) -> float:
-        return min((dump.look_s for dump in self._dumps.values()), default=float("inf"))
+        return min((dump.look_s for dump in self.dumps.values()), default=float("inf"))
 
     def look(self, now_s: float) -> None:
         """Read the dumps that are due for a look."""
-        for worker, dump in list(self._dumps.items()):
+        for worker, dump in list(self.dumps.items()):
             if now_s < dump.look_s:
                 continue
             seen, dump.seen = dump.seen, worker.process.read_notes()
@@ -61,11 +61,11 @@ class StackDumps:
 
     def forget(self, worker: Worker) -> None:
         """The worker's process has ended: what it has dumped so far is all."""
-        if worker in self._dumps:
-            self._dumps[worker].seen = worker.process.read_notes()
+        if worker in self.dumps:
+            self.dumps[worker].seen = worker.process.read_notes()
             self._finish(worker, None)
 
     def _finish(self, worker: Worker, reason: str | None) -> None:
-        dump = self._dumps.pop(worker)
+        dump = self.dumps.pop(worker)
         for then in dump.then:
             then(dump.seen, reason)

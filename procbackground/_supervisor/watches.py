@@ -21,6 +21,11 @@ class Watches:
         self.actions[fd] = act
         self._poller.watch(fd, writable=writable)
 
+    def watch_wakeup(self, wakeup: _platform.Wakeup) -> None:
+        """Have the wait end when `wakeup` is notified."""
+        self.actions[wakeup.fileno()] = wakeup.drain
+        self._poller.watch_wakeup(wakeup)
+
     def watch_deferred(self, fd: int, act: Callable[[], object]) -> None:
         """As `watch`, for what closes and opens descriptors: done after everything else that was ready.
 

@@ -14,7 +14,7 @@ from procbackground._state.job import Job
 from procbackground._state.launches import MAX_HELPER_RETRY_S, MAX_LAUNCH_RETRY_S
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
-from procbackground._supervisor.inbox import SPIN_S, Inbox
+from procbackground._supervisor.inbox import QUICK_S, Inbox
 from procbackground._supervisor.monitor import Monitor
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
@@ -71,7 +71,7 @@ class Workers:
                 return
             if job.recipe.memory_limit is not None or self._is_sampled:
                 self._monitor.request_watch()
-            if 0 <= job.recipe.mean_s < SPIN_S:
+            if 0 <= job.recipe.mean_s < QUICK_S:
                 self._inbox.may_spin = True
             data = call_frame(job)
         else:

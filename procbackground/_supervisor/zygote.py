@@ -128,6 +128,11 @@ class Zygote:
         self._end(CLOSE_S)
 
     @property
+    def is_starting(self) -> bool:
+        """Whether a start is under way."""
+        return bool(self._pending) or self._direct.is_starting
+
+    @property
     def look_s(self) -> float:
         """When `look_after` is due; `inf` while nothing is asked of the zygote."""
         return min(self._next_look_s if self._pending else NO_LOOK_S, self._direct.look_s)
