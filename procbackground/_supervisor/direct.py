@@ -136,12 +136,8 @@ class Direct:
         self._unreported: set[WorkerProcess] = set()  # started, and not known to the supervisor yet
 
     def launch(self, worker: Worker) -> None:
-        try:
-            self._starter.do(lambda: self._start(worker), lambda process, error: self._ended(worker, process, error))
-        except RuntimeError as error:  # no thread: a shortage as one of processes
-            self._launch_failed(worker, OSError(str(error)), True)
-        else:
-            self._pending[worker] = time.monotonic()
+        self._pending[worker] = time.monotonic()
+        self._starter.do(lambda: self._start(worker), lambda process, error: self._ended(worker, process, error))
 
     def _ended(self, worker: Worker, process: WorkerProcess | None, error: Exception | None) -> None:
         is_awaited = self._pending.pop(worker, None) is not None

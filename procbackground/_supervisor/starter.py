@@ -33,11 +33,16 @@ class Starter:
     def do(self, act: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
         """Have `act()` called in the thread, then `then(result, error)` in the supervisor's.
 
-        Raises: `RuntimeError` when the system has no thread to give.
+        Where the system has no thread to give, as Python 3.12 and later have none while the interpreter exits, `act` is
+        called here: to block for a moment is better than to start nothing.
         """
         if self._thread is None:
             thread = threading.Thread(target=self._run, name=f"{self._name}-starter", daemon=True)
-            thread.start()
+            try:
+                thread.start()
+            except RuntimeError:
+                self._do_one(act, then)
+                return
             self._thread = thread
         self._work.append((act, then))
         self._has_work.release()
@@ -61,14 +66,15 @@ class Starter:
                 if self._is_stopping:
                     return
                 continue
-            act, then = self._work.popleft()
-            result, error = None, None
-            try:
-                result = act()
-            except Exception as failure:
-                error = failure
-            self._inbox.put(_Report(then, result, error))
-            del act, then, result, error
+            self._do_one(*self._work.popleft())
+
+    def _do_one(self, act: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
+        result, error = None, None
+        try:
+            result = act()
+        except Exception as failure:
+            error = failure
+        self._inbox.put(_Report(then, result, error))
 
 
 class _Report:

@@ -169,20 +169,15 @@ class Zygote:
         """Start a zygote in the starter's thread; until it runs, requests wait in its socket. Raises: `OSError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         preload = tuple(self._preloaded)
-        try:
-            ours.setblocking(False)
-            self._starter.do(
-                lambda: self._start_process(theirs, preload),
-                lambda process, error: self._started(ours, theirs, process, error),
-            )
-        except RuntimeError as error:  # no thread can be started: treated as a shortage of processes
-            ours.close()
-            theirs.close()
-            raise OSError(str(error)) from error
+        ours.setblocking(False)
         self._control = ours
         self._process = None
         self._has_answered = False
         self._watches.watch_deferred(ours.fileno(), self._read)
+        self._starter.do(
+            lambda: self._start_process(theirs, preload),
+            lambda process, error: self._started(ours, theirs, process, error),
+        )
 
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks; raises whatever prevents the start."""
@@ -248,10 +243,7 @@ class Zygote:
     def _have_ended(
         self, process: BaseProcess, patience_s: float, then: Callable[[int | None, Exception | None], None]
     ) -> None:
-        try:
-            self._starter.do(lambda: wait_for_exit(process, patience_s), then)
-        except RuntimeError:  # no thread: the interpreter exits
-            then(wait_for_exit(process, patience_s), None)
+        self._starter.do(lambda: wait_for_exit(process, patience_s), then)
 
     def _drop_control(self) -> None:
         control, self._control = self._control, None
