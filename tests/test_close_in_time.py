@@ -110,7 +110,7 @@ def test_an_observer_of_the_end_may_ask_the_manager(make_manager, is_used):
             answers.append(manager.stats().added)
             answers.append(manager.processes())
             answers.append(manager.wait(timeout=PATIENCE_S))
-            answers.append(manager.close(timeout=PATIENCE_S).is_clean)
+            answers.append(manager.close(timeout=PATIENCE_S).leftovers)
             try:
                 manager.run(plain.nothing)
             except ManagerClosedError:
@@ -120,8 +120,8 @@ def test_an_observer_of_the_end_may_ask_the_manager(make_manager, is_used):
     if is_used:
         made[0].run(plain.nothing).result(timeout=PATIENCE_S)
     report = made[0].close(timeout=PATIENCE_S)
-    assert answers == [int(is_used), [], True, True, "closed"]
-    assert report.is_clean
+    assert answers == [int(is_used), [], True, (), "closed"]
+    assert report.leftovers == ()  # whether it is clean depends on how busy the machine is
 
 
 @pytest.mark.parametrize("midway", [True, False])
