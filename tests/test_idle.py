@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections import Counter
-from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
@@ -26,9 +26,11 @@ def switches(pid: int, *, but: set[int]) -> Counter[tuple[int, int]]:
     for thread in map(int, os.listdir(f"/proc/{pid}/task")):
         if thread in but:
             continue
-        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended since it was listed
-            with open(f"/proc/{pid}/task/{thread}/status", encoding="ascii") as file:
-                found[pid, thread] = sum(int(line.split()[1]) for line in file if "ctxt_switches" in line)
+        try:
+            status = Path(f"/proc/{pid}/task/{thread}/status").read_text(encoding="ascii")
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended since it was listed
+        found[pid, thread] = sum(int(line.split()[1]) for line in status.splitlines() if "ctxt_switches" in line)
     return found
 
 

@@ -1,10 +1,13 @@
 """How callers reach the supervisor thread: requests that are made whole or not at all, and a wake-up that is not lost.
 
 A caller appends its request, which is one call of C code and so happens entirely or not, whichever signal comes, and
-then notifies the supervisor if that sleeps. The supervisor announces its sleep (`_sleeps`), looks at the inbox once
-more, and only then polls: so either it sees the request, or the caller sees the announcement. An exception between
-appending and notifying notifies as well, again by a single call of C code. At the end the supervisor sets `is_over`
-and empties the inbox a last time; a caller who appends later sees that, and answers its own request.
+then notifies the supervisor if that sleeps. The supervisor announces its sleep by a new number (`_sleep`), looks at the
+inbox once more, and only then polls: so either it sees the request, or the caller sees the announcement. After its
+notification a caller notes for which sleep it was (`_woken`), and others need not notify: a thread that submits many
+tasks keeps the interpreter's lock from the supervisor for a while, and would notify once for each (4.8 to 2.5 µs a
+call). A note that comes late names an earlier sleep, and silences nobody. An exception between appending and notifying
+notifies as well, again by a single call of C code. At the end the supervisor sets `is_over` and empties the inbox a
+last time; a caller who appends later sees that, and answers its own request.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import _thread
 import os
 from collections import deque
 from collections.abc import Callable
+from math import nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
@@ -76,7 +80,8 @@ class Inbox:
         self.is_over: bool = False  # the supervisor reads it no more; callers answer their own requests
         self.may_spin: bool = False  # the supervisor expects something within microseconds
         self._asked: set[Question] = set()  # not answered yet
-        self._sleeps = False  # written by the supervisor only
+        self._sleep: float = 0  # the number of the supervisor's sleep, or of its last one; written by it only
+        self._woken: float = 0  # the sleep that was ended, or will be by a notification
         self._notify: Callable[[], object] = _nothing
         self._refuse_late: Callable[[Job], None] | None = None
         self._has_cores = _usable_cpus() > 1
@@ -87,8 +92,10 @@ class Inbox:
         """Add a request."""
         try:
             self.requests.append(request)
-            if self._sleeps:
+            sleep = self._sleep
+            if sleep != self._woken:
                 self.wake()
+                self._woken = sleep
         except BaseException:
             self._notify()
             raise
@@ -153,16 +160,16 @@ class Inbox:
                     events = poll(0)
                     if events or self.requests:
                         return events
-        self._sleeps = True
+        self._sleep += 1
         events = poll(0 if self.requests else seconds)
-        self._sleeps = False
+        self._woken = self._sleep
         return events
 
     def end(self, refuse_late: Callable[[Job], None]) -> None:
         """Stop reading: from now on each caller has its own request answered, a job by `refuse_late`."""
         self._refuse_late = refuse_late
         self.is_over = True  # before the last look: a caller that does not see it yet is seen by that
-        self._sleeps = True
+        self._sleep = nan  # which differs from itself too: every caller wakes, and so sees `is_over`
         self._notify = _nothing  # well before its descriptor is closed
         self._answer_leftovers()
 

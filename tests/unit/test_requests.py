@@ -161,15 +161,15 @@ class InterruptedInbox(Inbox):
     interrupts = False
 
     @property
-    def _sleeps(self) -> bool:  # type: ignore[override]
+    def _sleep(self) -> float:  # type: ignore[override]
         if self.interrupts and threading.current_thread() is threading.main_thread():
             self.interrupts = False
             raise KeyboardInterrupt
-        return self.__dict__.get("is_asleep", False)  # type: ignore[no-any-return]
+        return self.__dict__.get("number", 0)  # type: ignore[no-any-return]
 
-    @_sleeps.setter
-    def _sleeps(self, sleeps: bool) -> None:
-        self.__dict__["is_asleep"] = sleeps
+    @_sleep.setter
+    def _sleep(self, number: float) -> None:
+        self.__dict__["number"] = number
 
 
 def test_a_request_whose_caller_is_interrupted_before_it_notifies_is_done_all_the_same():
@@ -195,10 +195,40 @@ def test_a_notification_too_many_is_no_error():
 
     inbox.open(wakeup)
     inbox._notify = refuse
-    inbox._sleeps = True
+    inbox._sleep += 1
     inbox.put(refuse)
     assert list(inbox.requests) == [refuse]
     wakeup.close()
+
+
+class LateInbox(Inbox):
+    """A caller's note of the sleep that it ended comes only after the supervisor has gone to sleep again."""
+
+    is_late = False
+
+    def wake(self) -> None:
+        super().wake()
+        if self.is_late:
+            self.is_late = False
+            self.requests.clear()  # as the supervisor would, once it was notified
+            self.sleep(lambda seconds: [], None)
+            self._sleep += 1  # announced, and not ended
+
+
+def test_each_sleep_is_ended_by_one_notification_also_after_a_late_note():
+    inbox = LateInbox()
+    notified: list[float] = []
+    inbox._notify = lambda: notified.append(inbox._sleep)
+    inbox.put(print)
+    assert not notified  # the supervisor is at work, and looks at the inbox before it sleeps
+    inbox._sleep += 1
+    for _ in range(3):
+        inbox.put(print)
+    assert notified == [1]
+    inbox._woken, inbox.is_late = 0, True
+    inbox.put(print)
+    inbox.put(print)
+    assert notified == [1, 1, 3]
 
 
 def test_in_a_fork_who_waits_gets_the_error(supervisor):
