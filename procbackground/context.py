@@ -36,16 +36,21 @@ class Context:
         return False
 
 
-_OUTSIDE = Context()
+OUTSIDE = Context()
 _find_current: Callable[[], Context] | None = None
 
 
 def current() -> Context:
     """Return the context of the running task; outside a task one whose calls do nothing."""
-    return _OUTSIDE if _find_current is None else _find_current()
+    return OUTSIDE if _find_current is None else _find_current()
+
+
+def finder() -> Callable[[], Context] | None:
+    """Return the function that finds the running task's context, if one was set."""
+    return _find_current
 
 
 def set_finder(find: Callable[[], Context] | None) -> None:
-    """Set the function that finds the running task's context; the worker calls this once when it starts."""
+    """Set the function that finds the running task's context; a worker calls this when it starts."""
     global _find_current
     _find_current = find

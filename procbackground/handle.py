@@ -42,6 +42,10 @@ class Owner(Protocol):
         """Whether an attempt of the job is in a process now."""
         ...
 
+    def stack_of(self, job: Job) -> str | None:
+        """Return the Python stacks of the running attempt, or None."""
+        ...
+
     def hold(self) -> None:
         """Have a close wait until `let_go`, as for one more task."""
         ...
@@ -172,6 +176,15 @@ class TaskHandle(Future[R]):
     def progress(self) -> Progress | None:
         """The progress that the task reported last, by `current().progress(...)`, or None."""
         return self._progress
+
+    def stack(self) -> str | None:
+        """Return where the task is now: the Python stacks of its process, as in a traceback, without this library's.
+
+        None where no attempt runs, or the process gives none within a twentieth of a second (it is stopped, or a call
+        of C code keeps it), or the system is not Linux. Raises: `ManagerClosedError` in a fork.
+        """
+        job = self._job
+        return None if job is None or self._state in _DONE else self._owner.stack_of(job)
 
     def running(self) -> bool:
         """Whether an attempt is in a process now."""

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast
 
 from procbackground._compat import ExecutorInternals
 from procbackground._state.job import Job
@@ -125,7 +125,7 @@ class _FrontDoor(Executor):
             fn,
             iterables,
             timeout_s=timeout,
-            chunksize=chunksize,
+            chunksize=1 if self._supervisor.is_inline else chunksize,
             buffersize=buffersize,
             workers=self._max_workers,
             is_apart=bool(self._submitter.fields.get("isolate")) or self._supervisor.tells_tasks,
@@ -212,6 +212,9 @@ class Manager(_FrontDoor, ExecutorInternals):
             Raises (now): `NotImplementedError` where the system has no such thing.
         context: context variables whose values travel with every task: as they are where it is given, until it ends.
             Each must be a variable of a module, so that the child can find it.
+        inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
+            when the task has ended, a loop runs in a thread. Handles, retries and events are the same. Limits,
+            `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours.
 
     If a starting worker cannot be given its `cwd`, niceness or CPUs, tasks fail with `InitializerError`.
     """
@@ -240,6 +243,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         nice: int = 0,
         cpu_affinity: Iterable[int] | None = None,
         context: Iterable[ContextVar[Any]] = (),
+        inline: bool = False,
     ) -> None:
         checks.check_workers(max_workers, mp_context, initializer, max_tasks_per_child, max_pending, grace)
         check_duration("start_timeout", start_timeout)
@@ -250,11 +254,20 @@ class Manager(_FrontDoor, ExecutorInternals):
         observers = checks.as_observers(observer)
         reports_stalls = checks.any_observes_stalls(observers)
         defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls)
+        mp_context = checks.default_context() if mp_context is None else mp_context
+        first_call = None if initializer is None else (initializer, tuple(initargs))
+        if inline:
+            from procbackground._supervisor.inline import InlineSupervisor
+
+            stand_in = cast(Supervisor, InlineSupervisor(mp_context, first_call, observers))
+            super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
+            register_for_exit(close_all_at_exit)
+            return
         supervisor = Supervisor(
-            context=checks.default_context() if mp_context is None else mp_context,
+            context=mp_context,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
-            initializer=None if initializer is None else (initializer, tuple(initargs)),
+            initializer=first_call,
             observers=observers,
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
@@ -284,6 +297,16 @@ class Manager(_FrontDoor, ExecutorInternals):
     def processes(self) -> list[ProcessInfo]:
         """Return a snapshot of the worker processes; its figures are taken in this call, for whole process trees."""
         return self._supervisor.processes()
+
+    def dump(self) -> str:
+        """Return a line of status, and the Python stacks of all that runs now, as in tracebacks.
+
+        For people: the format may change. Raises: `ManagerClosedError` in a fork.
+        """
+        return "\n".join([repr(self), *map(str, self._supervisor.stacks())])
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.__dict__.get('_supervisor', 'not made')}>"
 
     # -- ending --------------------------------------------------------------------------------------------
 

@@ -66,7 +66,12 @@ class State:
         self.unsettled: int = 0  # one-offs whose handle is not done
         self.unsettled_loops: int = 0
         self.holds: int = 0  # maps that are about to submit more rows
-        self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.respawned = 0
+        self.added: int = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.cancelled: int = 0
+        self.retried: int = 0
+        self.respawned: int = 0
         self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
         # The manager's own course.

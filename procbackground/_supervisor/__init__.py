@@ -17,7 +17,9 @@ passes them:
     breakage                    why no worker can be started any more
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
+    views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
+    inline                      in place of all this: running each task in its caller's thread
     ending                      the end: a close, a bug, or a fork
 
 Threads and ownership

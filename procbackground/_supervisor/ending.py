@@ -101,6 +101,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     if loop.gate is not None:
         _try(loop.gate.refuse_line, acceptance.failure_error)
     _try(loop.inbox.end, loop.intake.refuse_late)
+    _try(loop.stacks.abandon)
     workers = list(loop.scheduler.workers)
     for worker in workers:
         if worker.process is not None:

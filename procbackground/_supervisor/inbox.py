@@ -103,11 +103,15 @@ class Inbox:
     def ask(self, act: Callable[[], T]) -> T:
         """Have `act` called in the supervisor thread; return what it returns, or raise what it raises."""
         question = Question(act)
+        answer: T = self.wait_for(question, question)
+        return answer
+
+    def wait_for(self, question: Question, request: Callable[[], object]) -> Any:
+        """Have `request` called in the supervisor thread, which calls `question` then or later; return its answer."""
         self._asked.add(question)
         try:
-            self.put(question)
-            answer: T = question.wait()
-            return answer
+            self.put(request)
+            return question.wait()
         finally:
             self._asked.discard(question)
 

@@ -107,7 +107,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     delay_s = None
     if job.recipe.retry is not None and can_retry:
         try:
-            delay_s = _ask_policy(job, value, error, now_s)
+            delay_s = ask_policy(job, value, error, now_s)
         except BaseException as broken:
             # The policy itself raised: that is what the caller has to know, and what it was asked about.
             broken.__context__ = error
@@ -134,7 +134,8 @@ def _load_value(body: bytes | Parcel) -> Any:
     return pickle.loads(body) if body else None  # type: ignore[arg-type]
 
 
-def _ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:
+def ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:
+    """Return the seconds to the job's next attempt, or None: there is none. Raises: what the policy raises."""
     retry, history = job.recipe.retry, job.with_history()
     assert retry is not None
     if counts_only(retry):
@@ -156,10 +157,11 @@ def _whereabouts(death: Death) -> str:
     if death.stack:
         note = f" ({death.no_stack_reason})" if death.no_stack_reason else ""
         return f"; it was here{note}:\n{death.stack}"
-    return f"; there is no Python stack: {death.no_stack_reason or _why_no_stack()}"
+    return f"; there is no Python stack: {death.no_stack_reason or why_no_stack()}"
 
 
-def _why_no_stack() -> str:
+def why_no_stack() -> str:
+    """Return why a process that was asked for its stacks gave none."""
     if not _platform.STACK_SIGNAL:
         return "it cannot be taken on this platform"
     return "the process did not answer when asked for it"

@@ -65,6 +65,11 @@ class StackDumps:
             self.dumps[worker].seen = worker.process.read_notes()
             self._finish(worker, None)
 
+    def abandon(self) -> None:
+        """The supervisor looks at nothing any more: what has been dumped so far is all."""
+        for worker in list(self.dumps):
+            self.forget(worker)
+
     def _finish(self, worker: Worker, reason: str | None) -> None:
         dump = self.dumps.pop(worker)
         for then in dump.then:

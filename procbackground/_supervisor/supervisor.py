@@ -21,7 +21,7 @@ from procbackground._state import commands as c
 from procbackground._state import fleet, stops
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
-from procbackground._supervisor import ending
+from procbackground._supervisor import ending, views
 from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._supervisor.inbox import Question
 from procbackground._supervisor.loop import Loop, Options
@@ -40,6 +40,8 @@ _is_exiting = False  # the interpreter is exiting: a manager that started now wo
 
 class Supervisor:
     """All that a manager does, behind its public methods. Handles know it as their owner."""
+
+    is_inline = False  # see `inline.InlineSupervisor`
 
     def __init__(self, **options: Any) -> None:
         self._loop = Loop(self, Options(**{"setup": None, **options}))
@@ -233,6 +235,19 @@ class Supervisor:
             return []
         # Reading /proc takes descriptors, which an exception in between would leave open.
         return [info for info, _ in self._run_aside(self._loop.sampler.sample)]
+
+    def stacks(self, job: Job | None = None) -> list[views.Running]:
+        """Return the attempts that run now, or only that of `job`, each with its Python stacks."""
+        self._acceptance.check_fork()
+        return views.take_stacks(self._loop, job) if self._loop.is_ready else []
+
+    def stack_of(self, job: Job) -> str | None:
+        """Return the Python stacks of the job's running attempt, or None."""
+        running = self.stacks(job)
+        return running[0].stack if running else None
+
+    def __str__(self) -> str:
+        return views.status_line(self._loop)
 
     # -- closing -------------------------------------------------------------------------------------------
 

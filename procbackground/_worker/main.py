@@ -30,7 +30,7 @@ from procbackground.context import set_finder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, NoReturn
 
     from procbackground._submit.setup import Setup
 
@@ -121,6 +121,8 @@ class Worker:
         self.executor.open(self.base, fds.tasks)
         self.words[self.base + PID] = self.pid  # for the warden
         set_finder(self.executor.current)
+        if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
+            sys.breakpointhook = refuse_breakpoint
 
     def serve(self, task_fd: int) -> None:
         """Execute requests until the task pipe ends, or a stop is requested."""
@@ -181,6 +183,14 @@ class Worker:
         # an answer may be half written, and the request loop reads STOP afterwards.
         elif self.executor.is_calling:
             self.executor.stop()
+
+
+def refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
+    """Raise `RuntimeError` in place of a debugger, which would read from a standard input that is empty here."""
+    raise RuntimeError(
+        "breakpoint() in a worker process: it has no terminal for a debugger. Use Manager(inline=True), which runs "
+        "tasks in your own process, or set PYTHONBREAKPOINT to a debugger that is attached from outside"
+    )
 
 
 def detach_from_zygote(fds: Iterable[int]) -> None:

@@ -1,0 +1,383 @@
+"""A manager without processes: `Manager(inline=True)` runs each task in the thread that gives it.
+
+It stands in for `supervisor.Supervisor`, with the same handles, retries, events and counters, so that a debugger stops
+in the task, and a test sees its coverage. Nothing can be enforced here: a task that blocks, blocks its caller.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from multiprocessing.context import BaseContext
+from typing import Any
+
+from procbackground import context
+from procbackground._state.fleet import Worker
+from procbackground._state.job import SETTLED, Job
+from procbackground._supervisor.acceptance import Acceptance
+from procbackground._supervisor.breakage import Breakage
+from procbackground._supervisor.clock import WallClock
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.judge import ask_policy, load_failure_safely
+from procbackground.context import Context
+from procbackground.report import CloseReport, Outcome, ProcessInfo, Progress, Stats
+
+CLOSE_S = 1.0  # for observers to take their last events
+
+_current: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
+
+
+class InlineContext(Context):
+    """What `current()` returns in a task that runs in its caller's process."""
+
+    __slots__ = ("_job", "_supervisor")
+
+    def __init__(self, supervisor: InlineSupervisor, job: Job) -> None:
+        super().__init__(job.recipe.name, job.attempt)
+        self._supervisor = supervisor
+        self._job = job
+
+    @property
+    def stopping(self) -> bool:
+        return self._supervisor.asks_to_stop(self._job)
+
+    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
+        handle = self._job.handle
+        handle._progress = Progress(done, total, message)
+        self._supervisor.events.task("on_task_progress", self._job, done=done, total=total, message=message)
+
+    def wait(self, seconds: float) -> bool:
+        self._supervisor.pause(self._job, seconds)
+        return self.stopping
+
+
+class InlineSupervisor:
+    """What `Manager` calls instead of a `Supervisor`. Each call is made by the thread that runs the task."""
+
+    is_inline = True  # each row of a map is a task
+    tells_tasks = True
+    thread: threading.Thread | None = None
+    broken_text: str | None = None
+
+    def __init__(
+        self,
+        context_: BaseContext,
+        initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
+        observers: Iterable[Any],
+    ) -> None:
+        self.context = context_
+        self.wall = WallClock()
+        self.events = Events(observers, f"procbackground-{id(self):x}")
+        self._initializer = initializer
+        self._acceptance = Acceptance()
+        self._pid = os.getpid()
+        self._changed = threading.Condition(threading.RLock())  # guards the rest
+        self._running: set[Job] = set()
+        self._loops: set[Job] = set()
+        self._holds = 0
+        self._refuses_loops = False
+        self._stops_all = False
+        self._counts = dict.fromkeys(("added", "succeeded", "failed", "cancelled", "retried"), 0)
+        self._report: CloseReport | None = None
+        _install_finder()
+
+    # -- giving work ---------------------------------------------------------------------------------------
+
+    def accept(self, job: Job) -> None:
+        """Run the job, to its end, with its retries. Raises: `ManagerClosedError`, `InitializerError`."""
+        self._open()
+        self._take_in(job)
+        self._run_to_end(job)
+
+    def accept_loop(self, job: Job) -> None:
+        """Run the loop in a thread of its own. Raises: as `accept`."""
+        self._open()
+        self._take_in(job)
+        if self._refuses_loops:
+            self._settle(job, CANCELLED_AND_NOTIFIED)
+            return
+        thread = threading.Thread(target=self._run_loop, args=(job,), name=f"{job.recipe.name} (loop)", daemon=True)
+        thread.start()
+
+    def reject(self, job: Job, error: BaseException) -> None:
+        """Fail a job that could not be pickled, as it would fail with processes."""
+        self._open()
+        self._take_in(job)
+        self._settle(job, FINISHED, None, error)
+
+    def adopt(self, job: Job, failure: bytes | BaseException) -> None:
+        """Go on with a row of a map after its first attempt, which failed."""
+        error = load_failure_safely(failure)[0] if isinstance(failure, bytes) else failure
+        self._take_in(job)
+        job.started_s = time.monotonic()
+        if self._ends_attempt(job, None, error):
+            self._run_to_end(job)
+
+    def preload(self, module: str) -> None:
+        """There is nobody to load it for."""
+
+    def _open(self) -> None:
+        self._acceptance.check()
+        with self._changed:
+            initializer, self._initializer = self._initializer, None
+            self.events.start()
+        if initializer is None:
+            return
+        try:
+            initializer[0](*initializer[1])
+        except Exception as error:
+            message = f"the initializer failed: {type(error).__name__}: {error}"
+            self._acceptance.breakage = Breakage(message, self._pid, error)
+            self.broken_text = message
+            self._acceptance.check()
+
+    def _take_in(self, job: Job) -> None:
+        with self._changed:
+            self._counts["added"] += 1
+            job.number = self._counts["added"]
+            (self._loops if job.recipe.is_loop else self._running).add(job)
+        self.events.task("on_task_added", job)
+
+    # -- running -------------------------------------------------------------------------------------------
+
+    def _run_to_end(self, job: Job) -> None:
+        while True:
+            value, error = self._attempt(job)
+            if not self._ends_attempt(job, value, error):
+                return
+
+    def _attempt(self, job: Job) -> tuple[Any, BaseException | None]:
+        """Call the function once; return its value, or what it raised. Ctrl-C ends the task, and is raised."""
+        task = job.handle.task
+        job.started_s = time.monotonic()
+        self.events.task("on_task_started", job, pid=self._pid)
+        token = _current.set(InlineContext(self, job))
+        try:
+            return task.fn(*task.args, **task.kwargs), None
+        except KeyboardInterrupt:
+            self._settle(job, CANCELLED_AND_NOTIFIED)
+            raise
+        except BaseException as error:
+            return None, error
+        finally:
+            _current.reset(token)
+
+    def _ends_attempt(self, job: Job, value: Any, error: BaseException | None) -> bool:
+        """Record the attempt; settle the job, or pause and return True: there is another attempt."""
+        if job.has_settled:
+            return False  # it was cancelled meanwhile
+        now_s = time.monotonic()
+        outcome = Outcome.SUCCEEDED if error is None else Outcome.RAISED
+        job.record(outcome, now_s, self.wall, pid=self._pid, error=error)
+        delay_s = None
+        if job.recipe.retry is not None:
+            try:
+                delay_s = ask_policy(job, value, error, now_s)
+            except Exception as broken:
+                broken.__context__ = error
+                value, error = None, broken
+        if delay_s is None or self.asks_to_stop(job):
+            self._settle(job, FINISHED, value, error)
+            return False
+        with self._changed:
+            self._counts["retried"] += 1
+        self.events.task("on_task_retrying", job, error=error, delay=delay_s)
+        self.pause(job, delay_s)
+        job.with_history().idle_for_s += delay_s
+        job.attempt += 1
+        return not job.has_settled
+
+    def _run_loop(self, job: Job) -> None:
+        while not self.asks_to_stop(job):
+            _, error = self._attempt_of_loop(job)
+            if error is not None and not job.has_settled:
+                self._end_failed_iteration(job, error)
+            elif error is None:
+                job.attempt = 1
+            if job.recipe.interval_s:
+                self.pause(job, job.recipe.interval_s)
+        self._settle(job, CANCELLED_AND_NOTIFIED)
+
+    def _attempt_of_loop(self, job: Job) -> tuple[Any, BaseException | None]:
+        try:
+            return self._attempt(job)
+        except KeyboardInterrupt as error:  # raised by the function: signals reach the main thread only
+            return None, error
+
+    def _end_failed_iteration(self, job: Job, error: BaseException) -> None:
+        now_s = time.monotonic()
+        job.record(Outcome.RAISED, now_s, self.wall, pid=self._pid, error=error)
+        delay_s = None
+        if job.recipe.retry is not None:
+            try:
+                delay_s = ask_policy(job, None, error, now_s)
+            except Exception as broken:
+                error = broken
+        if delay_s is None:
+            self.events.task("on_task_failed", job, error=error)
+            job.attempt = 1
+            job.history = None
+            return
+        self.events.task("on_task_retrying", job, error=error, delay=delay_s)
+        self.pause(job, delay_s)
+        job.attempt += 1
+
+    def pause(self, job: Job, seconds: float) -> None:
+        """Sleep, or until the job is to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self.asks_to_stop(job), max(0.0, seconds))
+
+    def asks_to_stop(self, job: Job) -> bool:
+        """Whether the job was cancelled, or the manager stops what runs."""
+        return job.has_settled or self._stops_all or (job.recipe.is_loop and self._refuses_loops)
+
+    def _settle(self, job: Job, state: str, value: Any = None, error: BaseException | None = None) -> bool:
+        with self._changed:
+            if job.has_settled:
+                return False
+            job.state = SETTLED
+            self._running.discard(job)
+            self._loops.discard(job)
+            how = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
+            self._counts[how] += 1
+            self._changed.notify_all()
+        handle = job.handle
+        handle._history = tuple(job.history.attempts) if job.history is not None else ()
+        has_callbacks = handle._settle(state, value, error)
+        facts: dict[str, Any] = {"succeeded": {"result": value}, "failed": {"error": error}}.get(how, {})
+        self.events.task(f"on_task_{how}", job, **facts)
+        if has_callbacks:
+            handle._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
+
+    # -- what handles call ---------------------------------------------------------------------------------
+
+    def cancel_job(self, job: Job) -> bool:
+        """Settle the job as cancelled: what runs goes on to its end, unless it looks at `current().stopping`."""
+        return self._settle(job, CANCELLED_AND_NOTIFIED)
+
+    def is_running(self, job: Job) -> bool:
+        return job in self._running or job in self._loops
+
+    def stack_of(self, job: Job) -> str | None:
+        """None: the debugger of this process shows it."""
+        return None
+
+    def stacks(self, job: Job | None = None) -> list[Any]:
+        return []
+
+    def hold(self) -> None:
+        with self._changed:
+            self._holds += 1
+
+    def let_go(self) -> None:
+        with self._changed:
+            self._holds -= 1
+            self._changed.notify_all()
+
+    def do_soon(self, act: Callable[[], None]) -> None:
+        act()
+
+    def accepting_more(self) -> AbstractContextManager[None]:
+        return self._acceptance.accepting_more()
+
+    def check_usable(self) -> None:
+        """There is nothing that a fork could not go on with."""
+
+    # -- asking and waiting --------------------------------------------------------------------------------
+
+    def _wait_for(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
+        with self._changed:
+            return self._changed.wait_for(is_so, timeout_s)
+
+    def wait(self, timeout_s: float | None) -> bool:
+        return self._wait_for(lambda: not self._running, timeout_s)
+
+    def end_loops(self, timeout_s: float | None) -> bool:
+        with self._changed:
+            self._refuses_loops = True
+            self._changed.notify_all()
+        return self._wait_for(lambda: not self._loops, timeout_s)
+
+    def stats(self) -> Stats:
+        with self._changed:
+            return Stats(**self._counts, respawned=0, queued=0, running=len(self._running) + len(self._loops))
+
+    def count(self, *, loops: bool) -> int:
+        return len(self._loops) if loops else len(self._running)
+
+    def processes(self) -> list[ProcessInfo]:
+        return []
+
+    def living_workers(self) -> list[Worker]:
+        return []
+
+    def __str__(self) -> str:
+        state = "closed" if self._report is not None else "closing" if self.is_refusing else "open"
+        counts = self._counts
+        done = counts["succeeded"] + counts["failed"] + counts["cancelled"]
+        return f"inline, {state}: {len(self._running) + len(self._loops)} running, {done} done"
+
+    # -- closing -------------------------------------------------------------------------------------------
+
+    @property
+    def is_refusing(self) -> bool:
+        return self._acceptance.is_refusing
+
+    @property
+    def is_foreign(self) -> bool:
+        return False
+
+    def cancel_queued(self) -> None:
+        """Nothing is ever queued."""
+
+    def ask_to_close(self, timeout_s: float | None) -> None:
+        self._acceptance.is_refusing = True
+        with self._changed:
+            self._refuses_loops = True
+            self._stops_all = self._stops_all or timeout_s == 0
+            self._changed.notify_all()
+
+    def close(self, timeout_s: float | None) -> CloseReport:
+        """Wait for what other threads run here, `timeout_s` at the most; it cannot be stopped."""
+        began_s = time.monotonic()
+        finished = self._counts["succeeded"] + self._counts["failed"]
+        self.ask_to_close(timeout_s)
+        mine = _current.get()
+        running = self._running if mine is None else self._running - {mine._job}  # a task may close its manager
+        self._wait_for(lambda: not (running & self._running) and not self._loops and not self._holds, timeout_s)
+        with self._changed:
+            left = [f"{job.recipe.name!r}, which runs in this process" for job in (*self._running, *self._loops)]
+            if self._report is not None:
+                return self._report
+            ended = self._counts["succeeded"] + self._counts["failed"] - finished
+            seconds = time.monotonic() - began_s
+            report = self._report = CloseReport(finished=ended, left=tuple(left), seconds=seconds)
+        self.events.manager("on_manager_closed", report=report)
+        self.events.stop(CLOSE_S)
+        return report
+
+
+def _install_finder() -> None:
+    """Have `current()` find the task of an inline manager, and otherwise what it found before."""
+    find_other = context.finder()
+    if find_other is _find_current:
+        return
+    global _find_outside
+    _find_outside = find_other
+    context.set_finder(_find_current)
+
+
+_find_outside: Callable[[], Context] | None = None
+
+
+def _find_current() -> Context:
+    found = _current.get()
+    if found is not None:
+        return found
+    return context.OUTSIDE if _find_outside is None else _find_outside()

@@ -1,0 +1,193 @@
+"""A manager without processes: the same handles, retries, events and counters, in the caller's thread."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+import pytest
+
+from procbackground import (
+    InitializerError,
+    Manager,
+    ManagerClosedError,
+    Outcome,
+    SerializationError,
+    Task,
+    TaskType,
+    current,
+)
+from tests.support.facts import wait_until
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import plain
+
+
+@pytest.fixture
+def inline(make_manager: Any) -> Manager:
+    return make_manager(inline=True)  # type: ignore[no-any-return]
+
+
+class Flaky:
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+
+    def __call__(self) -> int:
+        if self.failures:
+            self.failures -= 1
+            raise ValueError(self.failures)
+        return os.getpid()
+
+
+def test_a_task_runs_in_the_callers_thread_before_run_returns(inline):
+    seen: list[threading.Thread] = []
+    handle = inline.run(lambda: seen.append(threading.current_thread()))
+    assert handle.done()
+    assert seen == [threading.current_thread()]
+
+
+def test_the_result_is_the_very_object_and_the_error_has_its_traceback(inline):
+    value = object()
+    assert inline.run(lambda: value).result() is value
+    error = inline.run(int, "x").exception()
+    assert isinstance(error, ValueError)
+    assert inline.run(plain.add, 1).exception().__traceback__ is not None
+
+
+def test_retries_and_attempts_are_as_with_processes(make_manager, recorder):
+    manager = make_manager(inline=True, observer=recorder, retry=3)
+    handle = manager.run(Flaky(2))
+    assert handle.result() == os.getpid()
+    assert [attempt.outcome for attempt in handle.attempts] == [Outcome.RAISED, Outcome.RAISED, Outcome.SUCCEEDED]
+    assert str(manager.run(Flaky(5)).exception()) == "2"
+    stats = manager.stats()
+    assert (stats.added, stats.succeeded, stats.failed, stats.retried) == (2, 1, 1, 4)
+    manager.close()
+    started, retrying = "task_started", "task_retrying"
+    assert recorder.kinds(handle) == ["task_added", *[started, retrying] * 2, started, "task_succeeded"]
+    assert len(recorder.events("task_failed")) == len(recorder.events("manager_closed")) == 1
+
+
+def test_map_and_stream_take_the_same_way(inline):
+    assert list(inline.map(plain.square, range(20), chunksize=7)) == [x * x for x in range(20)]
+    handles = inline.stream(Task(plain.square, args=(x,)) for x in range(20))
+    assert sorted(handle.result() for handle in handles) == [x * x for x in range(20)]
+    failing = inline.map(int, ["1", "x", "3"])
+    assert next(failing) == 1
+    with pytest.raises(ValueError, match="'x'"):
+        next(failing)
+
+
+def test_a_failed_row_is_tried_again(make_manager):
+    manager = make_manager(inline=True, retry=2)
+    rows = [Flaky(1), Flaky(0), Flaky(1)]
+    assert list(manager.map(lambda row: row(), rows)) == [os.getpid()] * 3
+
+
+def test_the_task_has_its_context(inline):
+    def task() -> tuple[str, int, bool]:
+        current().progress(3, 4, "nearly")
+        return current().name, current().attempt, current().stopping
+
+    handle = inline.run_task(Task(task, name="mine"))
+    assert handle.result() == ("mine", 1, False)
+    assert (handle.progress.done, handle.progress.total, handle.progress.message) == (3, 4, "nearly")
+    assert current().name == ""
+
+
+def test_a_manager_in_a_task_of_another(inline):
+    def outer() -> tuple[int, str]:
+        with Manager(inline=True) as inner:
+            return inner.run(lambda: 7).result(), current().name
+
+    assert inline.run_task(Task(outer, name="outer")).result() == (7, "outer")
+
+
+def test_a_loop_runs_in_a_thread_until_it_is_cancelled(inline):
+    iterations: list[str] = []
+    handle = inline.run_task(Task(lambda: iterations.append(current().name), type=TaskType.LOOP, name="tick"))
+    wait_until(lambda: len(iterations) > 3, "the loop iterates")
+    assert inline.count_of(TaskType.LOOP) == 1
+    assert inline.cancel(timeout=PATIENCE_S)
+    assert handle.cancelled()
+    assert set(iterations) == {"tick"}
+    assert inline.run_task(Task(plain.nothing, type=TaskType.LOOP)).cancelled()
+
+
+def test_a_failed_iteration_is_told_and_the_loop_goes_on(make_manager, recorder):
+    manager = make_manager(inline=True, observer=recorder)
+    handle = manager.run_task(Task(Flaky(2), type=TaskType.LOOP, interval=0.001))
+    recorder.wait_for("task_failed", 2)
+    assert not handle.done()
+    handle.cancel()
+
+
+def test_ctrl_c_in_a_task_reaches_the_caller(inline):
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        inline.run(interrupted)
+    assert inline.stats().cancelled == 1
+    assert inline.run(plain.square, 3).result() == 9
+
+
+def test_exit_in_a_task_is_its_error(inline):
+    error = inline.run(exit, 3).exception()
+    assert isinstance(error, SystemExit)
+
+
+def test_what_could_not_cross_fails_here_too(inline):
+    assert isinstance(inline.run(plain.echo, threading.Lock()).exception(), SerializationError)
+
+
+def test_the_initializer_runs_once_and_its_failure_is_the_managers(make_manager):
+    calls: list[int] = []
+    manager = make_manager(inline=True, initializer=calls.append, initargs=(1,))
+    for _ in range(2):
+        manager.run(plain.nothing)
+    assert calls == [1]
+    broken = make_manager(inline=True, initializer=int, initargs=("x",))
+    for _ in range(2):
+        with pytest.raises(InitializerError, match="invalid literal"):
+            broken.run(plain.nothing)
+
+
+_held: dict[str, Any] = {}  # what tasks reach that cannot be pickled
+
+
+def close_own_manager() -> None:
+    _held["manager"].close()  # from within: waits for others only
+
+
+def wait_for_a_stop() -> bool:
+    _held["begun"].set()
+    return current().wait(PATIENCE_S)
+
+
+def test_after_the_close_nothing_runs(inline):
+    _held["manager"] = inline
+    assert inline.run(close_own_manager).result() is None
+    assert "'close_own_manager'" in inline.close().left[0]  # which ran on when all else had ended
+    with pytest.raises(ManagerClosedError):
+        inline.run(plain.nothing)
+
+
+def test_a_close_that_cannot_wait_says_what_is_left_and_the_task_sees_it(inline):
+    begun = _held["begun"] = threading.Event()
+    handles: list[Any] = []
+    thread = threading.Thread(target=lambda: handles.append(inline.run(wait_for_a_stop)))
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    assert "'wait_for_a_stop'" in inline.close(timeout=0).left[0]
+    thread.join(PATIENCE_S)
+    assert handles[0].result() is True
+
+
+def test_callbacks_run_and_a_breakpoint_in_a_worker_says_what_to_do(manager, inline):
+    called: list[Any] = []
+    handle = inline.run(plain.square, 4)
+    handle.add_done_callback(lambda done: called.append(done.result()))
+    assert called == [16]
+    with pytest.raises(RuntimeError, match="inline=True"):
+        manager.run(breakpoint).result(timeout=PATIENCE_S)
