@@ -4,7 +4,8 @@
     portable                        the fallback: poll, a wake-up pipe, a temporary file
     trees                           process trees and the sums of their figures
     trees_linux, trees_portable     where the figures come from: /proc, or psutil
-    cgroup                          the limits of a container
+    cgroup                          the limits of a container, and its kills for want of memory
+    marks                           marks that show which worker's tasks started a process
 
 PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can run it there.
 """

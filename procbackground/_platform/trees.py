@@ -24,11 +24,16 @@ class Row(NamedTuple):
 
 
 class Figures(NamedTuple):
-    """The sums over the processes of a tree; `age_s` is the root's. Shared pages count for each process."""
+    """The sums over the processes of a tree; `age_s` is the root's.
+
+    `rss_bytes` counts pages that processes share once for each. A tree holds that at most, and at least what the
+    largest of its processes holds; `held_bytes` of the platform's module finds out how much it is.
+    """
 
     rss_bytes: int
     cpu_s: float
     age_s: float
+    members: Mapping[int, int] = {}  # pid -> its own rss_bytes
 
 
 def members_of(table: Mapping[int, Row], roots: Collection[int]) -> dict[int, list[int]]:
@@ -60,7 +65,8 @@ def members_of(table: Mapping[int, Row], roots: Collection[int]) -> dict[int, li
 def figures_of(table: Mapping[int, Row], tree: Collection[int], root: int) -> Figures:
     """Return the sums over the processes of `tree` that are in the table; `root` must be."""
     rows = [table[pid] for pid in tree if pid in table]
-    return Figures(sum(row.rss_bytes for row in rows), sum(row.cpu_s for row in rows), table[root].age_s)
+    members = {row.pid: row.rss_bytes for row in rows}
+    return Figures(sum(members.values()), sum(row.cpu_s for row in rows), table[root].age_s, members)
 
 
 class Follower:

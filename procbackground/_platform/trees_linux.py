@@ -16,6 +16,7 @@ _STAT_BYTES = 1024
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_HAS_PROPORTIONS = os.path.exists("/proc/self/smaps_rollup")  # since Linux 4.14
 
 
 class Trees(Follower):
@@ -59,6 +60,33 @@ def survey(roots: Collection[int]) -> dict[int, Figures]:
     """Return the figures of each root's tree, from one survey of the process table; roots that ended are left out."""
     table = read_table()
     return {root: figures_of(table, tree, root) for root, tree in members_of(table, roots).items()}
+
+
+def held_bytes(figures: Figures) -> int:
+    """Return the memory of a tree, in which pages that its processes share count once.
+
+    The sum of each process's proportional share (PSS): a page counts for each process that maps it by an equal part. It
+    takes the kernel a walk over all pages, 20 to 50 ms for a GiB. So it is read only of trees of several processes. The
+    result is never less than the largest process's RSS, as pages that are shared with processes outside of the tree
+    count in part only. Raises: `OSError` when no descriptor is left.
+    """
+    if len(figures.members) == 1:
+        return figures.rss_bytes
+    shares = sum(_proportional_bytes(pid, rss_bytes) for pid, rss_bytes in figures.members.items())
+    return max(shares, *figures.members.values())
+
+
+def _proportional_bytes(pid: int, rss_bytes: int) -> int:
+    """Return the PSS of a process: 0 if it has ended, its RSS if this process may not read it."""
+    try:
+        with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
+            text = file.read(4096)
+    except PermissionError:
+        return rss_bytes  # of another user
+    except (FileNotFoundError, ProcessLookupError):
+        return 0 if _HAS_PROPORTIONS else rss_bytes
+    fields = text.partition(b"\nPss:")[2].split(None, 1)
+    return int(fields[0]) * 1024 if fields else rss_bytes
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -62,6 +62,32 @@ def survey(roots: Collection[int]) -> dict[int, Figures]:
     return figures
 
 
+def held_bytes(figures: Figures) -> int:
+    """Return the memory of a tree, in which pages that its processes share count once.
+
+    Where psutil reports proportional shares (PSS), their sum; else the sum of what is each process's own (USS), and the
+    most that any of them shares. Never less than the largest process's RSS. What psutil may not read counts in full.
+    """
+    if len(figures.members) == 1:
+        return figures.rss_bytes
+    import psutil
+
+    own_bytes = shared_bytes = 0
+    for pid, rss_bytes in figures.members.items():
+        try:
+            info = psutil.Process(pid).memory_full_info()
+        except psutil.NoSuchProcess:
+            continue
+        except psutil.Error:
+            own_bytes += rss_bytes
+            continue
+        share = getattr(info, "pss", None)
+        own_bytes += info.uss if share is None else share
+        if share is None:
+            shared_bytes = max(shared_bytes, info.rss - info.uss)
+    return max(own_bytes + shared_bytes, *figures.members.values())
+
+
 def cpu_seconds(pid: int) -> float | None:
     """Return the CPU seconds of a process and of the children it has waited for; also of a zombie."""
     import psutil

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import socket
 import sys
@@ -88,6 +89,13 @@ def name_process(name: str, boot: Boot, context: Any) -> str:
     return EarlyName(name, boot.setup)
 
 
+def is_at_end(pipe_fd: int) -> bool:
+    """Whether nobody can write to a pipe any more, and all that was written is read."""
+    poll = select.poll()
+    poll.register(pipe_fd, select.POLLIN)
+    return any(not events & select.POLLIN for _, events in poll.poll(0))
+
+
 @contextlib.contextmanager
 def interrupts_held_back(method: str) -> Iterator[None]:
     """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
@@ -129,7 +137,7 @@ class Direct:
         self._life_fd = life_fd
         self._launched = launched
         self._launch_failed = launch_failed
-        self._warden = warden
+        self.warden = warden
         self._starter = starter
         self._start_timeout_s = start_timeout_s
         self._pending: dict[Worker, float] = {}  # asked for when
@@ -152,7 +160,7 @@ class Direct:
 
     def _start(self, worker: Worker) -> WorkerProcess:
         """Start a process. Blocks, and raises what keeps it from being started."""
-        self._warden.start()
+        self.warden.start()
         method = self._context.get_start_method()
         fds: list[int] = []
         try:
@@ -184,25 +192,36 @@ class Direct:
         for fd in (task_read, result_write, their_side):
             os.close(fd)
         load_what_failures_need()
-        # The fork server reaps its children at once, so that a pid is no handle on them; then the sentinel is.
-        pidfd = _platform.open_pidfd(process.pid) if method != "forkserver" else None
+        pidfd = _platform.open_pidfd(process.pid)
         death_fd = process.sentinel if pidfd is None else pidfd
         channel = Channel(task_write, result_read, side_fd)
         started = WorkerProcess(self, worker, process.pid, channel, death_fd, pidfd, notes_fd, process)
+        if method == "forkserver":
+            started.is_held = False  # the fork server reaps its children at once
         self._unreported.add(started)
         return started
 
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
         if process.exit_code is None:
-            if process.pidfd is not None and not process.peak_bytes:
+            if process.is_held and not process.peak_bytes:
                 process.peak_bytes = _platform.peak_of_dead(process.pid) or 0
-            process.exit_code = process.process.exitcode
+            if not self._is_code_lost(process):
+                process.exit_code = process.process.exitcode
         return process.exit_code
 
     def expects_exit_code(self, process: WorkerProcess) -> bool:
         # A sentinel that is a pipe is at its end when the process closes it, a moment before it can be waited for.
-        return process.exit_code is None
+        return process.exit_code is None and not self._is_code_lost(process)
+
+    def _is_code_lost(self, process: WorkerProcess) -> bool:
+        """Whether the fork server, which would send the exit code, has died; `multiprocessing` reports 255 then."""
+        if self._context.get_start_method() != "forkserver" or process.exit_code is not None:
+            return False
+        started: Any = process.process
+        if started._popen.returncode is not None:
+            return False  # read already: `multiprocessing` looks at all its processes when it starts one
+        return is_at_end(started.sentinel)
 
     def may_wait_longer(self, waited_s: float) -> bool:
         return False
@@ -213,6 +232,7 @@ class Direct:
             process.process.close()
         except ValueError:
             pass  # still there: `multiprocessing` reaps it when it next looks
+        self.warden.worker_ended()
 
     @property
     def is_starting(self) -> bool:

@@ -20,10 +20,11 @@ from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.watches import Watches
-from procbackground._wire.page import PID, ROW, STARTED
+from procbackground._wire.page import MARK, PID, ROW, STARTED
 
 EXIT_CODE_S = 0.25  # between a process's end and its exit code
-FIRST_LOOK_S = 0.001  # for an exit code that no message brings; doubles
+FIRST_LOOK_S = 0.001  # for an exit code or an end that no message brings; doubles
+LONGEST_PAUSE_S = 0.1  # between two looks whether a process has ended
 
 
 class _ExitFacts(NamedTuple):
@@ -41,6 +42,17 @@ class _Awaited:
     def __init__(self, facts: _ExitFacts, now_s: float) -> None:
         self.facts = facts
         self.ended_s = now_s
+        self.pause_s = FIRST_LOOK_S
+        self.look_s = now_s + FIRST_LOOK_S
+
+
+class _Unwatched:
+    """A process that goes on although its sentinel says that it has ended."""
+
+    __slots__ = ("look_s", "pause_s", "start")
+
+    def __init__(self, start: float, now_s: float) -> None:
+        self.start = start
         self.pause_s = FIRST_LOOK_S
         self.look_s = now_s + FIRST_LOOK_S
 
@@ -66,6 +78,7 @@ class Exits:
         self._stacks = stacks
         self._read = read  # reads a worker's result pipe; returns whether there may be more
         self.awaited: dict[Worker, _Awaited] = {}
+        self._unwatched: dict[Worker, _Unwatched] = {}
         self._oom_kills = _platform.count_oom_kills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time
 
@@ -74,9 +87,17 @@ class Exits:
         process: WorkerProcess = worker.process
         if process.is_dead:
             return
-        process.is_dead = True
         self._watches.forget(process.death_fd)
         now_s = time.monotonic()
+        # A sentinel is a pipe: the fork server's, which may have died, or one that the process closes before it ends.
+        if process.pidfd is None and (start := _platform.start_time(process.pid)) is not None:
+            self._unwatched[worker] = _Unwatched(start, now_s)
+            return
+        self._note_end(worker, now_s)
+
+    def _note_end(self, worker: Worker, now_s: float) -> None:
+        process: WorkerProcess = worker.process
+        process.is_dead = True
         self._scheduler.process_ended(worker, now_s)
         launcher = process.launcher
         if launcher.exit_code_of(process) is None and launcher.expects_exit_code(process):
@@ -98,11 +119,26 @@ class Exits:
             self._finish_exit(worker, self._collect_exit_facts(worker))
 
     @property
+    def has_looks(self) -> bool:
+        """Whether there is something to look for, at `next_due_s`."""
+        return bool(self.awaited or self._unwatched)
+
+    @property
     def next_due_s(self) -> float:
-        return min((awaited.look_s for awaited in self.awaited.values()), default=float("inf"))
+        looks_s = [each.look_s for each in (*self.awaited.values(), *self._unwatched.values())]
+        return min(looks_s, default=float("inf"))
 
     def look(self, now_s: float) -> None:
-        """Look again for exit codes that are late, and do without those that are too late."""
+        """Look for ends that nothing reports, and again for exit codes that are late; do without those too late."""
+        for worker, unwatched in list(self._unwatched.items()):
+            if now_s < unwatched.look_s:
+                continue
+            if _platform.start_time(worker.pid) == unwatched.start:
+                unwatched.pause_s = min(2 * unwatched.pause_s, LONGEST_PAUSE_S)
+                unwatched.look_s = now_s + unwatched.pause_s
+                continue
+            del self._unwatched[worker]
+            self._note_end(worker, now_s)
         for worker, awaited in list(self.awaited.items()):
             if now_s < awaited.look_s or worker not in self.awaited:
                 continue
@@ -142,6 +178,7 @@ class Exits:
         death = self._make_death(worker, process, facts)
         started = self._page.read(worker, STARTED)
         self._page.write(worker, PID, 0)  # the pid may be reused
+        self._page.write(worker, MARK, 0)  # its launcher's helper ends what has it
         self._note_what_began(worker, started)
         for fd in process.channel.fds():
             self._watches.forget(fd)

@@ -197,7 +197,7 @@ class Loop:
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_once
         )
         boot = Boot(self.initializer, _parent_log_level(), main_path(options.context), options.setup)
-        self.warden = Warden(self.page.fd, self.life_write_fd)
+        self.warden = Warden(self.page, self.life_write_fd)
         direct = Direct(
             options.context, boot, self.page.fd, self.life_read_fd, self._launched, self.workers.launch_failed,
             self.warden, self.starter, options.start_timeout_s,
@@ -257,7 +257,7 @@ class Loop:
     def _has_chores(self) -> bool:
         """Whether something is under way that takes a look now and then; not while short tasks come and go."""
         return bool(
-            self.stacks.dumps or self.exits.awaited or self.launcher.is_starting or self.user_code.has_backlog
+            self.stacks.dumps or self.exits.has_looks or self.launcher.is_starting or self.user_code.has_backlog
         )
 
     def _do_chores(self, now_s: float) -> None:

@@ -3,6 +3,10 @@
 The monitor's thread sleeps while no running task has a limit, no observer wants samples and the manager has no
 `min_free_memory`. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
 hundredth of a core: the pause after a measurement is in proportion to the measurement's cost.
+
+The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each. While it
+is below the limit, so is the tree. Above it, and now and then for the peak, what the tree really holds is measured: see
+`held_bytes` of the platform.
 """
 
 from __future__ import annotations
@@ -32,6 +36,10 @@ FAST_BYTES_S = 4 << 30  # assumed rate of allocation: no measurement before a tr
 SAMPLE_S = 0.25  # between two samples for observers
 FREE_MEMORY_S = 0.05  # between two readings of the free memory
 COST_SHARE = 250  # the pause is at least this many times the CPU time of a measurement
+# The same between two measurements without shared pages while the sum with them is over the limit: a twentieth of a core.
+# Processes that write to shared pages make the tree grow, and the sum does not show it.
+CLOSE_SHARE = 20
+HASTY_SHARE = 2  # and while the growth of the sum may have brought the tree over its limit
 
 
 class Watched(NamedTuple):
@@ -45,13 +53,34 @@ class Watched(NamedTuple):
 class _Record:
     """Measurements of a worker during one request."""
 
-    __slots__ = ("cpu_before_s", "cpu_s", "peak_bytes", "sequence")
+    __slots__ = (
+        "cpu_before_s", "cpu_s", "held_bytes", "held_cost_s", "held_seen_s", "peak_bytes", "rss_bytes", "sequence",
+    )  # fmt: skip
 
     def __init__(self, sequence: int, cpu_before_s: float) -> None:
         self.sequence = sequence
         self.cpu_before_s = cpu_before_s
         self.cpu_s = cpu_before_s
         self.peak_bytes = 0
+        # The latest measurement without shared pages, the sum with them at that time, when, and its CPU time.
+        self.held_bytes = self.rss_bytes = 0
+        self.held_seen_s = -NO_LIMIT
+        self.held_cost_s = 0.0
+
+    def measure(self, seen: Figures, limit_bytes: int) -> int:
+        """Return what a tree holds, measured without its shared pages as often as the costs allow."""
+        if len(seen.members) == 1:
+            return seen.rss_bytes
+        share = COST_SHARE
+        if seen.rss_bytes > limit_bytes:
+            has_grown_over = self.held_bytes + seen.rss_bytes - self.rss_bytes > limit_bytes
+            share = HASTY_SHARE if has_grown_over else CLOSE_SHARE
+        if time.monotonic() >= self.held_seen_s + share * self.held_cost_s:
+            began_s = time.thread_time()
+            self.held_bytes, self.rss_bytes = trees.held_bytes(seen), seen.rss_bytes
+            self.held_cost_s = time.thread_time() - began_s
+            self.held_seen_s = time.monotonic()
+        return max(self.held_bytes, *seen.members.values())
 
 
 class Monitor:
@@ -110,15 +139,20 @@ class Monitor:
 
     # -- measurements --------------------------------------------------------------------------------------
 
-    def note(self, worker: Worker, sequence: int, figures: Figures) -> None:
-        """Record the figures of the worker's tree during its request number `sequence`."""
+    def note(self, worker: Worker, sequence: int, figures: Figures, limit_bytes: int | None = None) -> int:
+        """Record the figures of the worker's tree during its request number `sequence`; return what the tree holds.
+
+        Without a limit `figures` are free of shared pages already.
+        """
         record = self._records.get(worker)
         if record is None or record.sequence != sequence:
             # A process used nothing before its first request; before a later one, the last measurement is close enough.
             before_s = 0.0 if sequence == 1 else figures.cpu_s if record is None else record.cpu_s
             record = self._records[worker] = _Record(sequence, before_s)
         record.cpu_s = max(record.cpu_s, figures.cpu_s)
-        record.peak_bytes = max(record.peak_bytes, figures.rss_bytes)
+        held_bytes = figures.rss_bytes if limit_bytes is None else record.measure(figures, limit_bytes)
+        record.peak_bytes = max(record.peak_bytes, held_bytes)
+        return held_bytes
 
     def cost_of_the_dead(
         self, worker: Worker, sequence: int, used_s: float | None, peak_bytes: int
@@ -174,18 +208,22 @@ class Monitor:
             return NO_LIMIT
         figures = followed.look([each.worker.pid for each in watched])
         pause_s = MAX_PAUSE_S
+        paced_s = followed.survey_cost_s  # CPU time that has pauses of its own
         for each in watched:
             seen = figures.get(each.worker.pid)
             if seen is None:
                 continue
-            self.note(each.worker, each.sequence, seen)
-            if seen.rss_bytes > each.limit_bytes:
-                self._over_limit(each, seen.rss_bytes)
+            note_s = time.thread_time()
+            held_bytes = self.note(each.worker, each.sequence, seen, each.limit_bytes)
+            if len(seen.members) > 1:
+                paced_s += time.thread_time() - note_s
+            if held_bytes > each.limit_bytes:
+                self._over_limit(each, held_bytes)
             else:
-                pause_s = min(pause_s, (each.limit_bytes - seen.rss_bytes) / FAST_BYTES_S)
+                pause_s = min(pause_s, (each.limit_bytes - held_bytes) / FAST_BYTES_S)
         for worker in [worker for worker in list(self._records) if worker.state == fleet.GONE]:
             self._records.pop(worker, None)
-        cost_s = time.thread_time() - began_s - followed.survey_cost_s
+        cost_s = time.thread_time() - began_s - paced_s
         return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s)
 
     def _sample(self) -> float:
@@ -218,5 +256,8 @@ def cpu_seconds(pid: int) -> float | None:
 
 
 def sample(pids: Collection[int]) -> dict[int, Figures]:
-    """Return the figures of each pid's tree, by one pass over the process table. Ended processes are left out."""
-    return trees.survey(pids)
+    """Return the figures of each pid's tree, by one pass over the process table. Ended processes are left out.
+
+    Pages that the processes of a tree share count once.
+    """
+    return {pid: seen._replace(rss_bytes=trees.held_bytes(seen)) for pid, seen in trees.survey(pids).items()}

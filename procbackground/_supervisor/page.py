@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from procbackground._platform import marks
 from procbackground._state.fleet import Worker
-from procbackground._wire.page import WORDS_PER_LINE, map_page
+from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 
 
 class Page:
@@ -12,6 +13,8 @@ class Page:
     def __init__(self, fd: int) -> None:
         self.fd: int = fd
         self._words: memoryview = map_page(fd)
+        self._lines = 0  # that workers have had
+        self.family: int = marks.new_family()  # of the marks of all workers
 
     def read(self, worker: Worker, word: int) -> int:
         return self._words[worker.line * WORDS_PER_LINE + word]
@@ -19,11 +22,17 @@ class Page:
     def write(self, worker: Worker, word: int, value: int) -> None:
         self._words[worker.line * WORDS_PER_LINE + word] = value
 
+    def marks(self) -> set[int]:
+        """Return the marks of the workers that have not ended."""
+        return {*self._words[MARK : self._lines * WORDS_PER_LINE : WORDS_PER_LINE].tolist()}
+
     def clear(self, worker: Worker) -> None:
         """Make the worker's line ready for its process."""
         base = worker.line * WORDS_PER_LINE
+        self._lines = max(self._lines, worker.line + 1)
         for word in range(base, base + WORDS_PER_LINE):
             self._words[word] = 0
+        self._words[base + MARK] = marks.mark_of(self.family, worker.number)
 
     def close(self) -> None:
         self._words = memoryview(b"")

@@ -116,6 +116,8 @@ class Zygote:
     def release(self, process: WorkerProcess) -> None:
         self._living.pop(process.pid, None)
         self._ask(child.REAP + child.PID.pack(process.pid))
+        if not process.is_held:
+            self._direct.warden.worker_ended()  # nobody else looks at what it has left
 
     def preload(self, module: str) -> None:
         if module == "__main__" or module in self._preloaded or module in self._unfit:
@@ -216,6 +218,8 @@ class Zygote:
         process, self._process = self._process, None
         self._drop_control()
         orphans, self._living = self._living, {}
+        if orphans:
+            self._starter.do(self._direct.warden.start, lambda _, error: None)
         for orphan in orphans.values():
             # Their exit codes are lost; their pidfds still report their ends, after which their pids may be reused.
             orphan.is_held = False

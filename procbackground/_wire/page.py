@@ -27,6 +27,7 @@ PID = 7  # of the worker; the parent clears it when the worker has ended
 REVOKED = 8  # the worker skips requests up to this number unless they have begun
 STOP = 9  # 1 once a stop was requested
 LOOKS = 10  # lowest byte: counts the parent's requests to a chunk to read the clock before its next row
+MARK = 11  # by which what the worker starts is recognised (`_platform.marks`); 0 once the worker has ended
 
 NO_ROW = 2**64 - 1
 

@@ -32,6 +32,8 @@ class Handover:
         self.reported: set[int] = set()  # workers of the zygote whose exit the deputy reported
         self.to_reap: list[int] = []  # workers of the zygote that the manager released
         self.modules: list[str] = []  # still to be imported
+        self.lines = 0  # as `Forker` has it
+        self.family = 0
 
 
 class Deputy(Forker):
@@ -118,6 +120,7 @@ class Deputy(Forker):
         result = self._result
         result.living = [pid for pid in self._pidfds.values() if pid not in self._zygotes_workers]
         result.unreaped, result.released = self._unreaped, self._released
+        result.lines, result.family = self._lines, self._family
         self._handover.setblocking(True)
         self._handover.sendall(pickle.dumps(vars(result)))
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import os
 
 from procbackground import _platform
-from procbackground._wire.page import map_page
+from procbackground._platform import marks
+from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker.main import (
     Boot,
     Worker,
@@ -58,12 +59,13 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
         os.close(fd)
     if not_ours:
         forget_inherited_output()
-    prepare_main(boot)
-    keep_lines_whole()
-    ignore_interrupts()
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)
+    marks.set_mark(words[line * WORDS_PER_LINE + MARK])  # before any code of the user's
+    prepare_main(boot)
+    keep_lines_whole()
+    ignore_interrupts()
     worker = Worker(words, boot)
     worker.install_signal_handlers(notes)
     lead_own_group()

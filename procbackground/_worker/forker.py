@@ -20,7 +20,8 @@ from multiprocessing import process, util
 from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
-from procbackground._wire.page import map_page
+from procbackground._platform import marks
+from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker import relay
 from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, lead_own_group, leave
 
@@ -76,12 +77,18 @@ class Forker:
         self._poll = select.poll()
         self._poll.register(control, select.POLLIN)
         self._is_frozen = False
+        self._lines = 0  # of the page, that workers have had
+        self._family = 0  # of the workers' marks; known from the first fork on
 
     # -- forking -------------------------------------------------------------------------------------------
 
     def _fork(self, number: int, line: int) -> None:
         if not self._is_prepared:
             self._prepare()
+        self._lines = max(self._lines, line + 1)
+        if not self._family:
+            self._family = marks.family_of(self._worker.words[line * WORDS_PER_LINE + MARK])
+            marks.set_mark(marks.helper_mark(self._family))  # in place of what the manager's own process may have
         ours: list[int] = []
         theirs: list[int] = []
         try:
@@ -133,6 +140,7 @@ class Forker:
         exit_code = 1
         try:
             tasks, results, notes, side, life = ours
+            marks.set_mark(self._worker.words[line * WORDS_PER_LINE + MARK])  # before any code of the user's
             detach_from_zygote((*theirs, *self._pidfds, *self._not_for_workers))
             for reset in self._resets:
                 reset()

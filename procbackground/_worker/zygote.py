@@ -24,6 +24,8 @@ import warnings
 
 from procbackground import _platform
 from procbackground._worker.deputy import Deputy, Handover
+from procbackground._platform import marks
+from procbackground._wire.page import MARK, WORDS_PER_LINE
 from procbackground._worker.descendants import end_all_below, end_with_parent
 from procbackground._worker.forker import (
     CLOSE,
@@ -47,7 +49,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-REAP_PAUSE_S = 0.1  # between two looks for adopted zombies: listing children costs 5 % of a fork
+LOOK_PAUSE_S = 0.1  # between two looks at adopted processes: listing children costs 5 % of a fork
 
 
 def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
@@ -88,8 +90,8 @@ class _Zygote(Forker):
         self._has_tried_to_adopt = False
         self._was_closed = False  # by the manager, which waits for this process now
         self._child_ended: tuple[int, int] | None = None  # pipe: readable when some child has ended
-        self._wants_reaping = False
-        self._reap_due_s = 0.0
+        self._wants_look = False  # at adopted processes
+        self._look_due_s = 0.0
 
     def serve(self) -> None:
         _platform.disarm_life_pipe(self._life_fd)
@@ -103,14 +105,14 @@ class _Zygote(Forker):
                     end_with_parent()
                 elif self._child_ended is not None and fd == self._child_ended[0]:
                     os.read(fd, 4096)
-                    self._wants_reaping = True
+                    self._wants_look = True
                 elif fd == self._control.fileno() and not self._obey():
                     if not self._was_closed:
                         self.leave()
                     return
             while self._modules:
                 self._preload_deputised(self._modules.pop(0))
-            pause_ms = self._reap_adopted() if self._wants_reaping else None
+            pause_ms = self._look_at_adopted() if self._wants_look else None
 
     def leave(self) -> None:
         """Handle the end of the control socket: the manager has replaced the zygote, or its process is dying.
@@ -134,12 +136,13 @@ class _Zygote(Forker):
             if not self._is_rehearsed:
                 self._is_rehearsed = True
                 rehearse()
-                self._wants_reaping = self._child_ended is not None  # a SIGCHLD may have been lost
+                self._wants_look = self._adopts_orphans  # a SIGCHLD may have been lost
                 _platform.peak_of_dead(os.getpid())  # a dry run: the first such call takes longest
             if not self._is_frozen:
                 self._freeze()
         elif kind == REAP:
             self._reap(*PID.unpack(body))
+            self._wants_look = self._adopts_orphans  # at what this worker has left
         elif kind == PRELOAD:
             self._modules.append(body.decode())
         elif kind == CLOSE:
@@ -172,20 +175,35 @@ class _Zygote(Forker):
         signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
         self._poll.register(ends[0], select.POLLIN)
 
-    def _reap_adopted(self) -> float | None:
-        """Reap adopted processes that have ended; return the milliseconds to wait before that, or None: it is done."""
+    def _look_at_adopted(self) -> float | None:
+        """Reap adopted processes that have ended, and end those whose worker has.
+
+        Return the milliseconds to wait before that, or None: it is done.
+        """
         now_s = time.monotonic()
-        if now_s < self._reap_due_s:
-            return (self._reap_due_s - now_s) * 1000
-        self._reap_due_s = now_s + REAP_PAUSE_S
-        self._wants_reaping = False
+        if now_s < self._look_due_s:
+            return (self._look_due_s - now_s) * 1000
+        self._look_due_s = now_s + LOOK_PAUSE_S
+        self._wants_look = False
         for pid in _platform.children(os.getpid()):
             if pid not in self._unreaped:
                 try:
-                    os.waitpid(pid, os.WNOHANG)
+                    if not os.waitpid(pid, os.WNOHANG)[0]:
+                        self._end_if_left(pid)
                 except ChildProcessError:
                     pass
         return None
+
+    def _end_if_left(self, adopted: int) -> None:
+        """End a process, and those below it, if the workers that they come from have ended.
+
+        Processes that the dying ones still start are adopted next, and the SIGCHLD of the dead brings another look.
+        """
+        living = {marks.helper_mark(self._family), *self._worker.words[MARK : self._lines * WORDS_PER_LINE : WORDS_PER_LINE].tolist()}
+        for pid in (adopted, *(pid for pid, _ in _platform.descendants(adopted))):
+            mark = marks.read_mark(pid)
+            if marks.family_of(mark) == self._family and mark not in living:
+                _platform.send_signal(None, pid, signal.SIGKILL)
 
     # -- imports -------------------------------------------------------------------------------------------
 
@@ -241,13 +259,14 @@ class _Zygote(Forker):
             except OSError:
                 pass  # it was killed
         os.waitpid(pid, 0)
-        self._wants_reaping = True
+        self._wants_look = True
         if not data:
             return  # it was killed: its workers are adopted, and the manager sees their ends by their pidfds
         result = Handover()
         vars(result).update(pickle.loads(data))
         self._unreaped |= result.unreaped
         self._released |= result.released
+        self._lines, self._family = max(self._lines, result.lines), self._family or result.family
         for worker in result.living:
             try:
                 self._watch_worker(os.pidfd_open(worker), worker)

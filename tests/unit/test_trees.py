@@ -42,7 +42,7 @@ def test_a_table_read_while_pids_changed_hands_is_no_endless_loop():
 
 def test_figures_are_sums_over_what_is_there():
     processes = table((10, 1, 10), (11, 10, 10))
-    assert figures_of(processes, [10, 11, 99], 10) == Figures(21, 1.0, 10.0)
+    assert figures_of(processes, [10, 11, 99], 10) == Figures(21, 1.0, 10.0, {10: 10, 11: 11})
 
 
 linux = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
