@@ -1,5 +1,7 @@
 """The limits of this process's control groups (cgroup v2): the part of the machine that a container may use.
 
+Also the kernel's kills for want of memory in these groups, of cgroup v2 and v1.
+
 Parsing is separate from reading. `root` is the root of the file system, so that tests can provide a tree of their own.
 Without cgroup v2, or without limits there, all limits are None.
 """
@@ -90,6 +92,69 @@ def free_memory_bytes(root: str = "/") -> int | None:
     return min(left, default=None)
 
 
+class OomFiles(NamedTuple):
+    """Files that count kills for want of memory, or times that a limit of memory was reached; see `oom_files`."""
+
+    kills: tuple[str, str] | None  # path, name of the counter: processes of our group that were killed
+    limits: tuple[tuple[str, str], ...]  # the same for the limits of our group and of its ancestors
+
+
+class OomCounts(NamedTuple):
+    """`kills` is None where the group does not count them; `limits` counts how often a limit was reached."""
+
+    kills: int | None
+    limits: int
+
+
+def oom_files(root: str = "/") -> OomFiles:
+    """Return where our groups count kills for want of memory. They stay there: to be looked for once.
+
+    With cgroup v2 `memory.events` counts `oom_kill` in the group of the victim, whoever ran out of memory, and `oom` in
+    the groups whose limit was reached. With v1, `memory.oom_control` and `memory.failcnt` do.
+    """
+    folders = [folder for folder in _own_folders(root) if _counter(f"{folder}/memory.events", "oom_kill") is not None]
+    if folders:
+        events = [f"{folder}/memory.events" for folder in folders]
+        return OomFiles((events[0], "oom_kill"), tuple((path, "oom") for path in events))
+    folders = _own_memory_folders_v1(root)
+    if not folders or _counter(f"{folders[0]}/memory.oom_control", "oom_kill") is None:
+        return OomFiles(None, ())
+    limits = tuple((f"{folder}/memory.failcnt", "") for folder in folders)
+    return OomFiles((f"{folders[0]}/memory.oom_control", "oom_kill"), limits)
+
+
+def oom_counts(files: OomFiles) -> OomCounts:
+    """Return the counts as they are now."""
+    kills = None if files.kills is None else _counter(*files.kills)
+    return OomCounts(kills, sum(_counter(*each) or 0 for each in files.limits))
+
+
+def _counter(path: str, name: str) -> int | None:
+    """Return the number after `name` in a file of counters, or for an empty name its only number."""
+    for line in _read(path, "").splitlines():
+        before, _, number = line.rpartition(" ")
+        if before == name:
+            return bytes_of(number)
+    return None
+
+
+def _own_memory_folders_v1(root: str) -> list[str]:
+    """Return the folders of our group of the v1 hierarchy of memory and of its visible ancestors."""
+    group = mount = None
+    for line in _read(root, "proc/self/cgroup").splitlines():
+        fields = line.split(":", 2)
+        if len(fields) == 3 and "memory" in fields[1].split(","):
+            group = fields[2]
+    for line in _read(root, "proc/self/mountinfo").splitlines():
+        before, _, after = line.partition(" - ")
+        fields, after_fields = before.split(), after.split()
+        if len(fields) >= 5 and after_fields[:1] == ["cgroup"] and "memory" in after_fields[-1].split(","):
+            mount = Mount(_unescape(fields[3]), _unescape(fields[4]))
+    if group is None or mount is None:
+        return []
+    return [os.path.join(root, folder.lstrip("/")) for folder in folders_upwards(group, mount)]
+
+
 def _own_folders(root: str) -> list[str]:
     group = own_group(_read(root, "proc/self/cgroup"))
     mount = unified_mount(_read(root, "proc/self/mountinfo"))
@@ -101,7 +166,7 @@ def _own_folders(root: str) -> list[str]:
 def _read(folder: str, name: str) -> str:
     """Return the text of a file, or "" if there is none, as in the group at the top."""
     try:
-        with open(os.path.join(folder, name), encoding="utf-8", errors="replace") as file:
+        with open(os.path.join(folder, name) if name else folder, encoding="utf-8", errors="replace") as file:
             return file.read()
     except OSError:
         return ""

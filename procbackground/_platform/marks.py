@@ -42,15 +42,15 @@ def family_of(mark: int) -> int:
     return mark >> _NUMBER_BITS
 
 
-def set_mark(mark: int) -> None:
-    """Give this process a mark, which all processes that it starts from now on inherit; 0 removes it."""
+def set_mark(mark: int, pid: int = 0) -> None:
+    """Give this process, or a child, a mark, which all processes that it starts from now on inherit; 0 removes it."""
     if sys.platform != "linux":
         return
     try:
         import resource
 
-        _, hard = resource.getrlimit(_RLIMIT_LOCKS)
-        resource.setrlimit(_RLIMIT_LOCKS, (mark or hard, hard))
+        _, hard = resource.prlimit(pid, _RLIMIT_LOCKS)
+        resource.prlimit(pid, _RLIMIT_LOCKS, (mark or hard, hard))
     except (ImportError, OSError, ValueError):
         pass  # no descriptor is left to load the module, or the hard limit is lower
 

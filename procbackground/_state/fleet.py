@@ -41,7 +41,7 @@ class Death(NamedTuple):
     """How a worker's process ended, as far as it is known. Made once, when it has ended."""
 
     exit_code: int | None = None  # as `Process.exitcode`
-    was_oom: bool = False  # probably killed by the kernel because memory ran out
+    oom: str = ""  # "machine" or "container" if the kernel has probably killed it because that was out of memory
     cpu_s: float | None = None  # that the request it died at used
     peak_bytes: int | None = None  # most that its tree held during that request
     stack: str | None = None  # Python stacks: of a fatal error, or of the moment before a stop

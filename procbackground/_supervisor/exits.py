@@ -12,10 +12,12 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from procbackground import _platform
+from procbackground._platform.cgroup import OomCounts
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
 from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.machine import OomKills
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.stacks import StackDumps
@@ -31,7 +33,7 @@ class _ExitFacts(NamedTuple):
     """Facts that are available only right after a process has ended."""
 
     cpu_s: float | None
-    oom_kills: int | None
+    oom_counts: OomCounts | None
 
 
 class _Awaited:
@@ -79,7 +81,7 @@ class Exits:
         self._read = read  # reads a worker's result pipe; returns whether there may be more
         self.awaited: dict[Worker, _Awaited] = {}
         self._unwatched: dict[Worker, _Unwatched] = {}
-        self._oom_kills = _platform.count_oom_kills()
+        self._oom_kills = OomKills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time
 
     def process_ended(self, worker: Worker) -> None:
@@ -160,7 +162,7 @@ class Exits:
         if not worker.is_running:
             return _ExitFacts(None, None)
         cpu_s = monitor.cpu_seconds(worker.pid) if worker.process.is_held else None
-        return _ExitFacts(cpu_s, None if worker.was_killed else _platform.count_oom_kills())
+        return _ExitFacts(cpu_s, None if worker.was_killed else self._oom_kills.read())
 
     def _finish_exit(self, worker: Worker, facts: _ExitFacts) -> None:
         """Settle what a dead worker had, and close what it leaves."""
@@ -190,19 +192,17 @@ class Exits:
         sequence = 0 if current is None else current.sequence
         exit_code = process.launcher.exit_code_of(process)
         cpu_s, peak_bytes = self._monitor.cost_of_the_dead(worker, sequence, facts.cpu_s, process.peak_bytes)
-        was_oom = False
+        oom = ""
         if exit_code == -signal.SIGKILL and not worker.was_killed:
             # Of an idle worker's, too: else the next one that is killed at a task would be charged with it.
-            oom_kills = _platform.count_oom_kills() if facts.oom_kills is None else facts.oom_kills
-            was_oom = oom_kills > self._oom_kills
-            self._oom_kills = max(self._oom_kills, oom_kills)
+            oom = self._oom_kills.cause_of_death(facts.oom_counts or self._oom_kills.read())
         stack = process.stack
         if stack is None:
             process.notes_seen = 0
             stack = process.read_notes()
         return Death(
             exit_code=exit_code,
-            was_oom=was_oom,
+            oom=oom,
             cpu_s=cpu_s,
             peak_bytes=max(peak_bytes or 0, process.peak_bytes) or None,
             stack=stack,

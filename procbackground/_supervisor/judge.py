@@ -15,6 +15,7 @@ from procbackground._state import commands as c
 from procbackground._state.fleet import ALIVE, Death
 from procbackground._state.job import Job
 from procbackground._state.outcomes import outcome_of
+from procbackground._supervisor.machine import BY_CONTAINER
 from procbackground._supervisor.relay import lines_of
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import load_failure
@@ -207,7 +208,12 @@ def _explain_death(job: Job, pid: int, death: Death, peak_bytes: int) -> Procbac
     if death.protocol_error is not None:
         how = f"was killed, because its result pipe held what no worker sends ({death.protocol_error}),"
         hint = "something that the task runs writes to descriptors that are not its own"
-    elif death.was_oom:
+    elif death.oom == BY_CONTAINER:
+        hint = (
+            "the kernel's OOM killer is the likely cause: the container (cgroup) reached its limit of memory, not the "
+            "machine. Give the task a memory_limit, the manager fewer workers, or the container more memory"
+        )
+    elif death.oom:
         hint = (
             "the kernel's OOM killer is the likely cause: the machine ran out of memory. Give the task a "
             "memory_limit, or the manager fewer workers"

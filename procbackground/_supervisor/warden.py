@@ -63,6 +63,8 @@ class Warden:
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,
             )
+            # If this is a task of another manager, the helper of that one ends what has its worker's mark.
+            marks.set_mark(0, self._process.pid)
             self._is_running = True
         except OSError as error:
             logger.warning("the helper that ends what workers have started could not be started: %s", error)

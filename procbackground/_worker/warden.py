@@ -115,10 +115,8 @@ def _load(name: str) -> Any:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session has no terminal; this is against a shell's `kill -INT`
-    marks = _load("marks")
-    marks.set_mark(0)  # of a worker of another manager, if this one is in its task: whose helper would end this process
     control_fd, page_fd, words_per_line, pid_word, mark_word, family = map(int, sys.argv[1:])
-    Warden(_load("linux"), marks, Page(page_fd, words_per_line, pid_word, mark_word), family).serve(control_fd)
+    Warden(_load("linux"), _load("marks"), Page(page_fd, words_per_line, pid_word, mark_word), family).serve(control_fd)
 
 
 if __name__ == "__main__":

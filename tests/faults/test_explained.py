@@ -9,7 +9,10 @@ import os
 import pickle
 import signal
 
+import pytest
+
 from procbackground import Outcome, TaskTimeoutError, WorkerDiedError, _platform
+from procbackground._platform import cgroup
 from tests.faults.test_stopping import LIMIT_S
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -68,13 +71,28 @@ def test_attempt_that_died_tells_its_peak_memory(manager):
 def test_death_by_the_oom_killer_is_told_as_likely(manager, monkeypatch):
     """The kernel's count of such kills is made to grow, as it does then; the death itself is real."""
     count = itertools.count(100)
+    monkeypatch.setattr(cgroup, "oom_counts", lambda files: cgroup.OomCounts(None, 0))
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
     error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
-    assert "the kernel's OOM killer is the likely cause" in str(error)
+    assert "the kernel's OOM killer is the likely cause: the machine" in str(error)
+
+
+@pytest.mark.parametrize(("limits", "cause"), [(7, "the machine ran out"), (8, "the container (cgroup) reached")])
+def test_death_by_the_oom_killer_in_a_container_says_whose_memory_ran_out(manager, monkeypatch, limits, cause):
+    """As where other containers lose processes, too: the machine's count goes up all the time."""
+    count = itertools.count(100)
+    counts = cgroup.OomCounts(3, 7)
+    monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
+    monkeypatch.setattr(cgroup, "oom_counts", lambda files: counts)
+    assert "OOM" not in str(manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S))
+    counts = cgroup.OomCounts(4, limits)
+    error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
+    assert f"the kernel's OOM killer is the likely cause: {cause}" in str(error)
 
 
 def test_an_idle_workers_death_by_the_oom_killer_is_not_charged_to_the_next_that_is_killed(make_manager, monkeypatch):
     kills = 100
+    monkeypatch.setattr(cgroup, "oom_counts", lambda files: cgroup.OomCounts(None, 0))
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: kills)
     manager = make_manager(max_workers=1)
     pid = manager.run(os.getpid).result(timeout=PATIENCE_S)

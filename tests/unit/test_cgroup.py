@@ -129,3 +129,33 @@ def test_the_limits_of_this_machine_are_plausible():
     assert 1 <= machine.usable_cpus() <= (os.cpu_count() or 1)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < machine.free_memory_bytes() <= total
+
+
+def test_kills_for_want_of_memory_are_counted_in_our_group_and_limits_in_its_ancestors_too(lay_out):
+    files = {
+        "memory.stat": "",  # the group at the top has no events
+        "slice/memory.events": "low 0\nhigh 0\nmax 9\noom 4\noom_kill 7\noom_group_kill 0\n",
+        "slice/app/memory.events": "low 0\nhigh 0\nmax 5\noom 1\noom_kill 2\noom_group_kill 0\n",
+    }
+    assert cgroup.oom_counts(cgroup.oom_files(lay_out("/slice/app", files))) == (2, 5)
+
+
+def test_kills_for_want_of_memory_are_counted_by_the_first_version_of_cgroups_too(tmp_path):
+    own = tmp_path / "proc" / "self"
+    own.mkdir(parents=True)
+    (own / "cgroup").write_text("9:cpu,cpuacct:/\n4:memory:/docker/ab\n0::/\n")
+    (own / "mountinfo").write_text(
+        "33 31 0:30 /docker/ab /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n"
+        "35 31 0:32 /docker/ab /sys/fs/cgroup/memory rw,relatime - cgroup cgroup rw,memory\n"
+    )
+    folder = tmp_path / "sys/fs/cgroup/memory"
+    folder.mkdir(parents=True)
+    (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
+    (folder / "memory.failcnt").write_text("17\n")
+    assert cgroup.oom_counts(cgroup.oom_files(str(tmp_path))) == (3, 17)
+
+
+@pytest.mark.parametrize("group", [None, "/app"])
+def test_where_no_kills_are_counted_there_are_none(lay_out, tmp_path, group):
+    root = str(tmp_path) if group is None else lay_out(group, {"app/memory.max": "max\n"})
+    assert cgroup.oom_counts(cgroup.oom_files(root)) == (None, 0)
