@@ -226,6 +226,35 @@ def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
     assert 0 < attempt.cpu_seconds < PATIENCE_S
 
 
+def test_what_forks_share_counts_once(manager, gate):
+    """Four processes of 120 MiB hold 480 MiB only if each counts for itself."""
+    handle = manager.run_task(Task(hoarding.share_with_forks, args=(gate.address, 120 * MIB, 3, False), memory_limit="300MiB"))
+    pid = gate.wait_for_arrival()
+    wait_until(lambda: View(manager).most_memory_seen > 120 * MIB, "the monitor has seen it")
+    (info,) = (info for info in manager.processes() if info.pid == pid)
+    assert 120 * MIB < info.rss < 240 * MIB
+    gate.release(pid)
+    assert handle.result(timeout=PATIENCE_S) == 120 * MIB
+
+
+def test_the_peak_of_a_tree_that_died_counts_what_forks_share_once(manager, gate):
+    task = Task(hoarding.share_with_forks, args=(gate.address, 120 * MIB, 3, False), memory_limit="4GiB")
+    handle = manager.run_task(task)
+    pid = gate.wait_for_arrival()
+    wait_until(lambda: View(manager).most_memory_seen > 120 * MIB, "the monitor has seen it")
+    os.kill(pid, signal.SIGKILL)
+    error = handle.exception(timeout=PATIENCE_S)
+    assert 120 * MIB < error.peak_memory == handle.attempts[0].peak_memory < 300 * MIB
+
+
+@pytest.mark.usefixtures("memory_to_itself")
+def test_what_forks_have_written_to_counts_for_each(manager, gate):
+    task = Task(hoarding.share_with_forks, args=(gate.address, 120 * MIB, 3, True), memory_limit="300MiB")
+    error = manager.run_task(task).exception(timeout=PATIENCE_S)
+    assert isinstance(error, MemoryLimitError)
+    assert 300 * MIB < error.peak < 600 * MIB
+
+
 def test_a_look_that_fails_is_not_the_last(manager, caplog):
     View(manager).fail_next_look_at_memory(RuntimeError("a look that fails"))
     handle = manager.run_task(Task(hoarding.hoard, args=(2048 * MIB,), memory_limit="200MiB"))

@@ -14,7 +14,7 @@ import pytest
 from procbackground import Manager, Outcome, Task, TaskTimeoutError, TaskType, WorkerDiedError
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate, tell_gate
-from tests.support.scripts import run
+from tests.support.scripts import ENVIRONMENT, run
 from tests.support.tasks import failing, gated, looping, plain, surroundings
 from tests.support.tasks.failing import Flaky
 
@@ -214,3 +214,50 @@ def test_loops_that_were_forked_one_after_the_other_all_end_when_asked(make_mana
     assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
     assert manager.cancel(timeout=PATIENCE_S)
     assert all(loop.cancelled() for loop in loops)
+
+
+FORK_SERVER_DIES = """
+    import os, signal, sys, threading, time
+    from multiprocessing import forkserver
+    from procbackground import Manager, WorkerDiedError
+
+    if {has_thread} and __name__ != "__main__":
+        # So that no zygote is used: it must not fork with a thread.
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+    def hold(begun, end):
+        open(begun, "w").close()
+        while not os.path.exists(end):
+            time.sleep(0.005)
+        return os.getpid()
+
+    if __name__ == "__main__":
+        with Manager(1) as manager:
+            handle = manager.run(hold, "begun", "end")
+            while not os.path.exists("begun"):
+                time.sleep(0.005)
+            os.kill(forkserver._forkserver._forkserver_pid, signal.SIGKILL)
+            os.waitid(os.P_PID, forkserver._forkserver._forkserver_pid, os.WEXITED | os.WNOWAIT)
+            assert manager.processes()[0].task is handle.task
+            open("end", "w").close()
+            pid = handle.result(20)
+            assert manager.run(os.getpid).result(20) == pid
+            os.unlink("begun"), os.unlink("end")
+            handle = manager.run(hold, "begun", "end")
+            while not os.path.exists("begun"):
+                time.sleep(0.005)
+            os.kill(pid, signal.SIGKILL)
+            error = handle.exception(20)
+            assert isinstance(error, WorkerDiedError), error
+            assert manager.run(os.getpid).result(20) != pid
+        print(error.exit_code)
+"""
+
+
+@pytest.mark.parametrize(("platform", "has_thread"), [("portable", False), ("", True)])
+def test_the_death_of_the_fork_server_is_not_that_of_its_workers(tmp_path, monkeypatch, platform, has_thread):
+    monkeypatch.setitem(ENVIRONMENT, "PROCBACKGROUND_PLATFORM", platform)
+    monkeypatch.chdir(tmp_path)
+    done = run(FORK_SERVER_DIES.format(has_thread=has_thread), folder=tmp_path)
+    # The fork server would have known the exit code.
+    assert done.stdout == "None\n", done.stderr

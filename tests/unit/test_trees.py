@@ -5,6 +5,7 @@ from __future__ import annotations
 import _ctypes
 import ctypes
 import errno
+import importlib
 import os
 import subprocess
 import sys
@@ -56,6 +57,22 @@ CHILD_OF_CHILD = (
 )
 
 
+FORKS = """
+import os
+held = bytearray(b"1") * (100 << 20)
+ready, write_fd = os.pipe()
+for _ in range(3):
+    if os.fork() == 0:
+        os.write(write_fd, b".")
+        os.read(0, 1)
+        os._exit(0)
+for _ in range(3):
+    os.read(ready, 1)
+print(1, flush=True)
+os.read(0, 1)
+"""
+
+
 @linux
 def test_a_look_finds_descendants_and_follows_them_until_they_end():
     from procbackground._platform.trees_linux import Trees, cpu_seconds, survey
@@ -85,6 +102,25 @@ def test_a_look_finds_descendants_and_follows_them_until_they_end():
     assert cpu_seconds(process.pid) is None
     trees.close()
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+@linux
+@pytest.mark.parametrize("module", ["trees_linux", "trees_portable"])
+def test_pages_that_forks_share_count_once(module):
+    trees = importlib.import_module(f"procbackground._platform.{module}")
+    with subprocess.Popen([sys.executable, "-S", "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        figures = trees.survey([process.pid])[process.pid]
+        assert len(figures.members) == 4
+        assert figures.rss_bytes > 400 << 20
+        assert 100 << 20 < trees.held_bytes(figures) < 200 << 20
+        alone = Figures(7, 1.0, 1.0, {process.pid: 7})  # of a single process it is not asked
+        assert trees.held_bytes(alone) == 7
+        process.stdin.close()
+    gone = Figures(9, 1.0, 1.0, {process.pid: 4, 2**22 + 1: 5})
+    assert trees.held_bytes(gone) == 5  # what the largest of them held at the latest look
 
 
 @linux

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -84,3 +85,24 @@ def fill_disk(folder: str) -> None:
                 file.write(bytes(MIB))
     finally:
         os.unlink(path)
+
+
+def share_with_forks(address: Address, size: int, forks: int, writes: bool) -> int:
+    """Hold `size` bytes, which forks share, or copy because they write to them; stop at the gate meanwhile."""
+    held = bytearray(b"\x01") * size
+    children = []
+    for _ in range(forks):
+        pid = os.fork()
+        if pid == 0:
+            if writes:
+                held[::4096] = b"\x02" * len(held[::4096])
+            time.sleep(60)
+            os._exit(0)
+        children.append(pid)
+    try:
+        stop_at_gate(address)
+    finally:
+        for pid in children:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+    return len(held)
