@@ -38,7 +38,8 @@ class Attempt:
             of it and the processes below it, measured by the manager in steps of 10 ms; None if unknown.
         peak_memory: highest resident size of the process so far (`ru_maxrss`), in bytes; measured as `cpu_seconds`.
             If the process died or was stopped: the highest measured size of its tree; None if it was not measured
-            (it is measured before each stop, and repeatedly for a `memory_limit` or an observer).
+            (it is measured before each stop, and repeatedly for a `memory_limit` or an observer). Of a tree of several
+            processes, pages that they share count once, as in `ProcessInfo.rss`.
     """
 
     number: int
@@ -88,8 +89,11 @@ class ProcessInfo:
     """One worker process at one moment.
 
     Attributes: `pid`; `task` and `attempt`, None while idle; `since`, the `time.time()` at which it began what it
-    does now; `rss` in bytes and `cpu_percent` (mean since the start; 100 is one core), both summed over the process
-    and its descendants, from /proc, or from `psutil` where there is none.
+    does now; `rss` in bytes and `cpu_percent` (mean since the start; 100 is one core), both of the process and its
+    descendants, from /proc, or from `psutil` where there is none. `rss` of a single process is its resident size. Of
+    several, pages that they share after a fork count once: it is the sum of their proportional shares (`Pss` of
+    /proc/PID/smaps_rollup, `psutil`'s `pss` or `uss`), or the resident size of the largest if that is more. Reading it
+    takes the kernel 20 to 50 ms for each GiB.
     """
 
     pid: int

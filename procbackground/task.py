@@ -42,7 +42,8 @@ class Task(Generic[R]):
         timeout: seconds that one attempt (a loop's iteration) may run; then its process tree is stopped.
         deadline: seconds that the task may take from `run_task` on, with queueing, attempts and waits.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled; it runs on.
-        memory_limit: bytes (or "512MiB") that the attempt's process tree may hold.
+        memory_limit: bytes (or "512MiB") that the attempt's process tree may hold: the resident size of its process,
+            and of all that it has started. Pages that they share after a fork count once. See `ProcessInfo.rss`.
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.

@@ -198,9 +198,11 @@ def test_a_task_that_allocates_at_full_speed_is_reached_before_it_is_far(manager
     assert min(attempt.peak_memory for attempt in handle.attempts) <= max(1.25 * limit, limit + 128 * MIB)
 
 
-@pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the groups of /proc")
-def test_a_process_that_has_left_its_parent_counts_too(manager):
-    handle = manager.run_task(Task(hoarding.hog_as_an_orphan, args=(1 << 30,), memory_limit=300 * MIB))
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the groups and marks of /proc")
+@pytest.mark.parametrize("new_session", [False, True])
+def test_a_process_that_has_left_its_parent_counts_too(manager, new_session):
+    task = Task(hoarding.hog_as_an_orphan, args=(1 << 30, new_session), memory_limit=300 * MIB)
+    handle = manager.run_task(task)
     assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
 
 
@@ -228,7 +230,8 @@ def test_a_killed_attempt_says_what_it_was_seen_to_hold(manager, gate):
 
 def test_what_forks_share_counts_once(manager, gate):
     """Four processes of 120 MiB hold 480 MiB only if each counts for itself."""
-    handle = manager.run_task(Task(hoarding.share_with_forks, args=(gate.address, 120 * MIB, 3, False), memory_limit="300MiB"))
+    task = Task(hoarding.share_with_forks, args=(gate.address, 120 * MIB, 3, False), memory_limit="300MiB")
+    handle = manager.run_task(task)
     pid = gate.wait_for_arrival()
     wait_until(lambda: View(manager).most_memory_seen > 120 * MIB, "the monitor has seen it")
     (info,) = (info for info in manager.processes() if info.pid == pid)

@@ -102,7 +102,7 @@ class Follower:
     def _survey(self, roots: Collection[int]) -> None:
         began_s = time.thread_time()
         try:
-            for root, tree in members_of(self._read_table(), roots).items():
+            for root, tree in members_of(self._read_table(roots), roots).items():
                 self._trees[root].update(tree)
         except OSError:
             pass  # no descriptor is left: the next survey may get one
@@ -145,6 +145,8 @@ class Follower:
         """Drop what is kept about a process that no tree contains any more."""
         raise NotImplementedError
 
-    def _read_table(self) -> Mapping[int, Row]:
-        """Return all processes, with their parents and groups. Raises: `OSError` when no descriptor is left."""
+    def _read_table(self, roots: Collection[int]) -> Mapping[int, Row]:
+        """Return all processes, with their parents and groups; a root stands for the group of what is known to be its.
+
+        Raises: `OSError` when no descriptor is left."""
         raise NotImplementedError

@@ -10,9 +10,11 @@ import os
 import time
 from collections.abc import Collection
 
+from procbackground._platform.marks import read_mark
 from procbackground._platform.trees import Figures, Follower, Row, figures_of, members_of
 
 _STAT_BYTES = 1024
+MOMENT_S = 1.0  # between the readings of two ages, at most
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
@@ -52,13 +54,13 @@ class Trees(Follower):
         if fd is not None:
             os.close(fd)
 
-    def _read_table(self) -> dict[int, Row]:
-        return read_table()
+    def _read_table(self, roots: Collection[int]) -> dict[int, Row]:
+        return read_table(roots)
 
 
 def survey(roots: Collection[int]) -> dict[int, Figures]:
     """Return the figures of each root's tree, from one survey of the process table; roots that ended are left out."""
-    table = read_table()
+    table = read_table(roots)
     return {root: figures_of(table, tree, root) for root, tree in members_of(table, roots).items()}
 
 
@@ -95,14 +97,25 @@ def cpu_seconds(pid: int) -> float | None:
     return None if row is None else row.cpu_s
 
 
-def read_table() -> dict[int, Row]:
-    """Return all processes. Raises: `OSError` when no descriptor is left."""
+def read_table(roots: Collection[int]) -> dict[int, Row]:
+    """Return all processes, those with the mark of a root as members of its group.
+
+    So an orphan in a session of its own is found. Raises: `OSError` when no descriptor is left.
+    """
     table = {}
     for name in os.listdir("/proc"):
         if name.isdecimal():
             row = _read_once(int(name))
             if row is not None:
                 table[row.pid] = row
+    root_of_mark = {mark: root for root in roots if root in table and (mark := read_mark(root))}
+    if root_of_mark:
+        oldest_s = MOMENT_S + max(table[root].age_s for root in root_of_mark.values())
+        for row in list(table.values()):
+            if row.age_s <= oldest_s and row.pid not in roots and row.group not in roots:
+                root = root_of_mark.get(read_mark(row.pid))
+                if root is not None:
+                    table[row.pid] = row._replace(group=root)
     return table
 
 

@@ -39,7 +39,7 @@ class Trees(Follower):
     def _release(self, pid: int) -> None:
         self._processes.pop(pid, None)
 
-    def _read_table(self) -> dict[int, Row]:
+    def _read_table(self, roots: Collection[int]) -> dict[int, Row]:
         return _parents()
 
 

@@ -127,7 +127,8 @@ class Exits:
 
     @property
     def next_due_s(self) -> float:
-        looks_s = [each.look_s for each in (*self.awaited.values(), *self._unwatched.values())]
+        looks_s = [each.look_s for each in self.awaited.values()]
+        looks_s += [each.look_s for each in self._unwatched.values()]
         return min(looks_s, default=float("inf"))
 
     def look(self, now_s: float) -> None:

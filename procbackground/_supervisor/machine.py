@@ -1,4 +1,4 @@
-"""CPUs and free memory of the machine, within the limits of the container, and the kernel's kills for want of memory."""
+"""CPUs and free memory, within the limits of the container, and the kernel's kills for want of memory."""
 
 from __future__ import annotations
 

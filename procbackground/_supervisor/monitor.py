@@ -4,9 +4,9 @@ The monitor's thread sleeps while no running task has a limit, no observer wants
 `min_free_memory`. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
 hundredth of a core: the pause after a measurement is in proportion to the measurement's cost.
 
-The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each. While it
-is below the limit, so is the tree. Above it, and now and then for the peak, what the tree really holds is measured: see
-`held_bytes` of the platform.
+The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each. While
+it is below the limit, so is the tree. Above it, and now and then for the peak, what the tree really holds is measured:
+see `held_bytes` of the platform.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ FAST_BYTES_S = 4 << 30  # assumed rate of allocation: no measurement before a tr
 SAMPLE_S = 0.25  # between two samples for observers
 FREE_MEMORY_S = 0.05  # between two readings of the free memory
 COST_SHARE = 250  # the pause is at least this many times the CPU time of a measurement
-# The same between two measurements without shared pages while the sum with them is over the limit: a twentieth of a core.
-# Processes that write to shared pages make the tree grow, and the sum does not show it.
+# The same for what a tree really holds, while the sum is over the limit: a twentieth of a core. A process that writes
+# to shared pages makes the tree grow, and the sum does not show it.
 CLOSE_SHARE = 20
 HASTY_SHARE = 2  # and while the growth of the sum may have brought the tree over its limit
 
@@ -62,13 +62,13 @@ class _Record:
         self.cpu_before_s = cpu_before_s
         self.cpu_s = cpu_before_s
         self.peak_bytes = 0
-        # The latest measurement without shared pages, the sum with them at that time, when, and its CPU time.
+        # What the tree really held when that was last measured, the sum of RSS then, when, and the CPU time it took.
         self.held_bytes = self.rss_bytes = 0
         self.held_seen_s = -NO_LIMIT
         self.held_cost_s = 0.0
 
     def measure(self, seen: Figures, limit_bytes: int) -> int:
-        """Return what a tree holds, measured without its shared pages as often as the costs allow."""
+        """Return what a tree holds, shared pages once, as it was when the costs last allowed to measure it."""
         if len(seen.members) == 1:
             return seen.rss_bytes
         share = COST_SHARE
@@ -142,7 +142,7 @@ class Monitor:
     def note(self, worker: Worker, sequence: int, figures: Figures, limit_bytes: int | None = None) -> int:
         """Record the figures of the worker's tree during its request number `sequence`; return what the tree holds.
 
-        Without a limit `figures` are free of shared pages already.
+        Without a limit, pages that are shared count once in `figures` already.
         """
         record = self._records.get(worker)
         if record is None or record.sequence != sequence:

@@ -42,7 +42,7 @@ class Warden:
     def start(self) -> None:
         """Start it, at the first call only. Called in the starter's thread.
 
-        Without it one thing does not work: what left its worker's group outlives the worker, and a SIGKILL of the parent.
+        Without it one thing does not work: what left its worker's group outlives the worker, and a killed parent.
         """
         if self._was_tried:
             return

@@ -1,10 +1,10 @@
 """The warden: ends what directly started workers leave behind, when they end and when the manager's process does.
 
-A program of its own, which loads nothing but two modules of `_platform`, by their paths. The processes that a worker has
-started are recognised by the worker's mark (see `_platform.marks`), or are found below it while it lives. So the workers
-outlive the manager's process for a moment: the warden holds the life pipe open, ends all processes below the workers,
-and then exits. That closes the life pipe, and the kernel ends the workers. If the warden dies first, only the manager's
-process holds the pipe, as if there were no warden.
+A program of its own, which loads nothing but two modules of `_platform`, by their paths. It recognises the processes
+that a worker has started by the worker's mark (see `_platform.marks`); those without one are found below the worker
+while it lives. So the workers may outlive the manager's process for a moment: the warden holds the life pipe open, ends
+what it finds, and then exits. That closes the life pipe, and the kernel ends the workers that are left. If the warden
+dies first, only the manager's process holds the pipe, as if there were no warden.
 
 A zygote does the same for its workers, as their parent. A warden is started beside it only once a zygote has died and
 left workers.
@@ -48,7 +48,8 @@ class Page:
 
     def _column(self, word: int) -> set[int]:
         words = memoryview(os.pread(self._fd, os.fstat(self._fd).st_size, 0)).cast("Q")
-        return {*words[word :: self._words_per_line].tolist()} - {0}
+        column: list[int] = words[word :: self._words_per_line].tolist()
+        return {*column} - {0}
 
 
 class Warden:
@@ -84,8 +85,8 @@ class Warden:
         return {pid for pid, mark in found.items() if mark not in living}
 
     def _everything(self) -> set[int]:
-        below = {pid for worker in self._page.pids() for pid, _ in self._linux.descendants(worker)}
-        return below | self._marks.find_family(self._family).keys()
+        marked: dict[int, int] = self._marks.find_family(self._family)
+        return {*marked, *(pid for worker in self._page.pids() for pid, _ in self._linux.descendants(worker))}
 
     def _end_all(self, find: Any, patience_s: float) -> None:
         """Kill what `find` finds until nothing of that lives: processes may start others until they are gone."""

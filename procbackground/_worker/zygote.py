@@ -23,9 +23,9 @@ import time
 import warnings
 
 from procbackground import _platform
-from procbackground._worker.deputy import Deputy, Handover
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE
+from procbackground._worker.deputy import Deputy, Handover
 from procbackground._worker.descendants import end_all_below, end_with_parent
 from procbackground._worker.forker import (
     CLOSE,
@@ -199,7 +199,8 @@ class _Zygote(Forker):
 
         Processes that the dying ones still start are adopted next, and the SIGCHLD of the dead brings another look.
         """
-        living = {marks.helper_mark(self._family), *self._worker.words[MARK : self._lines * WORDS_PER_LINE : WORDS_PER_LINE].tolist()}
+        words = self._worker.words[MARK : self._lines * WORDS_PER_LINE : WORDS_PER_LINE]
+        living = {marks.helper_mark(self._family), *words.tolist()}
         for pid in (adopted, *(pid for pid, _ in _platform.descendants(adopted))):
             mark = marks.read_mark(pid)
             if marks.family_of(mark) == self._family and mark not in living:

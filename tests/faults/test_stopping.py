@@ -61,9 +61,7 @@ def test_14_grandchild_of_a_stopped_task(scene, gate, fault):
 
 
 @pytest.mark.parametrize("fault", ["grandchild", "grandchild in a session"])
-def test_14_grandchild_of_a_worker_that_was_killed(make_scene, method, gate, fault):
-    if method == "spawn" and fault != "grandchild":
-        pytest.skip("an orphan in a session of its own is init's then; only what is stopped by us is searched first")
+def test_14_grandchild_of_a_worker_that_was_killed(make_scene, gate, fault):
     scene = make_scene()
     guilty = scene.strike(fault)
     grandchild = gate.wait_for_label()

@@ -108,7 +108,8 @@ def test_a_look_finds_descendants_and_follows_them_until_they_end():
 @pytest.mark.parametrize("module", ["trees_linux", "trees_portable"])
 def test_pages_that_forks_share_count_once(module):
     trees = importlib.import_module(f"procbackground._platform.{module}")
-    with subprocess.Popen([sys.executable, "-S", "-c", FORKS], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+    command = [sys.executable, "-S", "-c", FORKS]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdout.readline()

@@ -58,9 +58,10 @@ def hog_in_a_grandchild(size: int, in_a_thread: bool = False) -> None:
         start()
 
 
-def hog_as_an_orphan(size: int) -> None:
+def hog_as_an_orphan(size: int, new_session: bool = False) -> None:
     """Have a process do the same whose parent, started by us, ends at once."""
-    code = "import subprocess, sys; subprocess.Popen([sys.executable, '-S', '-c', *sys.argv[1:]])"
+    popen = f"Popen([sys.executable, '-S', '-c', *sys.argv[1:]], start_new_session={new_session})"
+    code = f"import subprocess, sys; subprocess.{popen}"
     subprocess.run([sys.executable, "-S", "-c", code, HOG, str(size)], check=True)
     time.sleep(30)
 
