@@ -204,7 +204,10 @@ class _Zygote(Forker):
         for pid in (adopted, *(pid for pid, _ in _platform.descendants(adopted))):
             mark = marks.read_mark(pid)
             if marks.family_of(mark) == self._family and mark not in living:
-                _platform.send_signal(None, pid, signal.SIGKILL)
+                try:
+                    _platform.send_signal(None, pid, signal.SIGKILL)
+                except PermissionError:
+                    pass  # of another user, by a set-user-ID program
 
     # -- imports -------------------------------------------------------------------------------------------
 
