@@ -7,8 +7,14 @@ can leave their inner lock held for ever. What is here rests on raw locks and on
 from __future__ import annotations
 
 import threading
+import time
 from _thread import LockType, allocate_lock
 from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import asyncio
 
 
 def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
@@ -56,3 +62,105 @@ class Latch:
             self._waiting.remove(lock)
         except ValueError:
             pass  # removed by the other of the two, waiter and `set`
+
+
+class Sleeper(Protocol):
+    """Who waits: a held lock, or something that behaves like one."""
+
+    def release(self) -> object:
+        """Wake it."""
+        ...
+
+
+class Bell:
+    """Wakes those who wait for something to become true, threads and asyncio tasks, as often as it does.
+
+    Whoever makes it true rings afterwards. While `sleepers` is empty nobody waits, and the ring may be left out.
+    """
+
+    __slots__ = ("sleepers",)
+
+    def __init__(self) -> None:
+        self.sleepers: list[Sleeper] = []
+
+    def ring(self, sleepers: list[Sleeper] | None = None) -> None:
+        """Let all who wait look again. Takes no lock, so that finalizers may call it.
+
+        With `sleepers`, they are added to that list, and the caller releases them.
+        """
+        for sleeper in self.sleepers[:]:
+            if sleepers is None:
+                sleeper.release()  # before it leaves the list: an exception in between costs nobody the wake-up
+            else:
+                sleepers.append(sleeper)
+            self._remove(sleeper)
+
+    def wait(self, is_so: Callable[[], bool], until_s: float | None = None) -> bool:
+        """Wait until `is_so()`, or the monotonic time `until_s`; return whether it is so."""
+        while not is_so():
+            sleeper = _Thread()
+            try:
+                self.sleepers.append(sleeper)  # before the look: either we see it, or the ring sees us
+                if is_so():
+                    return True
+                timeout_s = None if until_s is None else until_s - time.monotonic()
+                if not acquire_within(sleeper.lock, timeout_s):
+                    return is_so()
+            finally:
+                self._remove(sleeper)
+        return True
+
+    async def wait_in_loop(self, is_so: Callable[[], bool]) -> None:
+        """Wait until `is_so()`, in a task of asyncio."""
+        while not is_so():
+            sleeper = _AsyncTask()
+            try:
+                self.sleepers.append(sleeper)
+                if not is_so():
+                    await sleeper.woken
+            finally:
+                self._remove(sleeper)
+
+    def _remove(self, sleeper: Sleeper) -> None:
+        try:
+            self.sleepers.remove(sleeper)
+        except ValueError:
+            pass  # removed by the other of the two
+
+
+class _Thread:
+    """A thread that waits."""
+
+    __slots__ = ("lock",)
+
+    def __init__(self) -> None:
+        self.lock: LockType = allocate_lock()
+        self.lock.acquire()
+
+    def release(self) -> None:
+        try:
+            self.lock.release()
+        except RuntimeError:
+            pass  # two rang at once
+
+
+class _AsyncTask:
+    """A task of asyncio that waits."""
+
+    __slots__ = ("_loop", "woken")
+
+    def __init__(self) -> None:
+        import asyncio
+
+        self._loop = asyncio.get_running_loop()
+        self.woken: asyncio.Future[None] = self._loop.create_future()
+
+    def release(self) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._wake)  # it never blocks, so any thread may do it
+        except RuntimeError:
+            pass  # the loop is closed: nobody waits any more
+
+    def _wake(self) -> None:
+        if not self.woken.done():
+            self.woken.set_result(None)

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from procbackground._state import fleet
-from procbackground._submit.map.mapper import AdaptingMapper
+from procbackground._submit.map.adapting import AdaptingMapper
 from procbackground._supervisor import exits, machine, stacks, supervisor, zygote
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager

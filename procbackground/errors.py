@@ -100,6 +100,17 @@ class UnknownTaskTypeError(ProcbackgroundError, ValueError):
     """The type of a task is no `TaskType`."""
 
 
+class QueueFullError(ProcbackgroundError, RuntimeError):
+    """As many tasks wait as `max_pending` allows, and the manager has `when_full="raise"`. The task was not taken.
+
+    Attributes: `max_pending`, the limit.
+    """
+
+    def __init__(self, message: str = "", *, max_pending: int = 0, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.max_pending = max_pending
+
+
 class RemoteTraceback(Exception):
     """The traceback of the child, as text: the `__cause__` of an exception that a task raised."""
 

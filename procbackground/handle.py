@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from procbackground._sync import acquire_within
+from procbackground._sync import Sleeper, acquire_within
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
 
@@ -186,6 +186,17 @@ class TaskHandle(Future[R]):
         job = self._job
         return None if job is None or self._state in _DONE else self._owner.stack_of(job)
 
+    def __repr__(self) -> str:
+        state = self._state
+        text = "running" if self.running() else state.lower()
+        if state == CANCELLED_AND_NOTIFIED:
+            text = "cancelled"
+        elif state == FINISHED:
+            error = self._exception
+            kind = type(self._result if error is None else error).__name__
+            text = f"finished {'returned' if error is None else 'raised'} {kind}"
+        return f"<{type(self).__name__} at {id(self):#x} state={text}>"
+
     def running(self) -> bool:
         """Whether an attempt is in a process now."""
         job = self._job
@@ -277,7 +288,7 @@ class TaskHandle(Future[R]):
         state: str,
         result: Any,
         exception: BaseException | None,
-        sleepers: list[_thread.LockType] | None = None,
+        sleepers: list[Sleeper] | None = None,
     ) -> bool:
         """Store the outcome and wake the threads that wait; return whether there are callbacks to run.
 

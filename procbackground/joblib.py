@@ -133,7 +133,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         # The batch is an argument, not the function: large parts of it are sent in memory files, as arguments are.
         task = Task(_run_batch, args=(func,), name=_name_of(func))
         # In a copy: two threads may not be in one context at a time.
-        handle: TaskHandle[Any] = self._call_context.copy().run(self._manager.run_task, task)
+        handle: TaskHandle[Any] = self._call_context.copy().run(_run_when_there_is_room, self._manager, task)
         self._out.add(handle)
         handle.add_done_callback(self._out.discard)
         if callback is not None:
@@ -157,6 +157,16 @@ def register(make_default: bool = False) -> None:
         make_default: what names no backend runs here, too.
     """
     register_parallel_backend("procbackground", _Backend, make_default=make_default)
+
+
+def _run_when_there_is_room(manager: Manager, task: Task[Any]) -> TaskHandle[Any]:
+    """Do as `Manager.run_task`, but wait for room in a full queue, whatever `when_full` says.
+
+    joblib bounds by itself what it gives, and a refusal would end the call.
+    """
+    handle: TaskHandle[Any] = TaskHandle(manager._supervisor, None, task)
+    manager._submitter.waiting_for_room().submit_task(handle, task)
+    return handle
 
 
 def _run_batch(batch: Callable[[], Any]) -> Any:

@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from procbackground._compat import ExecutorInternals
 from procbackground._state.job import Job
 from procbackground._submit import checks
+from procbackground._submit.bulk import BulkCalls
 from procbackground._submit.closing import closing_on_signals, register_for_exit
-from procbackground._submit.map.mapper import start_map
 from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
-from procbackground._submit.stream import Stream
 from procbackground._supervisor.machine import usable_cpus
 from procbackground._supervisor.supervisor import Supervisor, close_all_at_exit
 from procbackground._wire import frames as wire
@@ -40,8 +38,10 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-class _FrontDoor(Executor):
+class _FrontDoor(BulkCalls):
     """The calls that a manager and its `options(...)` views have in common: those that run tasks."""
+
+    _supervisor: Supervisor
 
     def __init__(self, supervisor: Supervisor, submitter: Submitter, max_workers: int) -> None:
         self._supervisor = supervisor
@@ -54,8 +54,8 @@ class _FrontDoor(Executor):
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Run `fn(*args, **kwargs)` once in a child process and return its handle. Safe from any thread.
 
-        Blocks while `max_pending` tasks wait already.
-        Raises (now): `ManagerClosedError`, `InitializerError`.
+        Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`.
+        Raises (now): `ManagerClosedError`, `InitializerError`, `QueueFullError`.
         Fails with (later): what the function raised, with the child's traceback as its cause;
         `SerializationError`, naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`;
         `WorkerDiedError`.
@@ -89,62 +89,14 @@ class _FrontDoor(Executor):
     def run_task(self, task: Task[R]) -> TaskHandle[R]:
         """Run `task` under its own limits, or in iterations if it is a loop; return its handle. Safe from any thread.
 
-        Blocks while `max_pending` tasks wait already. A loop given to a manager whose loops were cancelled is
-        cancelled at once.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`.
+        Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`. A loop given to a
+        manager whose loops were cancelled is cancelled at once.
+        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`.
         Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
         """
         handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
         self._submitter.submit_task(handle, task)
         return handle
-
-    def map(
-        self,
-        fn: Callable[..., R],
-        *iterables: Iterable[Any],
-        timeout: float | None = None,
-        chunksize: int | None = None,
-        buffersize: int | None = None,
-    ) -> Iterator[R]:
-        """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
-
-        The items are taken and sent at once; with `buffersize` only that many ahead of the results taken.
-        `chunksize` items are sent together; by default as many as make one to five milliseconds of work. If items
-        turn out slower than those before, those of a chunk that have not begun are sent again in smaller chunks. An
-        item that raises, times out or kills its worker fails alone, whichever chunk it was in: the iterator raises its
-        error when it is that item's turn. Items of one chunk that ran in the milliseconds before a death run again;
-        with a chunk size of 1 none does.
-
-        Args:
-            timeout: seconds from now within which each result must be there; `TimeoutError` past that.
-        Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
-        """
-        checks.check_map(fn, chunksize, buffersize)
-        return start_map(
-            self._submitter,
-            fn,
-            iterables,
-            timeout_s=timeout,
-            chunksize=1 if self._supervisor.is_inline else chunksize,
-            buffersize=buffersize,
-            workers=self._max_workers,
-            is_apart=bool(self._submitter.fields.get("isolate")) or self._supervisor.tells_tasks,
-            keeper=self,
-        )
-
-    def stream(
-        self, tasks: Iterable[Task[R]], *, ordered: bool = False, buffersize: int | None = None
-    ) -> Stream[R]:
-        """Run the tasks of an iterable, pulled lazily, and yield each one's handle once it is done.
-
-        At most `buffersize` tasks (by default, 32 for each worker) are submitted and not yet yielded: the way to run
-        ten million tasks in flat memory. With `ordered` the handles come in the order of the tasks, else as they are
-        done. Leaving the iteration early cancels the submitted tasks. Works in `for` and, without blocking the event
-        loop, in `async for`. If the iterable raises, the submitted tasks are yielded first, then that is raised.
-        """
-        checks.check_buffersize(buffersize)
-        submit_task = self._submitter.submit_task
-        return Stream(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
 
     def options(self, **task_fields: Unpack[TaskFields]) -> Options:
         """Return a view on this manager whose calls run under the given fields of `Task`.
@@ -191,8 +143,10 @@ class Manager(_FrontDoor, ExecutorInternals):
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
         memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
-        max_pending: tasks that may wait; `run` and `run_task` block while there are that many, first come, first
-            served. In a thread with a running event loop they never block: there awaiting the handle is the wait.
+        max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
+        when_full: what `run` and `run_task` do while `max_pending` tasks wait: "wait" blocks, first come, first
+            served, except in a thread with a running event loop, where awaiting the handle is the wait and the queue
+            grows; "raise" raises `QueueFullError`, in an event loop too.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
@@ -233,6 +187,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         stalled_threshold: float | None = None,
         memory_limit: int | str | None = None,
         max_pending: int | None = None,
+        when_full: Literal["wait", "raise"] = "wait",
         grace: float = 5.0,
         start_timeout: float = 60.0,
         min_free_memory: int | str | None = None,
@@ -246,6 +201,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         inline: bool = False,
     ) -> None:
         checks.check_workers(max_workers, mp_context, initializer, max_tasks_per_child, max_pending, grace)
+        checks.check_when_full(when_full)
         check_duration("start_timeout", start_timeout)
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         carrier = checks.carrier_of(context)
@@ -271,6 +227,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             observers=observers,
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
+            refuses_when_full=when_full == "raise",
             grace_s=grace,
             start_timeout_s=start_timeout,
             min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),

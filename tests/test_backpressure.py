@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
+import pickle
 import threading
 import tracemalloc
 
 import pytest
 
-from procbackground import ManagerClosedError, Task
+from procbackground import Manager, ManagerClosedError, QueueFullError, Task
 from procbackground._testing import View
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -134,3 +136,84 @@ def test_a_map_goes_on_in_a_manager_with_little_room(make_manager):
     manager = make_manager(max_pending=1)
     assert list(manager.map(plain.square, range(300))) == [number * number for number in range(300)]
     assert list(manager.map(plain.square, range(50), chunksize=3)) == [number * number for number in range(50)]
+
+
+# -- when_full="raise" --------------------------------------------------------------------------------------
+
+
+def held_and_full(make_manager, gate, **options):
+    """Return a manager whose one worker is held and whose queue has all of its 2 places taken, and the handles."""
+    manager = make_manager(max_workers=1, max_pending=2, when_full="raise", **options)
+    held = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    return manager, [held, *(manager.run(plain.square, number) for number in range(2))]
+
+
+def test_a_full_queue_refuses_and_takes_again_when_there_is_room(make_manager, gate):
+    manager, handles = held_and_full(make_manager, gate)
+    for give in (manager.run, manager.submit, manager.options(retry=2).run):
+        with pytest.raises(QueueFullError, match="max_pending") as caught:
+            give(plain.square, 9)
+        assert (caught.value.max_pending, caught.value.task.args) == (2, (9,))
+    with pytest.raises(QueueFullError):
+        manager.run_task(Task(plain.square, args=(9,)))
+    assert manager.stats().added == 3
+    gate.open()
+    assert [handle.result(PATIENCE_S) for handle in handles] == [None, 0, 1]
+    assert manager.run(plain.square, 9).result(PATIENCE_S) == 81
+
+
+def test_a_full_queue_refuses_in_an_event_loop_too(make_manager, gate):
+    manager, handles = held_and_full(make_manager, gate)
+
+    async def main() -> list[object]:
+        with pytest.raises(QueueFullError):
+            await manager.run(plain.square, 9)
+        gate.open()
+        return await asyncio.gather(*handles)
+
+    assert asyncio.run(main()) == [None, 0, 1]
+
+
+def test_refused_callers_neither_wait_nor_lose_a_place(make_manager, gate):
+    """As many as fit are taken, of however many threads."""
+    manager = make_manager(max_workers=1, max_pending=5, when_full="raise")
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    taken, refused = [], []
+
+    def give() -> None:
+        for _ in range(10):
+            try:
+                taken.append(manager.run(plain.square, 3))
+            except QueueFullError as error:
+                refused.append(error)
+
+    threads = [threading.Thread(target=give) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert 5 <= len(taken) <= 5 + len(threads)  # between taking and using a credit a caller may be overlooked
+    assert len(taken) + len(refused) == 40
+    gate.open()
+    assert [handle.result(PATIENCE_S) for handle in taken] == [9] * len(taken)
+
+
+def test_streams_and_maps_wait_for_room_where_other_callers_are_refused(make_manager):
+    manager = make_manager(max_pending=1, when_full="raise")
+    squares = [number * number for number in range(50)]
+    tasks = (Task(plain.square, args=(number,)) for number in range(50))
+    assert [handle.result() for handle in manager.stream(tasks, ordered=True)] == squares
+    for options in ({}, {"chunksize": 1}, {"chunksize": 3}, {"buffersize": 5}):
+        assert list(manager.map(plain.square, range(50), **options)) == squares
+
+
+def test_an_unknown_word_for_a_full_queue_is_refused():
+    with pytest.raises(ValueError, match='"wait" or "raise"'):
+        Manager(when_full="drop")  # type: ignore[arg-type]
+
+
+def test_the_error_of_a_full_queue_survives_a_pipe():
+    error = pickle.loads(pickle.dumps(QueueFullError("full", max_pending=3)))
+    assert (type(error), str(error), error.max_pending) == (QueueFullError, "full", 3)

@@ -6,6 +6,7 @@ import asyncio
 import concurrent.futures
 import gc
 import random
+import re
 import threading
 import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Executor, Future
@@ -430,3 +431,23 @@ def test_no_reference_is_kept_to_a_failed_task(manager):
         return all(reference() is None for reference in references)
 
     wait_until(are_gone, "argument and handle are gone")
+
+
+def test_the_text_of_a_handle_agrees_with_running(make_manager, gate):
+    manager = make_manager(max_workers=1, grace=0.2)
+    running = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    queued = manager.run(pow, 2, 3)
+    assert (running.running(), queued.running()) == (True, False)
+    assert re.fullmatch(r"<TaskHandle at 0x[0-9a-f]+ state=running>", repr(running))
+    assert repr(queued).endswith("state=pending>")
+    assert "_condition" not in queued.__dict__  # looking costs nothing
+    gate.release(pid)
+    assert queued.result(timeout=PATIENCE_S) == 8
+    assert repr(queued).endswith("state=finished returned int>")
+    failed = manager.run(divmod, 1, 0)
+    failed.exception(timeout=PATIENCE_S)
+    assert repr(failed).endswith("state=finished raised ZeroDivisionError>")
+    cancelled = manager.run(stop_at_gate, gate.address)
+    assert cancelled.cancel()
+    assert repr(cancelled).endswith("state=cancelled>")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 from typing import Any
@@ -191,3 +192,34 @@ def test_callbacks_run_and_a_breakpoint_in_a_worker_says_what_to_do(manager, inl
     assert called == [16]
     with pytest.raises(RuntimeError, match="inline=True"):
         manager.run(breakpoint).result(timeout=PATIENCE_S)
+
+
+def test_streams_and_lazy_maps_run_in_the_thread_that_reads_them(make_manager):
+    manager = make_manager(inline=True)
+    me = threading.get_ident()
+
+    def tasks():
+        for _ in range(5):
+            assert threading.get_ident() == me
+            yield Task(threading.get_ident)
+
+    assert [handle.result() for handle in manager.stream(tasks(), buffersize=2)] == [me] * 5
+    assert [handle.result() for handle in manager.stream(tasks(), ordered=True)] == [me] * 5
+    assert list(manager.map(abs, iter([-1, 2, -3]), buffersize=2)) == [1, 2, 3]
+    assert list(manager.map(abs, iter([-1, 2, -3]), buffersize=2, chunksize=2)) == [1, 2, 3]
+    came = list(manager.map(abs, [-1, "two", 3], return_exceptions=True))
+    assert [type(value) for value in came] == [int, TypeError, int]
+
+
+def test_an_asynchronous_source_can_be_streamed_inline(make_manager):
+    manager = make_manager(inline=True)
+
+    async def tasks():
+        for number in range(4):
+            yield Task(abs, args=(-number,))
+
+    async def main():
+        plain = [handle.result() async for handle in manager.stream(Task(abs, args=(n,)) for n in range(4))]
+        return plain, [handle.result() async for handle in manager.stream(tasks(), buffersize=2)]
+
+    assert asyncio.run(main()) == ([0, 1, 2, 3], [0, 1, 2, 3])

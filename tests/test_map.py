@@ -16,7 +16,7 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 import pytest
 
 from procbackground import ManagerClosedError, SerializationError, Task, TaskTimeoutError, WorkerDiedError
-from procbackground._submit.map.mapper import AdaptingMapper
+from procbackground._submit.map.adapting import AdaptingMapper
 from procbackground._testing import View
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -595,3 +595,56 @@ def test_a_map_that_is_closed_amid_rows_that_were_left_runs_no_more_of_them(make
     results.close()
     assert manager.wait(timeout=PATIENCE_S)
     assert list(results) == []
+
+
+# -- return_exceptions --------------------------------------------------------------------------------------
+
+SHAPES = [{}, {"chunksize": 1}, {"chunksize": 3}, {"buffersize": 2}, {"buffersize": 2, "chunksize": 3}]
+EVERY_SHAPE = pytest.mark.parametrize("options", SHAPES, ids=str)
+
+
+def kinds(values):
+    return [type(value).__name__ if isinstance(value, BaseException) else value for value in values]
+
+
+@EVERY_SHAPE
+def test_errors_of_items_come_in_their_places(manager, options):
+    rows = [1, 2, -3, 4, "five", 6]
+    came = kinds(manager.map(failing.fail_if_negative, rows, return_exceptions=True, **options))
+    assert came == [1, 2, "Flaky", 4, "TypeError", 6]
+
+
+@EVERY_SHAPE
+def test_a_death_and_what_does_not_pickle_come_in_their_places(manager, options):
+    rows = ["a", "die", threading.Lock(), "b"]
+    came = kinds(manager.map(failing.die_if_told, rows, return_exceptions=True, **options))
+    assert came == ["a", "WorkerDiedError", "SerializationError", "b"]
+
+
+def test_a_timeout_of_an_item_comes_in_its_place_with_a_views_options(make_manager):
+    view = make_manager(grace=0.2).options(timeout=0.5)
+    came = kinds(view.map(plain.pause, [0.0, 60.0, 0.0], return_exceptions=True, chunksize=3))
+    assert came == [0.0, "TaskTimeoutError", 0.0]
+
+
+@pytest.mark.parametrize("options", [{}, {"chunksize": 1}, {"chunksize": 7}], ids=str)
+def test_every_item_of_a_map_that_is_cut_short_has_an_outcome(make_manager, gate, options):
+    manager = make_manager(max_workers=1, grace=0.2)
+    results = manager.map(stop_at_gate, [gate.address] * 50, return_exceptions=True, **options)
+    gate.wait_for_arrival()
+    manager.close(timeout=0)
+    assert kinds(results) == ["CancelledError"] * 50
+
+
+@EVERY_SHAPE
+def test_what_is_wrong_with_the_iteration_is_raised_all_the_same(make_manager, gate, options):
+    manager = make_manager(max_workers=1, grace=0.2)
+    with pytest.raises(TimeoutError):
+        list(manager.map(stop_at_gate, [gate.address], timeout=0.2, return_exceptions=True, **options))
+
+    def numbers():
+        yield 1
+        raise KeyError("no more")
+
+    with pytest.raises(KeyError):
+        list(manager.map(plain.square, numbers(), return_exceptions=True, **options))

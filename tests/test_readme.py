@@ -42,6 +42,8 @@ SHOWN = {
     "Inside a task": ["20 Progress(done=20"],
     "What a worker starts with": ["request 17 in / with 1 thread, batch"],
     "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
+    "Inputs that block": ["ONE\nTWO\n"],
+    "Backpressure": ["True the queue is full: 2 tasks wait"],
     "Closing": ["1024", "True CloseReport("],
     "asyncio": ["1024", "the sleeping process is stopped"],
     "As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
@@ -74,7 +76,7 @@ def test_program_runs_as_pasted(heading, source, tmp_path):
     run = subprocess.run(
         [sys.executable, script],
         cwd=tmp_path,
-        stdin=subprocess.DEVNULL,
+        input="one\ntwo\n",
         capture_output=True,
         text=True,
         timeout=PATIENCE_S,

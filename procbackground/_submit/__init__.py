@@ -5,7 +5,9 @@ thread, unless a module says otherwise.
     setup       environment, thread caps, directory, niceness and CPUs of the workers
     carry       context variables that travel with tasks
     recipes     recipes (function and limits, shared by many calls) and jobs
+    bulk        the calls that run many tasks
     map         `Manager.map`: rows that travel in chunks
     stream      `Manager.stream`: tasks taken lazily
+    puller      the thread or asyncio task that takes them, ahead of the consumer; that of lazy maps, too
     closing     closes by a signal, and when the interpreter exits
 """

@@ -67,6 +67,12 @@ def check_workers(
         raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
 
 
+def check_when_full(when_full: str) -> None:
+    """Raise `ValueError` unless it is one of the two words."""
+    if when_full not in ("wait", "raise"):
+        raise ValueError(f'when_full must be "wait" or "raise", not {when_full!r}')
+
+
 def default_context() -> BaseContext:
     """Return the context of `forkserver` where it exists, else that of `spawn`."""
     import multiprocessing

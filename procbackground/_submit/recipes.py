@@ -22,6 +22,7 @@ from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_
 
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
+    from procbackground._submit.puller import Puller
 
 KEPT_RECIPES = 512
 # Other callables may have an equality of their own, or none; they get a recipe for each call.
@@ -30,10 +31,18 @@ _ONE_OFF = TaskType.ONE_OFF
 
 
 class Port(Owner, Protocol):
-    """What the caller's side needs of the supervisor."""
+    """What the caller's side needs of the supervisor.
 
-    def accept(self, job: Job) -> None:
-        """Take a one-off. Raises: `ManagerClosedError`, `InitializerError`."""
+    Attributes: `is_inline`, tasks run in the thread that gives them; `tells_tasks`, observers want to know of tasks.
+    """
+
+    is_inline: bool
+    tells_tasks: bool
+
+    def accept(self, job: Job, is_patient: bool = False) -> None:
+        """Take a one-off; wait for room if `is_patient`. Raises: `ManagerClosedError`, `InitializerError`; else
+        `QueueFullError`.
+        """
         ...
 
     def accept_loop(self, job: Job) -> None:
@@ -50,6 +59,18 @@ class Port(Owner, Protocol):
 
     def preload(self, module: str) -> None:
         """Have workers that start later import `module` first."""
+        ...
+
+    def attach(self, puller: Puller) -> None:
+        """End `puller` when the manager has closed. Raises: `ManagerClosedError`, `InitializerError`."""
+        ...
+
+    def detach(self, puller: Puller) -> None:
+        """It has ended."""
+        ...
+
+    def run_aside(self, act: Callable[[], None]) -> None:
+        """Call `act` in a thread in which no signal handler runs."""
         ...
 
 
@@ -92,6 +113,7 @@ class Submitter:
         self.defaults = defaults
         self.fields = fields
         self.carrier = carrier
+        self.is_patient: bool = False  # waits for room in the queue, also where the manager refuses others
         self.make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
         # By function, of calls under the manager's defaults. `Manager.run` looks here; all it finds is plain.
         self.call_recipes: dict[Any, Recipe] = {}
@@ -105,6 +127,13 @@ class Submitter:
         view._chunk_rows = self._chunk_rows
         return view
 
+    def waiting_for_room(self) -> Submitter:
+        """Return a submitter for streams and maps, which submit no faster than they are read, so none is refused."""
+        patient = object.__new__(Submitter)
+        patient.__dict__.update(self.__dict__)
+        patient.is_patient = True
+        return patient
+
     def in_present_context(self) -> Submitter:
         """Return a submitter whose calls have the values that the context variables have now."""
         if self.carrier is None:
@@ -112,7 +141,7 @@ class Submitter:
         frozen = Submitter(self.port, self.defaults, self.fields, self.carrier.frozen())
         # Recipes do not contain the values.
         frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
-        frozen._chunk_rows = self._chunk_rows
+        frozen._chunk_rows, frozen.is_patient = self._chunk_rows, self.is_patient
         return frozen
 
     # -- giving work ---------------------------------------------------------------------------------------
@@ -127,7 +156,7 @@ class Submitter:
             job = make_job(handle, recipe, args, kwargs)
             if isinstance(job, Job):  # as `_submit` does, whose call would cost a row of a map 3 %
                 handle._job = job
-                self.port.accept(job)
+                self.port.accept(job, self.is_patient)
             else:
                 self.reject(handle, recipe, job)
             return handle
@@ -176,7 +205,7 @@ class Submitter:
         if isinstance(job, SerializationError):
             raise job
         chunk._job = job
-        self.port.accept(job)
+        self.port.accept(job, self.is_patient)
 
     # -- what a map has learned ----------------------------------------------------------------------------
 
@@ -209,7 +238,7 @@ class Submitter:
         if recipe.is_loop:
             self.port.accept_loop(job)
         else:
-            self.port.accept(job)
+            self.port.accept(job, self.is_patient)
 
     def reject(self, handle: TaskHandle[Any], recipe: Recipe, error: SerializationError) -> None:
         """Fail a task that cannot be pickled, by way of the supervisor: it is counted, and observers see it."""

@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger("procbackground")
 
 MOMENT_S = 1.0  # for what must end and does not depend on tasks: observers, helpers
+PULLER_S = 0.1  # for the threads of streams; one that is in an iterable that blocks is there for good
+AN_OBSERVER = "an observer"  # in a report of what is left
 
 
 def finish(loop: Loop) -> None:
     """All workers are gone: close everything else, in the order in which it depends on each other."""
     left: list[str] = []
     is_ready = loop.is_ready
+    if not _end_pullers(loop):
+        left.append("the iterable of a stream or map, which has not returned")
     if is_ready:
         loop.launcher.close()
         loop.warden.close()
@@ -45,10 +49,20 @@ def finish(loop: Loop) -> None:
     if not loop.events.stop(MOMENT_S):
         if is_ready:  # else this thread is not one of `threading`, to which logging would add it for good
             warn_of_observer()
-        loop.report = make_report(loop, leftovers=leftovers, left=(*left, "an observer"))
+        loop.report = make_report(loop, leftovers=leftovers, left=(*left, AN_OBSERVER))
     if is_ready:
         close_descriptors(loop)
     loop.has_closed.set()
+
+
+def _end_pullers(loop: Loop) -> bool:
+    """Tell streams and lazy maps that nothing more is taken; return False if the user's iterable holds up a thread."""
+    pullers = list(loop.pullers)
+    for puller in pullers:
+        puller.end(loop.acceptance.closed_error())
+    until_s = time.monotonic() + PULLER_S
+    ended = [puller.join(max(0.0, until_s - time.monotonic())) for puller in pullers]
+    return all(ended)
 
 
 def warn_of_observer() -> None:
@@ -100,6 +114,8 @@ def crash(loop: Loop, error: BaseException) -> None:
     _try(loop.settler.note_all_settled)
     if loop.gate is not None:
         _try(loop.gate.refuse_line, acceptance.failure_error)
+    for puller in list(loop.pullers):
+        _try(puller.end, acceptance.failure_error())
     _try(loop.inbox.end, loop.intake.refuse_late)
     _try(loop.stacks.abandon)
     workers = list(loop.scheduler.workers)
@@ -164,6 +180,8 @@ def abandon_in_fork(loop: Loop) -> None:
         job.handle._abandon()
     if loop.gate is not None:
         loop.gate.abandon(error)
+    for puller in list(loop.pullers):
+        puller.abandon(error)
     is_open = loop.is_ready and not loop.has_closed.is_set
     loop.has_drained.set()
     loop.has_closed.set()

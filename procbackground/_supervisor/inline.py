@@ -14,7 +14,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from multiprocessing.context import BaseContext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbackground import context
 from procbackground._state.fleet import Worker
@@ -26,6 +26,9 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
 from procbackground.context import Context
 from procbackground.report import CloseReport, Outcome, ProcessInfo, Progress, Stats
+
+if TYPE_CHECKING:
+    from procbackground._submit.puller import Puller
 
 CLOSE_S = 1.0  # for observers to take their last events
 
@@ -88,7 +91,7 @@ class InlineSupervisor:
 
     # -- giving work ---------------------------------------------------------------------------------------
 
-    def accept(self, job: Job) -> None:
+    def accept(self, job: Job, is_patient: bool = False) -> None:
         """Run the job, to its end, with its retries. Raises: `ManagerClosedError`, `InitializerError`."""
         self._open()
         self._take_in(job)
@@ -120,6 +123,16 @@ class InlineSupervisor:
 
     def preload(self, module: str) -> None:
         """There is nobody to load it for."""
+
+    def attach(self, puller: Puller) -> None:
+        """Refuse it if the manager is closed; else it needs nobody to end it. Raises: as `accept`."""
+        self._acceptance.check()
+
+    def detach(self, puller: Puller) -> None:
+        """It has ended."""
+
+    def run_aside(self, act: Callable[[], Any]) -> Any:
+        return act()
 
     def _open(self) -> None:
         self._acceptance.check()

@@ -33,6 +33,7 @@ class Intake:
         acceptance: Acceptance,
         send: Callable[[Worker, list[Job]], None],
         max_pending: int | None,
+        refuses_when_full: bool,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -51,6 +52,7 @@ class Intake:
                 lambda: scheduler.has_room,
                 lambda job: self.take_in(job, time.monotonic()),
                 lambda: scheduler.staff(time.monotonic()),
+                refuses_when_full,
             )
 
     def process(self) -> None:

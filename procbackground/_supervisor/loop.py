@@ -52,6 +52,7 @@ from procbackground.report import CloseReport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from procbackground._submit.puller import Puller
     from procbackground._submit.setup import Setup
 
 logger = logging.getLogger("procbackground")
@@ -70,6 +71,7 @@ class Options(NamedTuple):
     observers: Iterable[Any]
     keeps_spare: bool
     max_pending: int | None
+    refuses_when_full: bool
     grace_s: float
     start_timeout_s: float
     min_free_bytes: int | None
@@ -124,8 +126,10 @@ class Loop:
         self.intake = Intake(
             self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
             lambda worker, jobs: self.workers.send(worker, jobs), options.max_pending,
+            options.refuses_when_full,
         )  # fmt: skip
         self.gate = self.intake.gate
+        self.pullers: set[Puller] = set()  # of streams and lazy maps
         self.preload: tuple[str, ...] = options.preload
         self.thread: threading.Thread | None = None
         self.ident: int = 0  # of the thread

@@ -23,6 +23,7 @@ from procbackground._supervisor.breakage import explain
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.judge import Verdict, is_plain_end, pass_verdict
 from procbackground._supervisor.usercode import UserCodeRunner
+from procbackground._sync import Sleeper
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.report import Attempt, Outcome
@@ -72,7 +73,7 @@ class Settler:
         the GIL: 73 to 68 µs a round trip. One wake-up for all handles of a round, rather than one for each worker at
         its first handle, is worth another tenth of a burst.
         """
-        sleepers: list[LockType] = []
+        sleepers: list[Sleeper] = []
         count = 0
         while self.batches:
             count += self._settle_batch(self.batches[0], sleepers)
@@ -82,7 +83,7 @@ class Settler:
         for lock in sleepers:
             lock.release()
 
-    def _settle_batch(self, batch: ResultBatch, sleepers: list[LockType]) -> int:
+    def _settle_batch(self, batch: ResultBatch, sleepers: list[Sleeper]) -> int:
         """Settle the handles of plain values and return how many those are; others are judged."""
         worker, jobs, values, cost, since_s, now_s = batch
         has_event = self._events.has_succeeded

@@ -1,4 +1,4 @@
-"""Where callers wait while the queue is full: first come, first served, so that no thread starves.
+"""Where callers wait while the queue is full: first come, first served, so that no thread starves. Or are refused.
 
 The supervisor hands out credits, as many as jobs may be added at once; a caller takes one, and waits in line where
 there is none. A caller that is interrupted with a credit in its hand loses it: credits are not counted but made anew,
@@ -15,15 +15,18 @@ from collections.abc import Callable
 
 from procbackground._state.job import Job
 from procbackground._supervisor.inbox import Inbox
+from procbackground.errors import QueueFullError
 
 
 class _Place:
     """A caller in line, with the job that it brings."""
 
-    __slots__ = ("error", "is_given_up", "job", "turn")
+    __slots__ = ("error", "is_given_up", "is_refused", "job", "turn", "waits")
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, waits: bool = True) -> None:
         self.job = job
+        self.waits = waits  # else it is refused where there is no room at once
+        self.is_refused = False
         self.is_given_up = False
         self.error: BaseException | None = None
         self.turn: LockType = allocate_lock()
@@ -31,13 +34,18 @@ class _Place:
 
 
 class SubmitQueueGate:
-    """Bounds the queue of a manager with `max_pending`."""
+    """Bounds the queue of a manager with `max_pending`.
+
+    Args:
+        refuses: callers get `QueueFullError` while the queue is full, in place of waiting.
+    """
 
     def __init__(
         self, limit: int, inbox: Inbox, count_queued: Callable[[], int], has_room: Callable[[], bool],
-        take_in: Callable[[Job], None], staff: Callable[[], None],
+        take_in: Callable[[Job], None], staff: Callable[[], None], refuses: bool = False,
     ) -> None:  # fmt: skip
         self._limit = limit
+        self._refuses = refuses
         self._inbox = inbox
         self._count_queued = count_queued
         self._has_room = has_room  # a worker is idle
@@ -49,10 +57,11 @@ class SubmitQueueGate:
 
     # -- callers -------------------------------------------------------------------------------------------
 
-    def submit(self, job: Job) -> None:
+    def submit(self, job: Job, is_patient: bool = False) -> None:
         """Add a job when there is room, and wait for that; never in a thread with a running event loop.
 
-        There the awaiting of the handle is the wait. Raises: what `refuse_line` was given.
+        There the awaiting of the handle is the wait. Raises: what `refuse_line` was given; `QueueFullError` in place of
+        any wait if the gate refuses, unless the caller `is_patient`.
         """
         try:
             self._credits.pop()
@@ -61,10 +70,13 @@ class SubmitQueueGate:
         else:
             self._inbox.put(job)
             return
-        if _runs_event_loop():
+        waits = is_patient or not self._refuses
+        if waits and _runs_event_loop():
             self._inbox.put(job)
             return
-        place = _Place(job)
+        # Without a credit there may be room all the same, as workers take from the queue. Only the supervisor knows; it
+        # answers at once, so that an event loop may ask, too.
+        place = _Place(job, waits)
         self._inbox.put(lambda: self._line_up(place))
         try:
             place.turn.acquire()
@@ -72,6 +84,13 @@ class SubmitQueueGate:
             place.is_given_up = True
             self._inbox.put(self.advance)
             raise
+        if place.is_refused:
+            raise QueueFullError(
+                f"the queue is full: {self._limit} tasks wait, as many as max_pending allows; try again later (with "
+                f'when_full="wait" the call would wait)',
+                task=job.handle.task,
+                max_pending=self._limit,
+            )
         if place.error is not None:
             raise place.error
 
@@ -91,6 +110,10 @@ class SubmitQueueGate:
         if self._line:
             self._staff()
             self.advance()
+        if not place.waits and self._line and self._line[-1] is place:
+            self._line.pop()
+            place.is_refused = True
+            place.turn.release()
 
     def advance(self) -> None:
         """Wake waiting callers while there is room; make credits once none waits."""

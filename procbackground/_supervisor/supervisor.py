@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from procbackground._state import commands as c
 from procbackground._state import fleet, stops
@@ -29,6 +29,9 @@ from procbackground._sync import acquire_within
 from procbackground.errors import ManagerClosedError
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.task import NO_LIMIT
+
+if TYPE_CHECKING:
+    from procbackground._submit.puller import Puller
 
 T = TypeVar("T")
 
@@ -52,10 +55,11 @@ class Supervisor:
 
     # -- giving work ---------------------------------------------------------------------------------------
 
-    def accept(self, job: Job) -> None:
-        """Have a job taken in; block while the queue is full.
+    def accept(self, job: Job, is_patient: bool = False) -> None:
+        """Have a job taken in; while the queue is full, block or raise, as the manager was told, or block `is_patient`.
 
-        Raises: `ManagerClosedError`, `InitializerError`; `OSError`, `RuntimeError` where the manager cannot start.
+        Raises: `ManagerClosedError`, `InitializerError`, `QueueFullError`; `OSError`, `RuntimeError` where the manager
+        cannot start.
         """
         loop, acceptance = self._loop, self._acceptance
         if acceptance.is_refusing or not loop.is_ready:
@@ -63,7 +67,7 @@ class Supervisor:
         if job.recipe.deadline_s != NO_LIMIT:
             job.started_s = time.monotonic()  # the deadline counts from here, with the wait for room
         if loop.gate is not None and not job.recipe.is_loop and not acceptance.is_insider:
-            loop.gate.submit(job)
+            loop.gate.submit(job, is_patient)
         else:
             self._inbox.put(job)
             if self._inbox.is_crowded and not self._is_own_thread():
@@ -107,15 +111,24 @@ class Supervisor:
         if not self._loop.is_ready:
             if _is_exiting:
                 raise ManagerClosedError(AFTER_EXIT)
-            self._run_aside(self._loop.start_once)
+            self.run_aside(self._loop.start_once)
             self._acceptance.check()
 
-    def _run_aside(self, act: Callable[[], T]) -> T:
+    def run_aside(self, act: Callable[[], T]) -> T:
         """Return what `act` returns in a thread in which no signal handler runs."""
         question = Question(act)
         _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
         answer: T = question.wait()
         return answer
+
+    def attach(self, puller: Puller) -> None:
+        """End `puller` when the manager has closed. Raises: `ManagerClosedError`, `InitializerError`."""
+        self._acceptance.check()
+        self._loop.pullers.add(puller)
+
+    def detach(self, puller: Puller) -> None:
+        """It has ended."""
+        self._loop.pullers.discard(puller)
 
     # -- one task ------------------------------------------------------------------------------------------
 
@@ -234,7 +247,7 @@ class Supervisor:
         if not self._loop.is_ready:
             return []
         # Reading /proc takes descriptors, which an exception in between would leave open.
-        return [info for info, _ in self._run_aside(self._loop.sampler.sample)]
+        return [info for info, _ in self.run_aside(self._loop.sampler.sample)]
 
     def stacks(self, job: Job | None = None) -> list[views.Running]:
         """Return the attempts that run now, or only that of `job`, each with its Python stacks."""
@@ -287,10 +300,10 @@ class Supervisor:
 
     def _close_unused(self) -> None:
         try:
-            self._run_aside(self._loop.close_unused)
+            self.run_aside(self._loop.close_unused)
         except RuntimeError:
             self._loop.close_unused()  # no thread can be started, for example while the interpreter exits
-        if self._loop.report.left:
+        if ending.AN_OBSERVER in self._loop.report.left:
             ending.warn_of_observer()
 
     def _unfinished_report(self) -> CloseReport:

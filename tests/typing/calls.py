@@ -3,6 +3,7 @@
 A line that ends in `error` must be flagged, and no other; one that ends in `is: ...` must reveal that type.
 """
 
+from collections.abc import AsyncIterator
 from concurrent.futures import Executor, Future
 from typing import reveal_type
 
@@ -35,6 +36,7 @@ reveal_type(manager.count_of(TaskType.LOOP))  # is: int
 reveal_type(manager.run(add, 1).attempts)  # is: list[Attempt]
 
 reveal_type(next(iter(manager.map(spell, [1, 2], timeout=3.0, chunksize=2, buffersize=4))))  # is: str
+reveal_type(next(iter(manager.map(spell, [1], return_exceptions=True))))  # is: str | BaseException
 reveal_type(next(iter(manager.stream([Task(add, args=(1,))]))).result())  # is: int
 reveal_type(manager.options(timeout=5, retry=3, priority=1).run(spell, 1).result())  # is: str
 reveal_type(next(iter(manager.options(isolate=True).map(add, [1]))))  # is: int
@@ -59,6 +61,7 @@ manager.map(3, [1])  # error
 manager.map(add, [1], chunksize="many")  # error
 manager.close("now")  # error
 Manager(observer=3)  # error
+Manager(when_full="drop")  # error
 
 manager.run(add, "one")  # error
 manager.run(add)  # error
@@ -92,6 +95,15 @@ async def follow() -> None:
         reveal_type(managing)  # is: Manager
         async for each in managing.stream([Task(spell, args=(1,))], ordered=True):
             reveal_type(await each)  # is: str
+
+
+async def give() -> AsyncIterator[Task[str]]:
+    yield Task(spell, args=(1,))
+
+
+async def follow_what_comes() -> None:
+    async for each in manager.stream(give()):
+        reveal_type(each.result())  # is: str
 
 
 async def wait_for_it() -> int:

@@ -74,7 +74,7 @@ def test_rows_whose_arguments_cannot_be_loaded_find_out_for_themselves():
 
 
 def test_a_broken_manager_ends_all_rows():
-    assert plan(2, [], InitializerError("no licence"), 0) == [Lost()]
+    assert plan(2, [], InitializerError("no licence"), 0) == [Lost(2)]
 
 
 def test_answers_are_loaded_up_to_the_one_that_cannot_be():

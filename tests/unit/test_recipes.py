@@ -32,10 +32,15 @@ class Taken:
         self.rejected: list[tuple[Job, BaseException]] = []
         self.adopted: list[tuple[Job, Any]] = []
         self.modules: list[str] = []
-        self.accept = self.jobs.append
         self.accept_loop = self.loops.append
         self.preload = self.modules.append
         self.accepting_more = nullcontext
+
+    def accept(self, job: Job, is_patient: bool = False) -> None:
+        self.jobs.append(job)
+
+    def is_running(self, job: Job) -> bool:
+        return False
 
     def reject(self, job: Job, error: BaseException) -> None:
         self.rejected.append((job, error))

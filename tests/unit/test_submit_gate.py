@@ -138,8 +138,8 @@ def test_a_caller_that_gives_up_holds_up_nobody_and_its_job_is_dropped(monkeypat
     assert queue.submit().is_done()
     made: list[_Place] = []
 
-    def make_place(job: Job) -> _Place:
-        place = _Place(job)
+    def make_place(job: Job, waits: bool) -> _Place:
+        place = _Place(job, waits)
         place.turn = Interrupted()  # type: ignore[assignment]
         made.append(place)
         return place

@@ -8,9 +8,9 @@ and the rest goes into new chunks. So a row has the same policy and the same end
 from __future__ import annotations
 
 import pickle
-from _thread import LockType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
+from procbackground._sync import Sleeper
 from procbackground.errors import SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
 
@@ -52,7 +52,9 @@ class UndoneRows(NamedTuple):
 
 
 class Lost(NamedTuple):
-    """All rows that are left end as their chunk did."""
+    """The next rows, all that are left, end as their chunk did."""
+
+    rows: int
 
 
 Step: TypeAlias = Values | FailedRow | UntriedRow | UndoneRows | Lost
@@ -95,7 +97,7 @@ def plan(count: int, answers: list[Answer], error: BaseException | None, ended_a
             steps.append(UndoneRows(answered, count))
         return steps
     if not _is_of_one_row(error):
-        return [*steps, Lost()]
+        return [*steps, Lost(count - answered)]
     failed_row = max(ended_at_row, answered)
     # Where the arguments or the values could not be loaded, each row finds out for itself; so does each where the
     # process ended while it loaded arguments or pickled values, which may have been those of any row.
@@ -148,7 +150,7 @@ class Chunk(TaskHandle[Any]):
         state: str,
         result: Any,
         exception: BaseException | None,
-        sleepers: list[LockType] | None = None,
+        sleepers: list[Sleeper] | None = None,
     ) -> bool:
         # After a success nothing is done until the consumer comes, unless rows must be sent again or wait for
         # this chunk's place.

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 from procbackground._submit.map.chunk import Chunk, Columns
 from procbackground._sync import Latch
 from procbackground.handle import TaskHandle
 
-# The consumer's view: values, jobs of their own, chunks, and rows that are yet to be given, in the order of the rows.
-Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk | Rest"
+# The consumer's view: values, jobs of their own, chunks, rows that are yet to be given, and rows that never will be, in
+# the order of the rows.
+Part: TypeAlias = "list[Any] | TaskHandle[Any] | Chunk | Rest | Failed"
+
+
+class Failed(NamedTuple):
+    """The next `rows` rows came to `error` without having run; 0 of them where it ends the map."""
+
+    error: BaseException
+    rows: int
 
 
 class Rest:
@@ -43,9 +51,10 @@ class Rest:
         self.given.append(part)
         self.notify()
 
-    def end(self, *parts: Part) -> None:
-        """Let all rows that are left come to `parts`."""
-        self.given += parts
+    def end(self, error: BaseException | None) -> None:
+        """Let all rows that are left come to `error`; without one nobody asks for them any more."""
+        if error is not None:
+            self.given.append(Failed(error, self.left))
         self.left = 0
         self.columns = ()
         self.notify()

@@ -25,14 +25,20 @@ class Results(Iterator[Any]):
         source: yields lists of values.
         cancel: ends what has not ended; may be called more than once.
         keeper: an object that must live as long as this one.
+        drop: called when this object goes, at any point; it takes no lock.
     """
 
     def __init__(
-        self, source: Generator[list[Any], None, None], cancel: Callable[[], None], keeper: object = None
+        self,
+        source: Generator[list[Any], None, None],
+        cancel: Callable[[], None],
+        keeper: object = None,
+        drop: Callable[[], None] | None = None,
     ) -> None:
         self._source = source
         self._cancel = cancel
         self._keeper = keeper
+        self._drop = drop  # a generator that was never begun does nothing when it goes
         self._lock = threading.RLock()
         self._is_closed = False
         self._values: list[Any] = []  # that have come and are not in `_taker`; in reverse
@@ -46,6 +52,10 @@ class Results(Iterator[Any]):
         for value in self:
             return value
         raise StopIteration
+
+    def __del__(self) -> None:
+        if self._drop is not None:
+            self._drop()
 
     def close(self) -> None:
         """Cancel what has not ended; no value comes any more. A thread that waits for one gets `CancelledError`."""

@@ -1,0 +1,109 @@
+"""The calls of a manager that run many tasks: `map` and `stream`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
+
+from procbackground._submit import checks
+from procbackground._submit.map.start import start_map
+from procbackground._submit.recipes import Submitter
+from procbackground._submit.stream import Stream
+from procbackground.task import Task
+
+R = TypeVar("R")
+
+
+class BulkCalls(Executor):
+    """What `Manager` and its views have by inheritance."""
+
+    _supervisor: Any  # a `Port`
+    _submitter: Submitter
+    _max_workers: int
+
+    if TYPE_CHECKING:
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., R],
+            *iterables: Iterable[Any],
+            timeout: float | None = None,
+            chunksize: int | None = None,
+            buffersize: int | None = None,
+            return_exceptions: Literal[False] = False,
+        ) -> Iterator[R]: ...
+
+        @overload
+        def map(
+            self,
+            fn: Callable[..., R],
+            *iterables: Iterable[Any],
+            timeout: float | None = None,
+            chunksize: int | None = None,
+            buffersize: int | None = None,
+            return_exceptions: bool,
+        ) -> Iterator[R | BaseException]: ...
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int | None = None,
+        buffersize: int | None = None,
+        return_exceptions: bool = False,
+    ) -> Iterator[Any]:
+        """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
+
+        The items are taken and sent at once; with `buffersize` only that many ahead of the results taken, by a thread
+        of its own, in a copy of the caller's context: each result comes when it is there, also while an iterable
+        blocks. `chunksize` items are sent together; by default as many as make one to five milliseconds of work. If
+        items turn out slower than those before, those of a chunk that have not begun are sent again in smaller chunks.
+        An item that raises, times out or kills its worker fails alone, whichever chunk it was in: the iterator raises
+        its error when it is that item's turn. Items of one chunk that ran in the milliseconds before a death run again;
+        with a chunk size of 1 none does. Waits for room in a full queue, whatever `when_full` says.
+
+        Args:
+            timeout: seconds from now within which each result must be there; `TimeoutError` past that.
+            buffersize: with a `chunksize`, of chunks.
+            return_exceptions: yield the error of an item in its place, and go on. What is wrong with the iteration
+                itself (an iterable that raises, `timeout`, a manager that is closed) is raised all the same.
+        Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
+        """
+        checks.check_map(fn, chunksize, buffersize)
+        return start_map(
+            self._submitter,
+            fn,
+            iterables,
+            timeout_s=timeout,
+            chunksize=1 if self._supervisor.is_inline else chunksize,
+            buffersize=buffersize,
+            returns_exceptions=return_exceptions,
+            workers=self._max_workers,
+            is_apart=bool(self._submitter.fields.get("isolate")) or self._supervisor.tells_tasks,
+            keeper=self,
+        )
+
+    def stream(
+        self,
+        tasks: Iterable[Task[R]] | AsyncIterable[Task[R]],
+        *,
+        ordered: bool = False,
+        buffersize: int | None = None,
+    ) -> Stream[R]:
+        """Run the tasks of an iterable, pulled lazily, and yield each one's handle once it is done.
+
+        At most `buffersize` tasks (by default, 32 for each worker) are submitted and not yet yielded: the way to run
+        ten million tasks in flat memory. With `ordered` the handles come in the order of the tasks, else as they are
+        done. Leaving the iteration early cancels the submitted tasks. Works in `for` and, without blocking the event
+        loop, in `async for`. If the iterable raises, the submitted tasks are yielded first, then that is raised.
+
+        The iterable is pulled ahead by a thread of its own, in a copy of the caller's context: handles come also while
+        it blocks, and it may block for ever without holding up anything else. In `async for` it may be asynchronous;
+        then it is pulled by a task of the event loop. Waits for room in a full queue, whatever `when_full` says.
+        """
+        checks.check_buffersize(buffersize)
+        submit_task = self._submitter.waiting_for_room().submit_task
+        return Stream(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
