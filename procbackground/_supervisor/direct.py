@@ -23,7 +23,7 @@ from procbackground._supervisor.starter import Starter, load_what_failures_need,
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.pickling import main_is_importable
 from procbackground._worker.entry import Fd, run_worker
-from procbackground._worker.main import Boot
+from procbackground._worker.main import Boot, handled_signals
 
 
 def is_passing(error: Exception) -> bool:
@@ -100,7 +100,8 @@ def is_at_end(pipe_fd: int) -> bool:
 def interrupts_held_back(method: str) -> Iterator[None]:
     """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
 
-    The worker unblocks it once it ignores it. A fork server is not to inherit this, as it has children of others.
+    In a fork all signals are that have a handler of the parent's. The worker unblocks them once it has handlers of its
+    own. A fork server is not to inherit this, as it has children of others.
     """
     if method == "forkserver":
         yield
@@ -109,7 +110,8 @@ def interrupts_held_back(method: str) -> Iterator[None]:
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # which unblocks the signal on its way
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    numbers = handled_signals() if method == "fork" else set()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *numbers})
     try:
         yield
     finally:

@@ -1,21 +1,30 @@
-"""The child's end of the result pipe: whole frames, from any thread of the child."""
+"""The child's end of the result pipe: whole frames, from any thread of the child and from its signal handlers."""
 
 from __future__ import annotations
 
 import os
 import threading
+from collections import deque
+from collections.abc import Callable
 
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel, receive_parcel, send_parcel
 
 
 class Channel:
-    """Writes frames. After an interrupted write the process ends: the parent could not read what follows."""
+    """Writes frames. After an interrupted write the process ends: the parent could not read what follows.
+
+    A frame is first put in a queue. A signal handler that interrupts its thread in the middle of a write leaves its
+    frame there, and the write that it interrupted goes on with it; other threads wait for their turn.
+    """
 
     def __init__(self) -> None:
         self._fd = self._side_fd = self._pid = -1
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._unsent: deque[bytes] = deque()
+        self._is_writing = False
         self._is_torn = False
+        self._afterwards: Callable[[], None] | None = None
 
     def open(self, fd: int, side_fd: int, pid: int) -> None:
         """Write to `fd`, and send descriptors through the socket `side_fd`, from this process, `pid`."""
@@ -23,13 +32,32 @@ class Channel:
 
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
         """Write one frame. `prefix` is a frame that is written just before it, in the same call."""
-        data = prefix + wire.frame(kind, sequence, body)
+        unsent = self._unsent
+        unsent.append(prefix + wire.frame(kind, sequence, body))
         with self._lock:
-            if self._is_torn:
+            if self._is_torn and not self._is_writing:
                 os._exit(1)
-            self._is_torn = True
-            wire.write_all(self._fd, data)
-            self._is_torn = False
+            # Looked at again after each round: a handler that came before its end has left its frame to it.
+            while unsent and not self._is_writing:
+                self._is_writing = True
+                try:
+                    while unsent:
+                        data = unsent.popleft()
+                        self._is_torn = True
+                        wire.write_all(self._fd, data)
+                        self._is_torn = False
+                finally:
+                    self._is_writing = False
+            if self._afterwards is not None and not self._is_writing:
+                act, self._afterwards = self._afterwards, None
+                act()
+
+    def after_writing(self, act: Callable[[], None]) -> bool:
+        """If the caller is a signal handler that interrupted a write, have `act` called after it; return whether so."""
+        if not self._is_writing or not self._lock._is_owned():  # type: ignore[attr-defined]  # as `Condition` asks
+            return False
+        self._afterwards = act
+        return True
 
     def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:
         """Send a value in a parcel: first its descriptor, then the frame."""

@@ -16,6 +16,7 @@ from procbackground._worker.main import (
     Boot,
     Worker,
     WorkerFds,
+    forget_inherited_handlers,
     forget_inherited_output,
     ignore_interrupts,
     keep_lines_whole,
@@ -58,6 +59,7 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     for fd in not_ours:
         os.close(fd)
     if not_ours:
+        forget_inherited_handlers()
         forget_inherited_output()
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)

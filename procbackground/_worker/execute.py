@@ -349,9 +349,12 @@ class Executor:
         """Handle an announced SIGTERM: called in the main thread, at any point of the user's code."""
         if self._wake_pipe is not None:
             os.write(self._wake_pipe[1], b"\0")
-        if not self.is_cooperative:
-            self._was_stopped = True
-            raise StopTask(-15)
+        if not self.is_cooperative and not self.channel.after_writing(self._unwind):
+            self._unwind()
+
+    def _unwind(self) -> None:
+        self._was_stopped = True
+        raise StopTask(-15)
 
     def sleep(self, seconds: float) -> None:
         """Sleep until `seconds` have passed or a stop is requested: by SIGTERM, or by the end of a loop's task pipe."""

@@ -88,7 +88,8 @@ class Worker:
 
     def install_signal_handlers(self, notes_fd: int) -> None:
         """Install the signal handlers of a worker; stack dumps are written to `notes_fd`."""
-        _signal.signal(_signal.SIGINT, _signal.SIG_IGN)  # again: a preloaded module may have set a handler
+        _signal.signal(_signal.SIGINT, do_nothing)  # again: a preloaded module may have set a handler
+        _signal.siginterrupt(_signal.SIGINT, False)
         _signal.signal(_signal.SIGTERM, self._on_sigterm)
         if _platform.STACK_SIGNAL:
             faulthandler.register(_platform.STACK_SIGNAL, notes_fd, all_threads=True)
@@ -254,10 +255,33 @@ def forget_inherited_output() -> None:
             os.close(kept)
 
 
+def do_nothing(signal_number: int, frame: Any) -> None:
+    """A handler of SIGINT. Programs that a task starts would inherit SIG_IGN, and could not be interrupted."""
+
+
 def ignore_interrupts() -> None:
     """Ignore SIGINT: the parent handles Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, do_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process started
+
+
+def handled_signals() -> set[int]:
+    """Return the signals that have a handler written in Python."""
+    return {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
+
+
+def forget_inherited_handlers() -> None:
+    """In a fork of the parent: keep none of its signal handlers, nor the descriptor by which its event loop hears.
+
+    A signal for this process would reach the parent by that. Signals with handlers are blocked until here, and SIGINT
+    until `ignore_interrupts`.
+    """
+    signal.set_wakeup_fd(-1)
+    numbers = handled_signals()
+    for number in numbers:
+        signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (numbers | {signal.SIGTERM}) - {signal.SIGINT})
 
 
 def keep_lines_whole() -> None:
