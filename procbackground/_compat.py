@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker
+from procbackground._load import load
 
 if TYPE_CHECKING:
     import threading
@@ -26,6 +27,7 @@ class WorkerView:
     """A worker process, with those methods of `multiprocessing.Process` that make sense from outside."""
 
     def __init__(self, worker: Worker) -> None:
+        load("psutil")
         import psutil  # which recognises a pid that is used again
 
         self._worker = worker

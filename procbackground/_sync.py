@@ -45,6 +45,12 @@ class Latch:
                 pass  # another call of `set` has released it, or one that was interrupted here
             self._remove(lock)
 
+    def wake(self, lock: LockType) -> None:
+        """Have `lock` released when the event happens, or now if it has. It may be released already."""
+        self._waiting.append(lock)
+        if self.is_set:
+            self.set()
+
     def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until the event has happened, `timeout_s` seconds at the most; return whether it has."""
         if self.is_set:

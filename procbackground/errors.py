@@ -199,7 +199,8 @@ def __getattr__(name: str) -> Any:
     base = _MADE_ON_FIRST_USE.get(name)
     if base is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from procbackground._broken import BrokenProcessPool
+    from procbackground._load import load
 
+    pool_error = load("procbackground._broken").BrokenProcessPool
     facts = {"__doc__": base.__doc__, "__module__": __name__}
-    return globals().setdefault(name, type(name, (base, BrokenProcessPool), facts))  # the same for all threads
+    return globals().setdefault(name, type(name, (base, pool_error), facts))  # the same for all threads

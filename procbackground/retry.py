@@ -10,6 +10,8 @@ from functools import cache, lru_cache
 from operator import is_
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+from procbackground._load import load
+
 if TYPE_CHECKING:
     from tenacity import RetryCallState
     from tenacity.retry import retry_base
@@ -41,7 +43,8 @@ class Retry:
         wait: WaitStrategy | None = None,
         retry: RetryStrategy | None = None,
     ) -> None:
-        import tenacity  # on first use in the parent: the child imports this module too
+        load("tenacity")  # on first use in the parent: the child imports this module too
+        import tenacity
 
         for name, strategy in (("stop", stop), ("wait", wait), ("retry", retry)):
             if strategy is not None and not callable(strategy):
@@ -63,6 +66,7 @@ class Retry:
 
         It is one object for each int, so do not change it.
         """
+        load("tenacity")
         import tenacity
 
         if isinstance(attempts, bool) or attempts < 1:

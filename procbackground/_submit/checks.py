@@ -6,6 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from procbackground._load import load
+
 if TYPE_CHECKING:
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
@@ -14,10 +16,10 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
 
 
-def check_timeout(timeout: float | None) -> None:
+def check_timeout(timeout: float | None, name: str = "timeout") -> None:
     """Raise `ValueError` unless `timeout` is None, or 0 or more seconds."""
     if timeout is not None and not timeout >= 0:
-        raise ValueError(f"timeout must be 0 or more seconds, or None, not {timeout!r}")
+        raise ValueError(f"{name} must be 0 or more seconds, or None, not {timeout!r}")
 
 
 def check_buffersize(buffersize: int | None) -> None:
@@ -91,6 +93,7 @@ def setup_of_children(
     """Return the settings of the children, or None without any. Raises: as `setup.make_setup`."""
     if not nice and all(each is None for each in (threads_per_task, env, cwd, cpu_affinity)):
         return None
+    load("procbackground._submit.setup")
     from procbackground._submit.setup import make_setup
 
     return make_setup(threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity)
@@ -100,6 +103,7 @@ def carrier_of(context: Iterable[ContextVar[Any]]) -> Carrier | None:
     """Return what carries the context variables, if there are any. Raises: as `carry.make_carrier`."""
     if context == ():
         return None
+    load("procbackground._submit.carry")
     from procbackground._submit.carry import make_carrier
 
     return make_carrier(context)
@@ -116,6 +120,7 @@ def as_observers(observer: Any) -> list[Any]:
 
 def any_observes_stalls(observers: list[Any]) -> bool:
     """Return whether any of `observers` wants to know of stalled attempts."""
+    load("procbackground.observers")
     from procbackground.observers import events_wanted_by
 
     return any("on_task_stalled" in events_wanted_by(each) for each in observers)

@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator, Sequence
 
 from procbackground import _platform
+from procbackground._load import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -66,8 +67,7 @@ def may_pack() -> bool:
     """Whether one more parcel may hold a descriptor: waiting parcels must leave some to workers and to the user."""
     if Parcel.living < FEW:
         return True
-    import resource  # here: most processes never need it
-
+    resource = load("resource")  # here: most processes never need it
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit == resource.RLIM_INFINITY or limit // SHARE > Parcel.living
 

@@ -14,6 +14,7 @@ import sys
 import types
 from collections.abc import Callable, Mapping
 
+from procbackground._load import load
 from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
 
@@ -56,6 +57,7 @@ def dumps(value: Any) -> bytes:
         # A reference to a `__main__` that the other side cannot import would only fail there.
         if main_is_importable() or b"__main__" not in data:
             return data
+    load("cloudpickle")
     import cloudpickle  # type: ignore[import-untyped]
 
     return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]

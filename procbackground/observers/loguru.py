@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from procbackground._load import load
 from procbackground.observers.base import Observer
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ class LoguruObserver(Observer):
 
     def __init__(self, logger: Any = None) -> None:
         if logger is None:
-            from loguru import logger  # on first use: loguru takes 50 ms to import
+            logger = load("loguru").logger  # on first use: loguru takes 50 ms to import
         # These records come from the manager, not from a line of this file.
         self._logger = logger.patch(lambda record: record.update(name="procbackground", function="", line=0))
 

@@ -17,22 +17,22 @@ LEAVES = {"_sync", "task", "retry", "events", "report", "errors", "_broken"}
 CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
-    "_compat": {"_supervisor", "_state"},
+    "_compat": {"_supervisor", "_state", "_sync"},
     "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
     "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},
-    "_wire": {"_platform", "errors"},
+    "_wire": {"_platform", "errors", "_sync"},
     "_platform": {"errors"},
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},
     "task": {"retry"},
-    "retry": set(),
+    "retry": {"_sync"},
     "_sync": set(),
-    "errors": {"_broken"},  # on first use: it takes concurrent.futures.process along
+    "errors": {"_broken", "_sync"},  # on first use: it takes concurrent.futures.process along
     "_broken": set(),
 }
 

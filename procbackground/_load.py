@@ -1,0 +1,46 @@
+"""Imports that wait until a call needs them, such that no signal handler leaves them half made or finds them so."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from _thread import allocate_lock, get_ident, start_new_thread
+from importlib import import_module
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+def load(name: str) -> Any:
+    """Return the module `name`; if it is imported now, then where no signal handler can interrupt that.
+
+    For the imports that wait until a caller needs them. A handler runs in the main thread only. One that raises in the
+    middle of an import leaves modules half made, and one that calls us would find them so. So another thread does
+    it, and the main thread waits for that.
+    Raises: what the import raises.
+    """
+    module = sys.modules.get(name)
+    if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
+        return module
+    if get_ident() != threading.main_thread().ident:
+        return import_module(name)
+    done = allocate_lock()
+    done.acquire()
+    outcome: list[Any] = []
+
+    def import_it() -> None:
+        try:
+            outcome.append(import_module(name))
+        except BaseException as error:
+            outcome.append(error)
+        done.release()
+
+    try:
+        start_new_thread(import_it, ())
+    except RuntimeError:
+        return import_module(name)  # the system has no thread to give, or the interpreter exits
+    done.acquire()
+    if isinstance(outcome[0], BaseException):
+        raise outcome[0]
+    return outcome[0]
