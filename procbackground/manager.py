@@ -15,7 +15,7 @@ from procbackground._compat import ExecutorInternals
 from procbackground._state.job import Job
 from procbackground._submit import checks
 from procbackground._submit.bulk import BulkCalls
-from procbackground._submit.closing import closing_on_signals, register_for_exit
+from procbackground._submit.closing import close_block, close_block_async, closing_on_signals, register_for_exit
 from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
 from procbackground._supervisor.machine import usable_cpus
 from procbackground._supervisor.supervisor import Supervisor, close_all_at_exit
@@ -169,6 +169,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
             when the task has ended, a loop runs in a thread. Handles, retries and events are the same. Limits,
             `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours.
+        exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
+            default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
+            names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
 
     If a starting worker cannot be given its `cwd`, niceness or CPUs, tasks fail with `InitializerError`.
     """
@@ -199,10 +202,12 @@ class Manager(_FrontDoor, ExecutorInternals):
         cpu_affinity: Iterable[int] | None = None,
         context: Iterable[ContextVar[Any]] = (),
         inline: bool = False,
+        exit_timeout: float | None = None,
     ) -> None:
         checks.check_workers(max_workers, mp_context, initializer, max_tasks_per_child, max_pending, grace)
         checks.check_when_full(when_full)
         check_duration("start_timeout", start_timeout)
+        checks.check_timeout(exit_timeout, "exit_timeout")
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         carrier = checks.carrier_of(context)
         if max_workers is None:
@@ -233,6 +238,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
             preload=tuple(preload),
             setup=setup,
+            exit_timeout_s=exit_timeout,
         )
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier), max_workers)
         register_for_exit(close_all_at_exit)
@@ -291,7 +297,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         """Close when one of `signals` comes: a context manager, for the main thread.
 
         The first signal starts `close(timeout)`, a second one stops everything at once. On leaving, the old
-        handlers are back, and a close that was started is over.
+        handlers are back, and a close that was started is over. Handlers that the program has set by `signal.signal`
+        are called, too, and those of an event loop are, whether they were set before or within the block. A handler
+        that `signal.signal` sets within the block replaces the one of the block.
         Raises: `ValueError` in another thread.
         """
         checks.check_timeout(timeout)
@@ -304,7 +312,7 @@ class Manager(_FrontDoor, ExecutorInternals):
     def __exit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
         # An exception that leaves the block (Ctrl-C too) means that the other results are not wanted.
         if not self._supervisor.is_foreign:  # a fork leaves the block, too, and the manager is its parent's
-            self.close(None if exc_type is None else 0.0)
+            close_block(self._supervisor, exc_type)
 
     async def __aenter__(self) -> Manager:
         return self
@@ -312,10 +320,8 @@ class Manager(_FrontDoor, ExecutorInternals):
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: object, traceback: object
     ) -> None:
-        import asyncio
-
         if not self._supervisor.is_foreign:
-            await asyncio.to_thread(self.close, None if exc_type is None else 0.0)
+            await close_block_async(self._supervisor, exc_type)
 
     def __del__(self) -> None:
         # A manager that is dropped lets its tasks finish, and goes away with its workers.

@@ -131,7 +131,7 @@ def process_gone(state: State, worker: Worker, loop: Job, started: int) -> None:
     if loop.state in (a.SENT, a.STOPPING):
         if worker.stop_reason == c.FOR_CLOSE or state.refuses_loops:
             stops.count_stop(state, worker)
-            outcomes.cancel(state, loop)
+            outcomes.cancel(state, loop, worker if worker.stop_reason == c.FOR_CLOSE else None)
         elif not started and loop.state == a.SENT:
             # It had not begun: it goes elsewhere, and is not charged.
             loop.move(a.TAKEN_BACK)

@@ -323,6 +323,10 @@ class Scheduler(State):
             self.timers.at(now_s + timeout_s, stops.cut_short)
         stops.drain_if_done(self, now_s)
 
+    def kill_all(self, now_s: float) -> None:
+        """During a close: end what still runs at once."""
+        stops.kill_all(self, now_s)
+
     def cancel_queued(self, now_s: float) -> None:
         """Cancel all one-offs that have not begun, now and from now on."""
         stops.cancel_queued(self, now_s)

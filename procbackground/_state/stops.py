@@ -176,6 +176,15 @@ def cut_short(state: State, subject: None, now_s: float) -> None:
     drain_if_done(state, now_s)
 
 
+def kill_all(state: State, now_s: float) -> None:
+    """The grace is over for all that is being stopped; what is not yet is."""
+    if not state.is_cut_short:
+        cut_short(state, None, now_s)
+    for worker in list(state.workers):
+        if worker.state in (fleet.RECALLING, fleet.STOPPING):
+            kill(state, worker, now_s)
+
+
 def drain_if_done(state: State, now_s: float) -> None:
     """With the last job settled, the workers leave."""
     if not state.is_closing or state.is_draining or state.unsettled or state.unsettled_loops:

@@ -20,7 +20,7 @@ passes them:
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
     inline                      in place of all this: running each task in its caller's thread
-    ending                      the end: a close, a bug, or a fork
+    ending, exiting             the end: a close, a bug, or a fork; the exit of the interpreter
 
 Threads and ownership
 =====================

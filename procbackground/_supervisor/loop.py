@@ -14,13 +14,13 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
 
 from procbackground import _platform
 from procbackground._state import commands as c
-from procbackground._state.fleet import Worker
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import Acceptance
@@ -44,7 +44,7 @@ from procbackground._supervisor.watches import Watches
 from procbackground._supervisor.workers import Workers
 from procbackground._supervisor.zygote import Zygote
 from procbackground._sync import Latch
-from procbackground._wire.page import BEGAN_NS, LINES, LOOKED_ROW, PAGE_SIZE, PAUSED, ROW, SIGN_NS
+from procbackground._wire.page import LINES, PAGE_SIZE
 from procbackground._worker.initializer import Initializer
 from procbackground._worker.main import Boot
 from procbackground.report import CloseReport
@@ -77,6 +77,7 @@ class Options(NamedTuple):
     min_free_bytes: int | None
     preload: tuple[str, ...]
     setup: Setup | None
+    exit_timeout_s: float | None = None
 
 
 class Loop:
@@ -176,11 +177,28 @@ class Loop:
             self._make_parts()
             self.watches.watch_wakeup(self.wakeup)
             self.inbox.open(self.wakeup)
-            thread = threading.Thread(target=self._run, name=f"{self.name}-supervisor", daemon=True)
-            thread.start()
-            self.thread = thread
-            self.is_ready = True
+            self._start_thread()
             undo.pop_all()
+
+    def _start_thread(self) -> None:
+        """Start the thread. Where `start` raises though it runs, such as `MemoryError` at the end, it has started.
+
+        Thread and starter both try to take one pass: a thread that comes too late for it ends at once.
+        """
+        passes = deque([None])
+        thread = threading.Thread(target=self._run, args=(passes,), name=f"{self.name}-supervisor", daemon=True)
+        self.thread = thread
+        try:
+            thread.start()
+        except BaseException:
+            try:
+                passes.pop()
+            except IndexError:
+                pass
+            else:
+                self.thread = None
+                raise
+        self.is_ready = True
 
     def close_life_pipe(self) -> None:
         fds = (self.life_read_fd, self.life_write_fd)
@@ -215,7 +233,11 @@ class Loop:
 
     # -- the thread ----------------------------------------------------------------------------------------
 
-    def _run(self) -> None:
+    def _run(self, passes: deque[None]) -> None:
+        try:
+            passes.pop()
+        except IndexError:
+            return
         self.ident = _thread.get_ident()
         self.is_ready = True  # here too: a close that was asked for already may end the thread before `start` returns
         try:
@@ -243,7 +265,7 @@ class Loop:
         watches.run_deferred()
         now_s = time.monotonic()
         if now_s >= scheduler.next_due_s:
-            scheduler.clock_advanced(now_s, self._clocks_of)
+            scheduler.clock_advanced(now_s, self.page.clocks_of)
         if self.settler.batches:
             self.settler.settle_results()
         if self._has_chores:
@@ -315,7 +337,7 @@ class Loop:
             case c.Judge():
                 self.settler.judge(command)
             case c.Cancelled(job, ran_in):
-                self.settler.cancel(job, ran_in)
+                self.settler.drop(job, ran_in)
             case c.Broke(job):
                 self.settler.fail_as_broken(job)
             case c.Refuse():
@@ -366,23 +388,6 @@ class Loop:
         self.user_code.put(self.settler.explain_break)
         if self.gate is not None:
             self.gate.refuse_line(breakage.error)
-
-    def _clocks_of(self, worker: Worker) -> c.Clocks:
-        """Return when the worker began what it does, and when it last gave a sign of life; now while a loop pauses."""
-        began_s = worker.pipeline.head_since_s
-        is_exact = True
-        current = worker.current
-        if worker.loop is not None:
-            if self.page.read(worker, PAUSED):
-                began_s = time.monotonic()
-            else:
-                began_s = self.page.read(worker, BEGAN_NS) / 1e9 or began_s
-        elif current is not None and current.recipe.is_chunk:
-            row, looked_row = self.page.read(worker, ROW), self.page.read(worker, LOOKED_ROW)
-            looked_s = self.page.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first
-            is_exact = row == looked_row and looked_s >= began_s
-            began_s = max(began_s, looked_s)
-        return c.Clocks(began_s, max(began_s, self.page.read(worker, SIGN_NS) / 1e9), is_exact)
 
 
 def _parent_log_level() -> int:

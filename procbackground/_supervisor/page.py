@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import time
+
 from procbackground._platform import marks
+from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
-from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
+from procbackground._wire.page import (
+    BEGAN_NS,
+    LOOKED_ROW,
+    MARK,
+    PAUSED,
+    ROW,
+    SIGN_NS,
+    WORDS_PER_LINE,
+    map_page,
+)
 
 
 class Page:
@@ -33,6 +45,23 @@ class Page:
         for word in range(base, base + WORDS_PER_LINE):
             self._words[word] = 0
         self._words[base + MARK] = marks.mark_of(self.family, worker.number)
+
+    def clocks_of(self, worker: Worker) -> c.Clocks:
+        """Return when the worker began what it does, and when it last gave a sign of life; now while a loop pauses."""
+        began_s = worker.pipeline.head_since_s
+        is_exact = True
+        current = worker.current
+        if worker.loop is not None:
+            if self.read(worker, PAUSED):
+                began_s = time.monotonic()
+            else:
+                began_s = self.read(worker, BEGAN_NS) / 1e9 or began_s
+        elif current is not None and current.recipe.is_chunk:
+            row, looked_row = self.read(worker, ROW), self.read(worker, LOOKED_ROW)
+            looked_s = self.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first
+            is_exact = row == looked_row and looked_s >= began_s
+            began_s = max(began_s, looked_s)
+        return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_exact)
 
     def close(self) -> None:
         self._words = memoryview(b"")

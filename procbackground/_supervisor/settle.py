@@ -11,7 +11,7 @@ import time
 from _thread import LockType
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground._state import commands as c
 from procbackground._state import outcomes
@@ -27,6 +27,9 @@ from procbackground._sync import Sleeper
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.report import Attempt, Outcome
+
+if TYPE_CHECKING:
+    from procbackground._supervisor.exiting import Losses
 
 logger = logging.getLogger("procbackground")
 
@@ -62,6 +65,7 @@ class Settler:
         self._user_code = user_code
         self._acceptance = acceptance
         self._post = post  # to the supervisor
+        self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
 
     # -- values --------------------------------------------------------------------------------------------
@@ -195,8 +199,16 @@ class Settler:
         self._events.task("on_task_cancelled", job)
         self._count(job, has_callbacks, cancelled=1)
 
+    def drop(self, job: Job, worker: Worker | None) -> None:
+        """Cancel a job because the manager, or its loops, end; `worker` is the one that was stopped for it."""
+        if self.losses is not None and (worker is not None or not self._acceptance.cancels_queue):
+            self.losses.note(job, worker)
+        self.cancel(job, worker)
+
     def fail_as_broken(self, job: Job) -> None:
         """Fail a job because no worker can be started. The words for it may take the user's code."""
+        if self.losses is not None:
+            self.losses.not_startable[job.recipe.name] += 1
 
         def find_words() -> None:
             self.explain_break()

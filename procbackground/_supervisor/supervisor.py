@@ -21,7 +21,7 @@ from procbackground._state import commands as c
 from procbackground._state import fleet, stops
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
-from procbackground._supervisor import ending, views
+from procbackground._supervisor import ending, exiting, views
 from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._supervisor.inbox import Question
 from procbackground._supervisor.loop import Loop, Options
@@ -39,6 +39,7 @@ logger = logging.getLogger("procbackground")
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 _is_exiting = False  # the interpreter is exiting: a manager that started now would never be closed
+_has_left = False  # and all have closed, or are not waited for
 
 
 class Supervisor:
@@ -136,7 +137,7 @@ class Supervisor:
         """End the job of a handle, queued or running; False when it has ended by itself."""
         if self._acceptance.is_foreign or job.has_settled:
             return False
-        return self._ask(lambda: self._loop.intake.cancel(job))  # type: ignore[no-any-return]
+        return self.ask(lambda: self._loop.intake.cancel(job))  # type: ignore[no-any-return]
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job is in a process now."""
@@ -185,7 +186,7 @@ class Supervisor:
         else:
             self._inbox.put(act)
 
-    def _ask(self, act: Callable[[], Any]) -> Any:
+    def ask(self, act: Callable[[], Any]) -> Any:
         """Return what `act` returns in the supervisor thread."""
         self._acceptance.check_fork()
         if self._is_own_thread() or not self._loop.is_ready:
@@ -202,14 +203,14 @@ class Supervisor:
     def end_loops(self, timeout_s: float | None) -> bool:
         """Loops end after their running iteration, and none is run later; return whether all ended in time."""
         scheduler, acceptance = self._loop.scheduler, self._acceptance
-        self._ask(lambda: scheduler.end_loops(time.monotonic()))
+        self.ask(lambda: scheduler.end_loops(time.monotonic()))
         return self._wait_for(lambda: not scheduler.unsettled_loops or acceptance.failure is not None, timeout_s)
 
     def _wait_for(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
         settler = self._loop.settler
         lock = _thread.allocate_lock()
         lock.acquire()
-        self._ask(lambda: settler.add_waiter(is_so, lock))
+        self.ask(lambda: settler.add_waiter(is_so, lock))
         try:
             if acquire_within(lock, timeout_s):
                 self._acceptance.check_fork()
@@ -221,7 +222,7 @@ class Supervisor:
         return is_so()
 
     def stats(self) -> Stats:
-        return self._ask(self._stats)  # type: ignore[no-any-return]
+        return self.ask(self._stats)  # type: ignore[no-any-return]
 
     def _stats(self) -> Stats:
         scheduler = self._loop.scheduler
@@ -239,7 +240,7 @@ class Supervisor:
     def count(self, *, loops: bool) -> int:
         """Return how many tasks have not ended."""
         scheduler = self._loop.scheduler
-        return self._ask(lambda: len(scheduler.loops) if loops else scheduler.unsettled)  # type: ignore[no-any-return]
+        return self.ask(lambda: len(scheduler.loops) if loops else scheduler.unsettled)  # type: ignore[no-any-return]
 
     def processes(self) -> list[ProcessInfo]:
         """Return a snapshot of the workers that are ready."""
@@ -316,16 +317,37 @@ class Supervisor:
             left.append(f"{tasks} tasks that have not settled")
         return ending.make_report(self._loop, leftovers=pids, left=tuple(left))
 
-    def close_at_exit(self) -> None:
-        """Close because the interpreter exits, with `grace` seconds for what still runs."""
+    def kill_all(self) -> None:
+        """During a close: end what still runs at once. Takes no lock, as `ask_to_close`."""
+        if not self._acceptance.is_foreign and not self._inbox.is_over:
+            self._inbox.put(lambda: self._loop.scheduler.kill_all(time.monotonic()))
+
+    def begin_exit(self, losses: exiting.Losses, timeout_s: float | None) -> None:
+        """Begin to close because the interpreter exits; what is dropped from now on is noted in `losses`.
+
+        `timeout_s` goes before the manager's own `exit_timeout`.
+        """
         if not self._acceptance.is_refusing:
             self._acceptance.text = AFTER_EXIT
-        if not self._acceptance.is_foreign:
-            self.close(self._loop.options.grace_s)
+        self._acceptance.is_refusing = True
+        self._loop.settler.losses = losses
+        if not self._loop.is_ready and not self.has_closed:
+            self._close_unused()
+        if not self.has_closed:
+            self.ask_to_close(self._loop.options.exit_timeout_s if timeout_s is None else timeout_s)
+
+    @property
+    def has_closed(self) -> bool:
+        """Whether nothing is left of it here: a close is over, or this is a fork of its process."""
+        return self._loop.has_closed.is_set or self._acceptance.is_foreign
+
+    def wake_when_closed(self, lock: _thread.LockType) -> None:
+        """Have `lock` released when `has_closed`."""
+        self._loop.has_closed.wake(lock)
 
     def cancel_queued(self) -> None:
         """Cancel all one-offs that are in no worker."""
-        self._ask(self._loop.intake.cancel_queued)
+        self.ask(self._loop.intake.cancel_queued)
 
     @property
     def is_refusing(self) -> bool:
@@ -338,6 +360,10 @@ class Supervisor:
         return self._acceptance.is_foreign
 
     # -- for `_compat` -------------------------------------------------------------------------------------
+
+    @property
+    def loop(self) -> Loop:
+        return self._loop
 
     @property
     def thread(self) -> threading.Thread | None:
@@ -356,7 +382,7 @@ class Supervisor:
 
     def living_workers(self) -> list[Worker]:
         """Return the workers that take work, or will when they have started; asks for those that are wanted."""
-        return self._ask(self._living_workers)  # type: ignore[no-any-return]
+        return self.ask(self._living_workers)  # type: ignore[no-any-return]
 
     def _living_workers(self) -> list[Worker]:
         scheduler = self._loop.scheduler
@@ -367,21 +393,23 @@ class Supervisor:
 
 
 def _abandon_all_in_fork() -> None:
-    global _is_exiting
-    _is_exiting = False  # the fork may be a worker's, that the last tasks of an exiting parent wait for
+    global _is_exiting, _has_left
+    _is_exiting = _has_left = False  # the fork may be a worker's, that the last tasks of an exiting parent wait for
     for supervisor in list(_living):
         ending.abandon_in_fork(supervisor._loop)
 
 
 def close_all_at_exit() -> None:
-    """The interpreter exits: no manager starts any more, and what was not closed is closed."""
-    global _is_exiting
+    """The interpreter exits: no manager starts any more, and what was not closed finishes and closes."""
+    global _is_exiting, _has_left
+    if _has_left:
+        return
     _is_exiting = True  # first: a manager that starts meanwhile is in the list, or is refused
-    for supervisor in list(_living):
-        try:
-            supervisor.close_at_exit()
-        except BaseException:
-            logger.exception("a manager could not be closed at exit")
+    try:
+        exiting.finish_all(list(_living))
+    except BaseException:
+        logger.exception("managers could not be closed at exit")
+    _has_left = True
 
 
 os.register_at_fork(after_in_child=_abandon_all_in_fork)
