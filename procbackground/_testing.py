@@ -13,7 +13,7 @@ from typing import Any
 
 from procbackground._state import fleet
 from procbackground._submit.map.adapting import AdaptingMapper
-from procbackground._supervisor import exits, machine, stacks, supervisor, zygote
+from procbackground._supervisor import exiting, exits, machine, stacks, supervisor, zygote
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 
@@ -268,6 +268,11 @@ def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
     finally:
         for module, name, seconds in before:
             setattr(module, name, seconds)
+
+
+def hasten_exit_notices(*, after_s: float, stacks_after_s: float) -> None:
+    """Change when the exit of this interpreter says what it waits for, and where that is."""
+    exiting.NOTICE_S, exiting.STACKS_S = after_s, stacks_after_s
 
 
 @contextmanager

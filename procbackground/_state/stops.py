@@ -189,8 +189,8 @@ def drain_if_done(state: State, now_s: float) -> None:
     """With the last job settled, the workers leave."""
     if not state.is_closing or state.is_draining or state.unsettled or state.unsettled_loops:
         return
-    if state.holds and not state.is_cut_short:
-        return
+    if state.holds and not state.cancels_queue:
+        return  # else what is held for would be refused, and may be in a call that a signal handler interrupted
     state.is_draining = True
     for worker in list(state.workers):
         if worker.state in (fleet.IDLE, fleet.SPARE) or (worker.state == fleet.BUSY and not worker.is_running):

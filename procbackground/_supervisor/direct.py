@@ -23,7 +23,7 @@ from procbackground._supervisor.starter import Starter, load_what_failures_need,
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.pickling import main_is_importable
 from procbackground._worker.entry import Fd, run_worker
-from procbackground._worker.main import Boot, handled_signals
+from procbackground._worker.main import Boot
 
 
 def is_passing(error: Exception) -> bool:
@@ -96,22 +96,33 @@ def is_at_end(pipe_fd: int) -> bool:
     return any(not events & select.POLLIN for _, events in poll.poll(0))
 
 
+def _start_fork_server() -> None:
+    """Start the fork server, unless it runs, with SIGCHLD not blocked: by that it learns that a child has ended."""
+    from multiprocessing import forkserver
+
+    before = signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGCHLD})
+    try:
+        forkserver.ensure_running()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 @contextlib.contextmanager
 def interrupts_held_back(method: str) -> Iterator[None]:
     """Have a child start with SIGINT blocked: Ctrl-C is the parent's, also while a child is still importing.
 
-    In a fork all signals are that have a handler of the parent's. The worker unblocks them once it has handlers of its
-    own. A fork server is not to inherit this, as it has children of others.
+    The worker unblocks it once it ignores it. A fork server is not to inherit this, as it has children of others. A
+    fork of this process starts with all signals blocked: it has this process's handlers at first.
     """
     if method == "forkserver":
+        _start_fork_server()
         yield
         return
     if method == "spawn":
         from multiprocessing import resource_tracker
 
         resource_tracker.ensure_running()  # which unblocks the signal on its way
-    numbers = handled_signals() if method == "fork" else set()
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, *numbers})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() if method == "fork" else {signal.SIGINT})
     try:
         yield
     finally:
@@ -178,10 +189,11 @@ class Direct:
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
             ours = (task_write, result_read, side_fd) if method == "fork" else ()
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if method == "fork" else None
             process = self._context.Process(
                 target=run_worker,
                 name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
-                args=(theirs, ours, worker.number, worker.line, self._boot),
+                args=(theirs, ours, worker.number, worker.line, self._boot, mask),
                 daemon=False,  # a daemonic process may not start children of its own
             )
             forget_foreign_fork_server(method)

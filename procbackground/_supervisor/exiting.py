@@ -53,6 +53,15 @@ class Losses:
         elif not job.recipe.is_loop:
             self.not_begun[job.recipe.name] += 1
 
+    def note_unfinished(self, loop: Loop) -> None:
+        """The manager is not waited for any longer. Reads what may change meanwhile."""
+        try:
+            began = {worker.current for worker in list(loop.scheduler.workers)}
+            for job in islice(loop.scheduler.all_jobs(), MOST_JOBS):
+                (self.stopped if job in began else self.not_begun)[job.recipe.name] += 1
+        except RuntimeError:
+            pass  # it did change
+
     def as_text(self) -> str:
         """Return the losses in words; nothing when there are none."""
         parts = [
@@ -138,7 +147,7 @@ class _Exit:
         """Say what was dropped."""
         for supervisor, losses in self._losses:
             if not supervisor.has_closed:
-                losses = losses_of_unfinished(supervisor.loop)
+                losses.note_unfinished(supervisor.loop)
             text = losses.as_text()
             if text:
                 _say(f"dropped tasks, because {self._reason(supervisor)}: {text}")
@@ -191,8 +200,8 @@ class _Exit:
 
 _HINTS = (
     ". Ctrl-C stops them; exit_timeout= of a Manager bounds this wait",
-    ", which are being stopped. Ctrl-C kills them",
-    ", which are being killed",
+    ". They are being stopped; Ctrl-C kills them",
+    ". They are being killed",
     "",
 )
 
@@ -220,18 +229,6 @@ def unfinished(loop: Loop) -> str:
         parts.append(f"{max(count - len(running), waiting.total())} waiting: {_names(waiting)}")
     tasks = f"{count} task{'' if count == 1 else 's'}" if count else "the end of its workers"
     return f"the program has ended, and its manager waits for {tasks}{'; '.join(['', *parts])}"
-
-
-def losses_of_unfinished(loop: Loop) -> Losses:
-    """Return what is left of a manager whose end is not waited for any longer. Reads what may change meanwhile."""
-    losses = Losses()
-    try:
-        began = {worker.current for worker in list(loop.scheduler.workers)}
-        for job in islice(loop.scheduler.all_jobs(), MOST_JOBS):
-            (losses.stopped if job in began else losses.not_begun)[job.recipe.name] += 1
-    except RuntimeError:
-        pass  # it did change
-    return losses
 
 
 def _names(count: Counter[str]) -> str:

@@ -6,6 +6,7 @@ A fork server that is stopped or busy blocks the thread that asks it for a proce
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -70,10 +71,14 @@ class Starter:
 
     def _do_one(self, act: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
         result, error = None, None
+        # `multiprocessing` unblocks signals on its way, which a program may have blocked to take them by `sigwait`.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
         try:
             result = act()
         except Exception as failure:
             error = failure
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         self._inbox.put(_Report(then, result, error))
 
 

@@ -21,6 +21,7 @@ from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.direct import (
     Direct,
     forget_foreign_fork_server,
+    interrupts_held_back,
     is_passing,
     name_process,
     startable_main,
@@ -77,6 +78,7 @@ class Zygote:
         self._start_timeout_s = start_timeout_s  # before its first answer it imports `__main__`
         self._has_answered = False
         self._has_ever_answered = False
+        self._answered_s = 0.0  # when it did last: what was asked before waits behind that, and behind its start
         self._next_look_s = 0.0
         self._living: dict[int, WorkerProcess] = {}
 
@@ -145,7 +147,7 @@ class Zygote:
         if not self._pending:
             return
         self._next_look_s = now_s + LOOK_S
-        asked_s = min(asked_s for _, asked_s in self._pending.values())
+        asked_s = max(self._answered_s, min(asked_s for _, asked_s in self._pending.values()))
         is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
         if is_overdue and not self._has_ever_answered:
             # Another zygote would hang in the same place.
@@ -183,8 +185,9 @@ class Zygote:
 
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks; raises whatever prevents the start."""
+        method = self._context.get_start_method()
         with room_for_start(), startable_main():
-            forget_foreign_fork_server(self._context.get_start_method())
+            forget_foreign_fork_server(method)
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process: BaseProcess = self._context.Process(
                 target=run_zygote,
@@ -192,7 +195,8 @@ class Zygote:
                 args=(fds, self._boot, preload),
                 daemon=False,
             )
-            process.start()
+            with interrupts_held_back(method):
+                process.start()
         load_what_failures_need()
         return process
 
@@ -282,6 +286,7 @@ class Zygote:
                 self._end()
                 return
             self._has_answered = self._has_ever_answered = True
+            self._answered_s = time.monotonic()
             self._take(packet[:1], packet[1:], fds)
 
     def _take(self, kind: bytes, body: bytes, fds: list[int]) -> None:

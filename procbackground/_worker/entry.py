@@ -8,16 +8,18 @@ take 3 ms; type checkers understand `TYPE_CHECKING = False`.
 from __future__ import annotations
 
 import os
+import signal
 
 from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker.main import (
+    NEEDED_SIGNALS,
     Boot,
     Worker,
     WorkerFds,
-    forget_inherited_handlers,
     forget_inherited_output,
+    forget_parents_handlers,
     ignore_interrupts,
     keep_lines_whole,
     lead_own_group,
@@ -51,15 +53,19 @@ def _receive_fd(duplicate: Any) -> Fd:
     return Fd(duplicate.detach())
 
 
-def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot) -> None:
+def run_worker(
+    fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int, boot: Boot, signal_mask: set[int] | None = None
+) -> None:
     """Run a worker in a `multiprocessing` process of its own.
 
-    `not_ours` are descriptors of the parent that a fork inherited; they are closed first. Only forks have any.
+    `not_ours` are descriptors of the parent that a fork inherited; they are closed first. `signal_mask` is the
+    parent's: a fork begins with all signals blocked. Only forks have any.
     """
+    if signal_mask is not None:
+        forget_parents_handlers()
     for fd in not_ours:
         os.close(fd)
     if not_ours:
-        forget_inherited_handlers()
         forget_inherited_output()
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
@@ -71,6 +77,8 @@ def run_worker(fds: list[Fd], not_ours: tuple[int, ...], number: int, line: int,
     worker = Worker(words, boot)
     worker.install_signal_handlers(notes)
     lead_own_group()
+    if signal_mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask - NEEDED_SIGNALS)
     own_life = _platform.open_life_pipe(life)
     _platform.own_life_pipe(own_life)
     _platform.end_if_over(own_life)

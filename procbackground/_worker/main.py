@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
 
 QUEUES_S = 1.0  # for the threads of queues to write what they hold
+# By which the parent speaks to a worker: never blocked, also where the parent takes its own by `sigwait`.
+NEEDED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, _platform.STACK_SIGNAL} - {0})
 
 
 class Boot:
@@ -255,6 +257,18 @@ def forget_inherited_output() -> None:
             os.close(kept)
 
 
+def forget_parents_handlers() -> None:
+    """In a fork of the parent: have signals their default effects again, as in a program that was just started.
+
+    Otherwise a signal to this process would be one to the parent: its event loop, for example, reads the numbers of
+    signals from a socket that both have.
+    """
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+
+
 def do_nothing(signal_number: int, frame: Any) -> None:
     """A handler of SIGINT. Programs that a task starts would inherit SIG_IGN, and could not be interrupted."""
 
@@ -263,25 +277,7 @@ def ignore_interrupts() -> None:
     """Ignore SIGINT: the parent handles Ctrl-C."""
     signal.signal(signal.SIGINT, do_nothing)
     signal.siginterrupt(signal.SIGINT, False)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})  # blocked while this process started
-
-
-def handled_signals() -> set[int]:
-    """Return the signals that have a handler written in Python."""
-    return {number for number in signal.valid_signals() if callable(signal.getsignal(number))}
-
-
-def forget_inherited_handlers() -> None:
-    """In a fork of the parent: keep none of its signal handlers, nor the descriptor by which its event loop hears.
-
-    A signal for this process would reach the parent by that. Signals with handlers are blocked until here, and SIGINT
-    until `ignore_interrupts`.
-    """
-    signal.set_wakeup_fd(-1)
-    numbers = handled_signals()
-    for number in numbers:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (numbers | {signal.SIGTERM}) - {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, NEEDED_SIGNALS)  # SIGINT was blocked while this process started
 
 
 def keep_lines_whole() -> None:

@@ -45,9 +45,18 @@ def running(source: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Start a script in a session of its own; whatever of it is left afterwards is killed."""
     script = folder / "script.py"
     script.write_text(textwrap.dedent(source))
+    with started([str(script)], folder) as process:
+        yield process
+
+
+@contextmanager
+def started(arguments: list[str], folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Start an interpreter in a session of its own, in `folder`, with a pipe to its standard input."""
     with subprocess.Popen(
-        [sys.executable, str(script)],
+        [sys.executable, *arguments],
         env=ENVIRONMENT,
+        cwd=folder,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -91,6 +91,17 @@ def survive_one_stop(address: Address) -> str:
     return "survived"
 
 
+def survive_all_stops(address: Address) -> None:
+    """Say so at each stop, and go on."""
+    label = "at work"
+    while True:
+        try:
+            tell_gate(address, label)
+            time.sleep(3600)
+        except SystemExit:
+            label = "stopped"
+
+
 def start_grandchild(address: Address, new_session: bool = False) -> None:
     """Start a process of our own and tell its pid."""
     with subprocess.Popen(["sleep", "3600"], start_new_session=new_session) as grandchild:

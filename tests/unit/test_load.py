@@ -1,0 +1,106 @@
+"""`load`: an import that no signal handler can leave half made, or find half made."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from procbackground._sync import load
+from tests.support.scripts import ENVIRONMENT
+
+SLOW = """
+import os, signal, time
+os.kill(os.getpid(), signal.SIGUSR1)
+time.sleep(0.05)  # the handler runs meanwhile
+answer = 42
+"""
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """The name of a module that sends a signal in the middle of its import."""
+    (tmp_path / "slow_to_load.py").write_text(SLOW)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "slow_to_load"
+    sys.modules.pop("slow_to_load", None)
+
+
+@pytest.fixture
+def on_signal():
+    """A function that sets the handler of SIGUSR1."""
+    before = signal.getsignal(signal.SIGUSR1)
+    yield lambda act: signal.signal(signal.SIGUSR1, lambda number, frame: act())
+    signal.signal(signal.SIGUSR1, before)
+
+
+def test_a_handler_that_loads_the_same_module_gets_it_whole(slow_module, on_signal):
+    answers = []
+    on_signal(lambda: answers.append(load(slow_module).answer))
+    assert load(slow_module).answer == 42
+    assert answers == [42]
+
+
+def test_a_handler_that_raises_leaves_the_module_whole(slow_module, on_signal):
+    def interrupt():
+        raise KeyboardInterrupt
+
+    on_signal(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        load(slow_module)
+    assert load(slow_module).answer == 42
+    assert load(slow_module) is sys.modules[slow_module]
+
+
+def test_a_module_that_is_absent_raises_as_its_import_does():
+    with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
+        load("nowhere_at_all")
+
+
+CALLS = """
+    import contextvars, sys, threading
+    import procbackground
+    from procbackground import CallbackObserver, LoguruObserver, Manager, Retry, Task, TaskType, WorkerDiedError, current
+
+    variable = contextvars.ContextVar("variable")
+    late = []
+
+    class Watcher:
+        @staticmethod
+        def find_spec(name, path, target=None):
+            if threading.current_thread() is threading.main_thread():
+                late.append(name)
+
+    def nothing():
+        pass
+
+    if __name__ == "__main__":
+        sys.meta_path.insert(0, Watcher)
+        observer = [LoguruObserver(), CallbackObserver()]
+        with Manager(1, observer=observer, retry=2, env={{"A": "b"}}, context=[variable], max_pending=9) as manager:
+            manager.run(pow, 2, 3).result()
+            manager.run(lambda: 3).result()
+            manager.run(bytes, 3_000_000).result()
+            manager.run(len, bytes(3_000_000)).result()
+            manager.run_task(Task(pow, args=(2, 3), retry=Retry(), timeout=9, memory_limit="1GiB", isolate=True)).result()
+            manager.run_task(Task(int, args=("x",))).exception()
+            manager.run(id, threading.Lock()).exception()
+            loop = manager.run_task(Task(nothing, type=TaskType.LOOP, interval=0.01))
+            list(manager.map(pow, [1, 2], [3, 4]))
+            list(manager.stream([Task(pow, args=(2, 3))]))
+            list(manager.options(timeout=5).map(abs, [1], chunksize=1, buffersize=1))
+            manager.stats(), manager.processes(), manager._processes, manager.count_of("loop"), manager.wait()
+            manager.cancel()
+        print(sorted(set(late)))
+"""
+
+
+def test_no_call_imports_anything_in_the_main_thread(tmp_path):
+    (tmp_path / "script.py").write_text(textwrap.dedent(CALLS.replace("{{", "{").replace("}}", "}")))
+    ended = subprocess.run(
+        [sys.executable, str(tmp_path / "script.py")], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stdout + ended.stderr
