@@ -19,6 +19,7 @@ from procbackground._submit.closing import close_block, close_block_async, closi
 from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
 from procbackground._supervisor.machine import usable_cpus
 from procbackground._supervisor.supervisor import Supervisor, close_all_at_exit
+from procbackground._sync import load
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments
@@ -218,6 +219,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         mp_context = checks.default_context() if mp_context is None else mp_context
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
+            load("procbackground._supervisor.inline")
             from procbackground._supervisor.inline import InlineSupervisor
 
             stand_in = cast(Supervisor, InlineSupervisor(mp_context, first_call, observers))

@@ -42,7 +42,7 @@ def end(body: str, folder) -> subprocess.CompletedProcess[str]:
         ("submit(Manager(1))", 0),
         ("managers = [Manager(1) for _ in range(3)]; [submit(each, 4) for each in managers]", 0),
         ("manager = Manager(2); results = manager.map(work, range(12))", 0),
-        ("manager = Manager(1); thread = threading.Thread(target=submit, args=(manager,)); thread.start(); thread.join()", 0),
+        ("thread = threading.Thread(target=submit, args=(Manager(1),)); thread.start(); thread.join()", 0),
         ("async def main(): submit(manager)\n        manager = Manager(2); asyncio.run(main())", 0),
         ("manager = Manager(2, exit_timeout=60); submit(manager)", 0),
     ],

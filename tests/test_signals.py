@@ -17,9 +17,9 @@ from concurrent.futures import CancelledError
 from contextlib import contextmanager
 from typing import Any
 
-import procbackground
 import pytest
 
+import procbackground
 from procbackground import Manager, ManagerClosedError, Task
 from tests.support.facts import wait_until, wait_until_closing
 from tests.support.gate import PATIENCE_S

@@ -6,7 +6,7 @@ import atexit
 import os
 import signal
 import threading
-from _thread import start_new_thread
+from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, Protocol
@@ -113,7 +113,7 @@ class _SignalListener:
 
     def __init__(self, closing: Closing, signals: tuple[int, ...], timeout_s: float | None) -> None:
         self._closing = closing
-        self._signals = signals
+        self.signals = signals
         self._timeout_s = timeout_s
         self._handled = 0  # signals whose handler ran
         self._level = 0
@@ -141,7 +141,7 @@ class _SignalListener:
             _listeners.append(self)
             self._next_fd = self._set_wakeup_fd(self._write_fd, warn_on_full_buffer=False)
             signal.set_wakeup_fd = self._set_by_another
-            for number in self._signals:
+            for number in self.signals:
                 self._before[number] = signal.signal(number, self._on_signal)
             yield
 
@@ -201,7 +201,7 @@ class _SignalListener:
         while not self._is_over:
             data = os.read(self._read_fd, 64).replace(b"\0", b"")
             for number in data:
-                if number in self._signals:
+                if number in self.signals:
                     heard += 1
                     self._take(heard)
             fd = self._next_fd
@@ -249,12 +249,29 @@ def closing_on_signals(closing: Closing, signals: tuple[int, ...], timeout_s: fl
             closing.close(timeout_s)
 
 
+# A fork begins with the signals blocked, else one that comes before `_leave_fork` would reach the parent, and be lost.
+_masks: dict[int, set[int]] = {}  # of the threads that fork
+
+
+def _before_fork() -> None:
+    if _listeners:
+        numbers = {number for listener in _listeners for number in listener.signals}
+        _masks[get_ident()] = set(signal.pthread_sigmask(signal.SIG_BLOCK, numbers))
+
+
+def _after_fork() -> None:
+    mask = _masks.pop(get_ident(), None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 def _leave_fork() -> None:
     for listener in reversed(_listeners[:]):
         listener.leave_fork()
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_leave_fork)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_leave_fork)
 
 
 # -- the exit of the interpreter -----------------------------------------------------------------------------

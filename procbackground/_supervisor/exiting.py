@@ -22,6 +22,7 @@ from procbackground._state import stops
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor import ending
+from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._sync import acquire_within
 
 if TYPE_CHECKING:
@@ -110,12 +111,23 @@ class _Exit:
         """Have all managers begin to close."""
         for supervisor, losses in self._losses:
             try:
-                supervisor.begin_exit(losses, None if self._level == FINISH else 0.0)
+                self._begin(supervisor, losses)
             except Exception:  # such as `MemoryError`: the others must begin all the same
                 supervisor.ask_to_close(0.0)
         self._bound()
         for supervisor in self._supervisors:
-            supervisor.wake_when_closed(self._wake)
+            supervisor.loop.has_closed.wake(self._wake)
+
+    def _begin(self, supervisor: Supervisor, losses: Losses) -> None:
+        loop = supervisor.loop
+        if not loop.acceptance.is_refusing:
+            loop.acceptance.text = AFTER_EXIT
+        loop.acceptance.is_refusing = True
+        loop.settler.losses = losses
+        if not loop.is_ready and not supervisor.has_closed:
+            supervisor.close_unused()
+        if not supervisor.has_closed:
+            supervisor.ask_to_close(loop.options.exit_timeout_s if self._level == FINISH else 0.0)
 
     @property
     def is_waiting(self) -> bool:

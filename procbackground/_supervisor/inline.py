@@ -356,6 +356,9 @@ class InlineSupervisor:
             self._stops_all = self._stops_all or timeout_s == 0
             self._changed.notify_all()
 
+    def kill_all(self) -> None:
+        """There is no process to kill."""
+
     def close(self, timeout_s: float | None) -> CloseReport:
         """Wait for what other threads run here, `timeout_s` at the most; it cannot be stopped."""
         began_s = time.monotonic()

@@ -281,7 +281,7 @@ class Supervisor:
         self._acceptance.check_fork()
         self._acceptance.is_refusing = True
         if not loop.is_ready and not loop.has_closed.is_set:
-            self._close_unused()
+            self.close_unused()
         if not loop.has_closed.is_set:
             self.ask_to_close(timeout_s)
             thread = threading.current_thread()
@@ -299,7 +299,8 @@ class Supervisor:
             raise self._acceptance.failure_error()
         return loop.report
 
-    def _close_unused(self) -> None:
+    def close_unused(self) -> None:
+        """Close a manager that was never used, unless it is started meanwhile."""
         try:
             self.run_aside(self._loop.close_unused)
         except RuntimeError:
@@ -322,28 +323,10 @@ class Supervisor:
         if not self._acceptance.is_foreign and not self._inbox.is_over:
             self._inbox.put(lambda: self._loop.scheduler.kill_all(time.monotonic()))
 
-    def begin_exit(self, losses: exiting.Losses, timeout_s: float | None) -> None:
-        """Begin to close because the interpreter exits; what is dropped from now on is noted in `losses`.
-
-        `timeout_s` goes before the manager's own `exit_timeout`.
-        """
-        if not self._acceptance.is_refusing:
-            self._acceptance.text = AFTER_EXIT
-        self._acceptance.is_refusing = True
-        self._loop.settler.losses = losses
-        if not self._loop.is_ready and not self.has_closed:
-            self._close_unused()
-        if not self.has_closed:
-            self.ask_to_close(self._loop.options.exit_timeout_s if timeout_s is None else timeout_s)
-
     @property
     def has_closed(self) -> bool:
         """Whether nothing is left of it here: a close is over, or this is a fork of its process."""
         return self._loop.has_closed.is_set or self._acceptance.is_foreign
-
-    def wake_when_closed(self, lock: _thread.LockType) -> None:
-        """Have `lock` released when `has_closed`."""
-        self._loop.has_closed.wake(lock)
 
     def cancel_queued(self) -> None:
         """Cancel all one-offs that are in no worker."""

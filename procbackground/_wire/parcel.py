@@ -67,7 +67,9 @@ def may_pack() -> bool:
     """Whether one more parcel may hold a descriptor: waiting parcels must leave some to workers and to the user."""
     if Parcel.living < FEW:
         return True
-    resource = load("resource")  # here: most processes never need it
+    load("resource")  # here: most processes never need it
+    import resource
+
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limit == resource.RLIM_INFINITY or limit // SHARE > Parcel.living
 

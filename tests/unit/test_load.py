@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import sys
-import textwrap
 
 import pytest
 
 from procbackground._sync import load
-from tests.support.scripts import ENVIRONMENT
+from tests.support.scripts import run
 
 SLOW = """
 import os, signal, time
@@ -63,7 +61,7 @@ def test_a_module_that_is_absent_raises_as_its_import_does():
 CALLS = """
     import contextvars, sys, threading
     import procbackground
-    from procbackground import CallbackObserver, LoguruObserver, Manager, Retry, Task, TaskType, WorkerDiedError, current
+    from procbackground import CallbackObserver, LoguruObserver, Manager, Retry, Task, TaskType
 
     variable = contextvars.ContextVar("variable")
     late = []
@@ -80,12 +78,12 @@ CALLS = """
     if __name__ == "__main__":
         sys.meta_path.insert(0, Watcher)
         observer = [LoguruObserver(), CallbackObserver()]
-        with Manager(1, observer=observer, retry=2, env={{"A": "b"}}, context=[variable], max_pending=9) as manager:
+        with Manager(1, observer=observer, retry=2, env={"A": "b"}, context=[variable], max_pending=9) as manager:
             manager.run(pow, 2, 3).result()
             manager.run(lambda: 3).result()
             manager.run(bytes, 3_000_000).result()
             manager.run(len, bytes(3_000_000)).result()
-            manager.run_task(Task(pow, args=(2, 3), retry=Retry(), timeout=9, memory_limit="1GiB", isolate=True)).result()
+            manager.run_task(Task(pow, args=(2, 3), retry=Retry(), memory_limit="1GiB", isolate=True)).result()
             manager.run_task(Task(int, args=("x",))).exception()
             manager.run(id, threading.Lock()).exception()
             loop = manager.run_task(Task(nothing, type=TaskType.LOOP, interval=0.01))
@@ -93,14 +91,12 @@ CALLS = """
             list(manager.stream([Task(pow, args=(2, 3))]))
             list(manager.options(timeout=5).map(abs, [1], chunksize=1, buffersize=1))
             manager.stats(), manager.processes(), manager._processes, manager.count_of("loop"), manager.wait()
-            manager.cancel()
+            manager.cancel(), repr(manager), manager.dump()
+        Manager(1, inline=True).run(pow, 2, 3).result()
         print(sorted(set(late)))
 """
 
 
 def test_no_call_imports_anything_in_the_main_thread(tmp_path):
-    (tmp_path / "script.py").write_text(textwrap.dedent(CALLS.replace("{{", "{").replace("}}", "}")))
-    ended = subprocess.run(
-        [sys.executable, str(tmp_path / "script.py")], env=ENVIRONMENT, capture_output=True, text=True, timeout=60, check=False
-    )
+    ended = run(CALLS, folder=tmp_path)
     assert ended.stdout.splitlines()[-1:] == ["[]"], ended.stdout + ended.stderr
