@@ -26,7 +26,8 @@ A task's way out and back, by module:
 The root and the packages. Each package lists its modules in its own docstring:
 
     root          task, retry, events, errors, report, context: what users import; joblib: the backend for joblib;
-                  _compat: private attributes of ProcessPoolExecutor; _sync, _broken: what all others may import;
+                  _compat: private attributes of ProcessPoolExecutor; _sync, _load, _broken: what all others may
+                  import;
                   _testing: what tests see of a manager's inside
     observers     Observer and the ready-made observers
     _submit       the caller's side: from a call to a job; map and stream

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from procbackground._load import load
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker
-from procbackground._load import load
 
 if TYPE_CHECKING:
     import threading

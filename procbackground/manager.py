@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast
 
 from procbackground._compat import ExecutorInternals
+from procbackground._load import load
 from procbackground._state.job import Job
 from procbackground._submit import checks
 from procbackground._submit.bulk import BulkCalls
@@ -19,7 +20,6 @@ from procbackground._submit.closing import close_block, close_block_async, closi
 from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
 from procbackground._supervisor.machine import usable_cpus
 from procbackground._supervisor.supervisor import Supervisor, close_all_at_exit
-from procbackground._sync import load
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments

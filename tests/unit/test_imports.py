@@ -13,26 +13,27 @@ ROOT = Path(procbackground.__file__).parent
 
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
-LEAVES = {"_sync", "task", "retry", "events", "report", "errors", "_broken"}
+LEAVES = {"_sync", "_load", "task", "retry", "events", "report", "errors", "_broken"}
 CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
-    "_compat": {"_supervisor", "_state", "_sync"},
+    "_compat": {"_supervisor", "_state", "_load"},
     "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
     "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},
-    "_wire": {"_platform", "errors", "_sync"},
+    "_wire": {"_platform", "errors", "_load"},
     "_platform": {"errors"},
     "context": {"errors"},
     "events": {"report", "task"},
     "report": {"errors", "task"},
     "task": {"retry"},
-    "retry": {"_sync"},
+    "retry": {"_load"},
     "_sync": set(),
-    "errors": {"_broken", "_sync"},  # on first use: it takes concurrent.futures.process along
+    "_load": set(),
+    "errors": {"_broken", "_load"},  # on first use: it takes concurrent.futures.process along
     "_broken": set(),
 }
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from procbackground._sync import load
+from procbackground._load import load
 from tests.support.scripts import run
 
 SLOW = """
