@@ -27,7 +27,7 @@ The root and the packages. Each package lists its modules in its own docstring:
 
     root          task, retry, events, errors, report, context: what users import; joblib: the backend for joblib;
                   _compat: private attributes of ProcessPoolExecutor; _sync, _load, _broken: what all others may
-                  import;
+                  import; _figures: what a run is counted in;
                   _testing: what tests see of a manager's inside
     observers     Observer and the ready-made observers
     _submit       the caller's side: from a call to a job; map and stream
@@ -36,6 +36,7 @@ The root and the packages. Each package lists its modules in its own docstring:
     _wire         what crosses between parent and child
     _worker       the child's side
     _platform     what the operating system provides
+    _report       what the figures of a run are told by: text, and a page with plots
 """
 
 from __future__ import annotations

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
+    from procbackground._report.run import RunReport
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -262,6 +263,14 @@ class Manager(_FrontDoor, ExecutorInternals):
     def processes(self) -> list[ProcessInfo]:
         """Return a snapshot of the worker processes; its figures are taken in this call, for whole process trees."""
         return self._supervisor.processes()
+
+    def report(self) -> RunReport:
+        """Return the figures of the run so far: per task name how many, how long and how large, and who was busy when.
+
+        They are collected with and without observers, in a bounded size: `print(manager.report())`, or
+        `manager.report().html("run.html")`. Also after the close.
+        """
+        return self._supervisor.report()
 
     def dump(self) -> str:
         """Return a line of status, and the Python stacks of all that runs now, as in tracebacks.

@@ -1,4 +1,7 @@
-"""Reports of a manager: attempts, progress, counters, processes, and how a close went. All immutable."""
+"""Reports of a manager: attempts, progress, counters, processes, and how a close went. All immutable.
+
+As a program, `python -m procbackground.report FILE`, it reports on the run whose events a file holds.
+"""
 
 from __future__ import annotations
 
@@ -132,3 +135,11 @@ class CloseReport:
     def is_clean(self) -> bool:
         """Whether nothing was cut short and nothing is left."""
         return not (self.cancelled or self.stopped or self.killed or self.leftovers or self.left)
+
+
+if __name__ == "__main__":
+    import sys
+
+    from procbackground._report.command import main
+
+    sys.exit(main())

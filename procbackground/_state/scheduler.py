@@ -84,6 +84,7 @@ class Scheduler(State):
             if recipe.watch_s != NO_LIMIT and now_s + recipe.watch_s < self.next_scan_s:
                 self.next_scan_s = now_s + recipe.watch_s
             return worker
+        job.started_s = now_s  # of its wait, until it is sent
         queue = self.queue
         queue.push(job)
         if not self.needs_staff:

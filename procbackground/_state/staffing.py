@@ -84,6 +84,7 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
         pipeline.head_since_s = now_s
     given: list[Job] = []
     sent = pipeline.sent
+    waited_s = now_s - first.started_s  # since it was accepted
     while room > 0:
         job = queue.peek()
         if job is None or (job.recipe.depth == 1 and (held or given)):
@@ -98,6 +99,8 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
         jobs.append(job)
         given.append(job)
     pipeline.sent = sent
+    if given and first.attempt == 1:  # of the first, for all: they were queued together as a rule
+        state.figures.of(first.recipe.name).waited.add(waited_s, len(given))
     watch_s = jobs[0].recipe.watch_s
     if watch_s != NO_LIMIT and now_s + watch_s < state.next_scan_s:
         state.next_scan_s = now_s + watch_s

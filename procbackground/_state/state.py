@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
+from procbackground._figures import Figures
 from procbackground._state import fleet
 from procbackground._state.commands import Command
 from procbackground._state.fleet import Worker
@@ -74,6 +75,7 @@ class State:
         self.respawned: int = 0
         self.cancelled_by_close: int = 0  # one-offs that did not run then
         self.stopped = self.killed = 0  # running tasks ended by a close
+        self.figures: Figures = Figures()  # for the report of the run
         # The manager's own course.
         self.is_closing: bool = False
         self.cancels_queue: bool = False  # what has not begun will not

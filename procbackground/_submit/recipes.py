@@ -57,6 +57,10 @@ class Port(Owner, Protocol):
         """Take a row of a chunk whose first attempt failed. Raises: as `accept`."""
         ...
 
+    def note_rows(self, name: str, count: int, took_s: float) -> None:
+        """Add rows of a map that succeeded to the figures of the run."""
+        ...
+
     def preload(self, module: str) -> None:
         """Have workers that start later import `module` first."""
         ...

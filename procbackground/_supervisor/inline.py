@@ -17,6 +17,8 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
 from procbackground import context
+from procbackground._figures import Figures
+from procbackground._load import load
 from procbackground._state.fleet import Worker
 from procbackground._state.job import SETTLED, Job
 from procbackground._supervisor.acceptance import Acceptance
@@ -28,6 +30,7 @@ from procbackground.context import Context
 from procbackground.report import CloseReport, Outcome, ProcessInfo, Progress, Stats
 
 if TYPE_CHECKING:
+    from procbackground._report.run import RunReport
     from procbackground._submit.puller import Puller
 
 CLOSE_S = 1.0  # for observers to take their last events
@@ -75,6 +78,7 @@ class InlineSupervisor:
     ) -> None:
         self.context = context_
         self.wall = WallClock()
+        self.figures = Figures()
         self.events = Events(observers, f"procbackground-{id(self):x}")
         self._initializer = initializer
         self._acceptance = Acceptance()
@@ -120,6 +124,9 @@ class InlineSupervisor:
         job.started_s = time.monotonic()
         if self._ends_attempt(job, None, error):
             self._run_to_end(job)
+
+    def note_rows(self, name: str, count: int, took_s: float) -> None:
+        """There are no chunks here."""
 
     def preload(self, module: str) -> None:
         """There is nobody to load it for."""
@@ -187,6 +194,8 @@ class InlineSupervisor:
         now_s = time.monotonic()
         outcome = Outcome.SUCCEEDED if error is None else Outcome.RAISED
         job.record(outcome, now_s, self.wall, pid=self._pid, error=error)
+        with self._changed:
+            self.figures.attempt(self._pid, job.recipe.name, outcome, job.started_s, now_s)
         delay_s = None
         if job.recipe.retry is not None:
             try:
@@ -199,6 +208,7 @@ class InlineSupervisor:
             return False
         with self._changed:
             self._counts["retried"] += 1
+            self.figures.of(job.recipe.name).retried += 1
         self.events.task("on_task_retrying", job, error=error, delay=delay_s)
         self.pause(job, delay_s)
         job.with_history().idle_for_s += delay_s
@@ -258,6 +268,7 @@ class InlineSupervisor:
             self._loops.discard(job)
             how = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
             self._counts[how] += 1
+            self.figures.end(job.recipe.name, how, None if error is None else type(error).__name__)
             self._changed.notify_all()
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
@@ -323,6 +334,11 @@ class InlineSupervisor:
 
     def count(self, *, loops: bool) -> int:
         return len(self._loops) if loops else len(self._running)
+
+    def report(self) -> RunReport:
+        make: type[RunReport] = load("procbackground._report.run").RunReport
+        with self._changed:
+            return make(self.figures.copy(), 1, self.wall(0.0))
 
     def processes(self) -> list[ProcessInfo]:
         return []

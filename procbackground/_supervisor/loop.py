@@ -113,12 +113,15 @@ class Loop:
             start_timeout_s=options.start_timeout_s,
             min_free_bytes=options.min_free_bytes,
         )
+        self.figures = self.scheduler.figures
         self.initializer = None if options.initializer is None else Initializer(*options.initializer)
         self.events = Events(options.observers, self.name)
         self.user_code = UserCodeRunner(self.name, self._wake)
         # Apart, with one thread only: it keeps the records in order, and a handler that blocks delays no task.
         self.log_records = UserCodeRunner(f"{self.name}-records", self._wake)
-        self.settler = Settler(self.scheduler, self.events, self.user_code, self.acceptance, self.inbox.put)
+        self.settler = Settler(
+            self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox.put
+        )
         self.stacks = StackDumps()
         self.sampler = Sampler(
             self.name, self.scheduler, self.inbox, self.wall, self.events, options.min_free_bytes is not None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from procbackground._figures import Figures
 from procbackground._state import commands as c
 from procbackground._state import outcomes
 from procbackground._state.fleet import Worker
@@ -56,6 +57,7 @@ class Settler:
         events: Events,
         user_code: UserCodeRunner,
         acceptance: Acceptance,
+        figures: Figures,
         post: Callable[[Callable[[], object]], None],
     ) -> None:
         self.batches: list[ResultBatch] = []  # that came, and whose handles are not settled
@@ -64,6 +66,7 @@ class Settler:
         self._events = events
         self._user_code = user_code
         self._acceptance = acceptance
+        self._figures = figures
         self._post = post  # to the supervisor
         self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
@@ -93,6 +96,8 @@ class Settler:
         has_event = self._events.has_succeeded
         may_extend = bool(EXTENSION_CODES)
         pid = worker.pid
+        name, in_a_row, tasks, row_since_s = "", 0, 0, since_s  # answers in a row of one name, for the figures
+        each_s = (now_s - since_s) / len(jobs)
         # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
         count = 0
@@ -126,6 +131,17 @@ class Settler:
             if has_event:
                 self._events.task("on_task_succeeded", job, result=value)
             count += 1
+            if job.recipe.name is not name:
+                if in_a_row:
+                    row_end_s = row_since_s + in_a_row * each_s
+                    self._figures.succeeded(pid, name, tasks, row_since_s, row_end_s)
+                    row_since_s = row_end_s
+                name, in_a_row, tasks = job.recipe.name, 0, 0
+            in_a_row += 1
+            tasks += handle.plain_rows() if job.recipe.is_chunk else 1  # pyright: ignore[reportAttributeAccessIssue]
+        if in_a_row:
+            cpu_s, peak_bytes = batch.cost or (None, None)
+            self._figures.succeeded(pid, name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
         return count
 
     # -- verdicts ------------------------------------------------------------------------------------------
@@ -151,6 +167,7 @@ class Settler:
     def _take_verdict(self, command: c.Judge, verdict: Verdict) -> None:
         now_s = time.monotonic()
         job, error = command.job, verdict.error
+        self._note_attempt(job)
         attempt = job.attempt
         is_iteration = job.recipe.is_loop and not verdict.ends_loop
         if is_iteration:
@@ -159,19 +176,40 @@ class Settler:
         else:
             ruling = self._scheduler.judged(job, verdict.delay_s, now_s)
         if ruling == outcomes.RETRY:
+            self._figures.of(job.recipe.name).retried += 1
             self._events.task("on_task_retrying", job, attempt, error=error, delay=verdict.delay_s)
         elif ruling == outcomes.FINAL:
             if is_iteration:
+                assert error is not None
+                self._note_end(job, "failed", error)
                 self._events.task("on_task_failed", job, attempt, error=error)
             elif error is not None:
                 self.fail(job, error)
             else:
                 self._succeed(job, verdict.value)
 
+    def _note_attempt(self, job: Job) -> None:
+        """Add the attempt that was just recorded to the figures."""
+        attempts = job.history.attempts if job.history is not None else []
+        if attempts and (ended := attempts[-1]).outcome is not None and ended.ended is not None:
+            began_s = job.started_s
+            self._figures.attempt(
+                ended.pid, job.recipe.name, ended.outcome, began_s, began_s + ended.ended - ended.started,
+                ended.cpu_seconds, ended.peak_memory,
+            )  # fmt: skip
+
+    def _note_end(self, job: Job, how: str, error: BaseException | None = None) -> None:
+        """Add the end of a task to the figures. The rows of a chunk that failed go on as tasks of their own."""
+        if not job.recipe.is_chunk:
+            self._figures.end(job.recipe.name, how, None if error is None else type(error).__name__)
+        elif how == "succeeded":
+            self._figures.rows(job.recipe.name, job.handle.plain_rows(), 0.0)  # type: ignore[attr-defined]
+
     def _succeed(self, job: Job, value: Any) -> None:
         handle = job.handle
         handle._history = tuple(job.with_history().attempts)
         has_callbacks = handle._settle(FINISHED, value, None)
+        self._note_end(job, "succeeded")
         self._events.task("on_task_succeeded", job, result=value)
         self._count(job, has_callbacks, succeeded=1)
 
@@ -180,6 +218,7 @@ class Settler:
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
         has_callbacks = handle._settle(FINISHED, None, error)
+        self._note_end(job, "failed", error)
         self._events.task("on_task_failed", job, error=error)
         self._count(job, has_callbacks, failed=1)
 
@@ -196,6 +235,7 @@ class Settler:
             )  # fmt: skip
         handle._history = tuple(attempts)
         has_callbacks = handle._settle(CANCELLED_AND_NOTIFIED, None, None)
+        self._note_end(job, "cancelled")
         self._events.task("on_task_cancelled", job)
         self._count(job, has_callbacks, cancelled=1)
 

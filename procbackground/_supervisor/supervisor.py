@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from procbackground._load import load
 from procbackground._state import commands as c
 from procbackground._state import fleet, stops
 from procbackground._state.fleet import Worker
@@ -31,6 +32,7 @@ from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
+    from procbackground._report.run import RunReport
     from procbackground._submit.puller import Puller
 
 T = TypeVar("T")
@@ -97,6 +99,10 @@ class Supervisor:
             self._acceptance.check()
             raise ManagerClosedError("the manager was closed before this could be tried again")
         self._inbox.put(lambda: self._loop.intake.take_in_row(job, kind, failure))
+
+    def note_rows(self, name: str, count: int, took_s: float) -> None:
+        """Add rows of a map that succeeded to the figures of the run."""
+        self._do(lambda: self._loop.figures.rows(name, count, took_s))
 
     def preload(self, module: str) -> None:
         """Let workers that start later have `module`."""
@@ -241,6 +247,13 @@ class Supervisor:
         """Return how many tasks have not ended."""
         scheduler = self._loop.scheduler
         return self.ask(lambda: len(scheduler.loops) if loops else scheduler.unsettled)  # type: ignore[no-any-return]
+
+    def report(self) -> RunReport:
+        """Return the figures of the run so far."""
+        loop = self._loop
+        figures = self.ask(loop.figures.copy)
+        make: type[RunReport] = load("procbackground._report.run").RunReport
+        return make(figures, loop.options.max_workers, loop.wall(0.0))
 
     def processes(self) -> list[ProcessInfo]:
         """Return a snapshot of the workers that are ready."""

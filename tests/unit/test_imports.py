@@ -13,12 +13,12 @@ ROOT = Path(procbackground.__file__).parent
 
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
-LEAVES = {"_sync", "_load", "task", "retry", "events", "report", "errors", "_broken"}
+LEAVES = {"_sync", "_load", "task", "retry", "events", "report", "errors", "_broken", "_figures"}
 CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
     "_compat": {"_supervisor", "_state", "_load"},
-    "_supervisor": {"_state", "_submit", "_worker", "handle", "observers"} | CHILD | LEAVES,
+    "_supervisor": {"_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
     "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
@@ -28,7 +28,9 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_platform": {"errors"},
     "context": {"errors"},
     "events": {"report", "task"},
-    "report": {"errors", "task"},
+    "report": {"errors", "task", "_report"},  # the last only when it runs as a program
+    "_report": {"_figures", "_load"},
+    "_figures": set(),
     "task": {"retry"},
     "retry": {"_load"},
     "_sync": set(),

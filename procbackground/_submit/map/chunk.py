@@ -175,6 +175,10 @@ class Chunk(TaskHandle[Any]):
         """
         return None if self._goes_on or self._result is None else self._result[0]
 
+    def plain_rows(self) -> int:
+        """Return how many rows have succeeded, where the mapper does not look at the answer; else 0. It is done."""
+        return 0 if self._goes_on or self._result is None else len(self._result[0])
+
     def answers(self) -> tuple[list[Answer], BaseException | None]:
         """Return the answers, and the error that the chunk ended with. It is done, and was not cancelled."""
         return load_answers(self._bodies, self._result, self._exception)

@@ -57,6 +57,7 @@ class Mapper:
         self._taken: list[Part] = []  # to be yielded next, in reverse
         self._awaited: list[Part] = []  # the one that the consumer is at
         self._is_over = False
+        self._name = ""  # of the tasks, once it is wanted
         try:
             with self.lock:
                 self._give_first()
@@ -150,6 +151,10 @@ class Mapper:
         answers, error = chunk.answers()
         if error is None:
             self._learn(count, sum(len(values) for values, _, _ in answers), answers[-1][2])
+        succeeded = sum(len(values) - len(failures) for values, failures, _ in answers)
+        if succeeded:
+            name = self._name = self._name or chunk.task.name
+            self._port.note_rows(name, succeeded, 0.0 if error is not None else answers[-1][2])
         for step in c.plan(count, answers, error, chunk._ended_at_row):
             match step:
                 case c.Values(values):

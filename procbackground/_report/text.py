@@ -1,0 +1,102 @@
+"""The report of a run as text: a table by `rich` where it is installed, else aligned columns."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from procbackground._figures import NameFigures
+    from procbackground._report.run import RunReport
+
+HEADS = ("task", "succeeded", "failed", "cancelled", "retried", "median", "90 %", "longest", "CPU", "peak", "waited")
+
+
+def text_of(report: RunReport, width: int | None = None, color: bool = False) -> str:
+    """Return the report as text; see `RunReport.text`."""
+    names = sorted(report.figures.names.items(), key=lambda item: -item[1].wall.total)
+    rows = [row_of(name, figures) for name, figures in names]
+    if len(rows) > 1:
+        rows.append(row_of("total", report.total()))
+    return "\n".join([_table(rows, width, color), *lines_of(report)])
+
+
+def row_of(name: str, figures: NameFigures) -> list[str]:
+    """Return the cells of one name, one for each of `HEADS`."""
+    wall = figures.wall
+    counts = [f"{figures.ended[how]:,}" for how in ("succeeded", "failed", "cancelled")]
+    times = [seconds(wall.quantile(share)) for share in (0.5, 0.9, 1.0)]
+    cpu = seconds(figures.cpu.total) if figures.cpu.counts else "-"
+    waited = seconds(figures.waited.quantile(0.5))
+    return [name, *counts, f"{figures.retried:,}", *times, cpu, size(figures.peak_bytes), waited]
+
+
+def lines_of(report: RunReport) -> list[str]:
+    """Return what is to be said of the run as a whole."""
+    speed_up = report.speed_up
+    if speed_up is None:
+        return ["nothing has run"]
+    lines = [
+        f"{seconds(report.seconds)} with {report.workers} workers, which were busy {speed_up / report.workers:.0%} of "
+        f"it: {speed_up:.2f} times one worker"
+    ]
+    attempts = report.total().attempts
+    failed = {outcome: count for outcome, count in attempts.items() if outcome != "succeeded" and count}
+    if failed:
+        lines.append("failed attempts: " + ", ".join(f"{count:,} {outcome}" for outcome, count in failed.items()))
+    for name, figures in report.figures.names.items():
+        lines += [f"{name}: {error}" for error in figures.errors]
+    return lines
+
+
+def seconds(duration_s: float | None) -> str:
+    """Return a duration for people, or "-" where it is not known."""
+    if duration_s is None:
+        return "-"
+    for limit_s, factor, unit in ((1e-3, 1e6, "µs"), (1, 1e3, "ms"), (100, 1, "s")):
+        if duration_s < limit_s:
+            return f"{duration_s * factor:.3g} {unit}"
+    minutes, rest_s = divmod(round(duration_s), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest_s:02} s"
+
+
+def size(bytes_: int | None) -> str:
+    """Return a size for people, or "-" where it is not known."""
+    if bytes_ is None:
+        return "-"
+    if bytes_ < 1000 * 2**10:
+        return f"{bytes_ / 2**10:.3g} KiB"
+    return f"{bytes_ / 2**20:.3g} MiB" if bytes_ < 1000 * 2**20 else f"{bytes_ / 2**30:.3g} GiB"
+
+
+def _table(rows: list[list[str]], width: int | None, color: bool) -> str:
+    try:
+        from rich.box import SIMPLE
+        from rich.console import Console
+        from rich.table import Table
+    except ImportError:
+        return _columns(rows, width)
+    table = Table(box=SIMPLE, pad_edge=False)
+    for head in HEADS:
+        table.add_column(head, justify="left" if head == HEADS[0] else "right", overflow="fold")
+    for row in rows:
+        table.add_row(*row, style="bold" if row[0] == "total" and row is rows[-1] else None)
+    out = io.StringIO()
+    console = Console(file=out, width=width or 1000, force_terminal=color, no_color=not color, highlight=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
+
+
+def _columns(rows: list[list[str]], width: int | None) -> str:
+    """Return the table as aligned columns; where `width` is too small for all, without the last ones."""
+    columns = list(zip(HEADS, *rows, strict=True))
+    widths = [max(map(len, column)) for column in columns]
+    while width is not None and len(widths) > 2 and sum(widths) + 2 * (len(widths) - 1) > width:
+        columns.pop()
+        widths.pop()
+    aligned = [
+        [cell.rjust(broad) if number else cell.ljust(broad) for cell in column]
+        for number, (column, broad) in enumerate(zip(columns, widths, strict=True))
+    ]
+    return "\n".join("  ".join(cells).rstrip() for cells in zip(*aligned, strict=True))
