@@ -7,15 +7,21 @@ that fails, runs over joblib's `timeout` or is abandoned has its running batches
 
 from __future__ import annotations
 
+import copyreg
 import multiprocessing
 import warnings
 from collections.abc import Callable
-from contextvars import Context, copy_context
+from concurrent.futures import Future
+from contextvars import copy_context
+from functools import partial
+from threading import RLock
 from typing import Any
+from weakref import WeakKeyDictionary
 
 try:
     from joblib.parallel import (  # pyright: ignore[reportMissingImports]
         AutoBatchingMixin,
+        BatchedCalls,
         FallbackToBackend,
         ParallelBackendBase,
         SequentialBackend,
@@ -33,6 +39,8 @@ from procbackground.task import Task, qualified_name
 
 # Options that joblib passes to every backend. They are of no use here: large arrays cross in memory as they are.
 _FOR_OTHER_BACKENDS = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
+
+ABORT_S = 1.0  # for a thread that passes a batch to joblib; it takes microseconds
 
 
 class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
@@ -67,8 +75,8 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         self._given = manager
         self._manager = manager
         self._made_with: dict[str, Any] | None = None
-        self._out: set[TaskHandle[Any]] = set()
-        self._call_context = Context()
+        self._calls: WeakKeyDictionary[Any, _Call] = WeakKeyDictionary()  # the latest of each `Parallel` object
+        self._loose = _Call(None)  # for batches that belong to no call
 
     # -- before and after a call of Parallel ---------------------------------------------------------------
 
@@ -117,12 +125,14 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
 
     def start_call(self) -> None:
         """A call begins, in the caller's thread."""
-        self._call_context = copy_context()  # later batches are given by whichever thread ends an earlier one
+        # joblib keeps the batches that it has cut and not given yet, and would run those of a failed call in this one.
+        ready = getattr(self.parallel, "_ready_batches", None)
+        while ready is not None and not ready.empty():
+            ready.get_nowait()
 
     def terminate(self) -> None:
         """A call is over; the workers stay for the next."""
         self.reset_batch_stats()
-        self._call_context = Context()
         self.parallel = None  # it has us, too: without the circle we go with it at once, and the workers with us
 
     # -- batches -------------------------------------------------------------------------------------------
@@ -132,13 +142,24 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         assert self._manager is not None
         # The batch is an argument, not the function: large parts of it are sent in memory files, as arguments are.
         task = Task(_run_batch, args=(func,), name=_name_of(func))
+        call = self._call_of(callback)
         # In a copy: two threads may not be in one context at a time.
-        handle: TaskHandle[Any] = self._call_context.copy().run(_run_when_there_is_room, self._manager, task)
-        self._out.add(handle)
-        handle.add_done_callback(self._out.discard)
+        handle: TaskHandle[Any] = call.context.copy().run(_run_when_there_is_room, self._manager, task)
+        call.handles.add(handle)
+        handle.add_done_callback(call.handles.discard)
         if callback is not None:
-            handle.add_done_callback(callback)
+            handle.add_done_callback(partial(call.finish, callback))
         return handle
+
+    def _call_of(self, callback: Any) -> _Call:
+        """Return the call that a batch belongs to; the first batch of each is given in the caller's thread."""
+        parallel, name = getattr(callback, "parallel", None), getattr(callback, "parallel_call_id", None)
+        if parallel is None:
+            return self._loose
+        call = self._calls.get(parallel)
+        if call is None or call.name != name:
+            call = self._calls[parallel] = _Call(name)
+        return call
 
     def retrieve_result_callback(self, out: TaskHandle[Any]) -> Any:
         """Return the results of a batch that is done, or raise what it failed with."""
@@ -146,8 +167,51 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
 
     def abort_everything(self, ensure_ready: bool = True) -> None:
         """Stop the batches of a call that failed, also the running ones; the manager keeps working."""
-        for handle in list(self._out):
+        # Several `Parallel` objects may use this backend; joblib marks the one that it aborts.
+        for parallel, call in list(self._calls.items()):
+            if getattr(parallel, "_aborting", True):
+                call.abort()
+        self._loose.abort()
+
+
+class _Call:
+    """One call of a `Parallel` object. Once it is aborted, no batch of it reaches the object, which may be in its next
+    call by then: joblib checks for that once at the end of each batch, and then counts the batch and gives more."""
+
+    def __init__(self, name: str | None) -> None:
+        self.name = name  # joblib's
+        self.context = copy_context()  # the caller's; later batches are given by whichever thread ends an earlier one
+        self.handles: set[Future[Any]] = set()
+        self._lock = RLock()
+        self._is_over = False
+
+    def finish(self, callback: Callable[[Any], Any], handle: Future[Any]) -> None:
+        """Pass a batch that is done to joblib."""
+        with self._lock:
+            if not self._is_over:
+                callback(handle)
+
+    def abort(self) -> None:
+        """Stop what is out, and wait until no thread is in `finish`."""
+        self._is_over = self.name is not None
+        for handle in list(self.handles):
             handle.cancel()
+        # Not for ever: the thread may be taking items of the caller's iterable, and then joblib's own lock protects
+        # the next call.
+        if self._lock.acquire(timeout=ABORT_S):
+            self._lock.release()
+        for handle in list(self.handles):  # given meanwhile
+            handle.cancel()
+
+
+def _reduce_batch(batch: BatchedCalls) -> tuple[Any, ...]:
+    """Pickle a batch for any backend's workers such that the backend of this module can be named there, too."""
+    rebuild, args = batch.__reduce__()
+    return _load_batch, (rebuild, args)
+
+
+def _load_batch(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    return rebuild(*args)  # the import of this module has registered the backend
 
 
 def register(make_default: bool = False) -> None:
@@ -157,6 +221,7 @@ def register(make_default: bool = False) -> None:
         make_default: what names no backend runs here, too.
     """
     register_parallel_backend("procbackground", _Backend, make_default=make_default)
+    copyreg.pickle(BatchedCalls, _reduce_batch)
 
 
 def _run_when_there_is_room(manager: Manager, task: Task[Any]) -> TaskHandle[Any]:

@@ -4,6 +4,8 @@ zygote (see `zygote`)."""
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
+import multiprocessing.spawn
 import os
 import select
 import signal
@@ -44,6 +46,21 @@ def startable_main() -> Iterator[None]:
         yield
     finally:
         main.__file__ = path
+
+
+@contextlib.contextmanager
+def known_start_method(method: str) -> Iterator[None]:
+    """Hide a start method that other packages have added, as within a worker of loky: the child could not find it."""
+    if multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods()):
+        yield
+        return
+    names: Any = multiprocessing.spawn
+    before = names.get_start_method
+    names.get_start_method = lambda: method
+    try:
+        yield
+    finally:
+        names.get_start_method = before
 
 
 def forget_foreign_fork_server(method: str) -> None:
@@ -197,7 +214,7 @@ class Direct:
                 daemon=False,  # a daemonic process may not start children of its own
             )
             forget_foreign_fork_server(method)
-            with startable_main(), interrupts_held_back(method):
+            with startable_main(), known_start_method(method), interrupts_held_back(method):
                 process.start()
         except BaseException:
             for fd in fds:

@@ -23,6 +23,7 @@ from procbackground._supervisor.direct import (
     forget_foreign_fork_server,
     interrupts_held_back,
     is_passing,
+    known_start_method,
     name_process,
     startable_main,
 )
@@ -186,7 +187,7 @@ class Zygote:
     def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks; raises whatever prevents the start."""
         method = self._context.get_start_method()
-        with room_for_start(), startable_main():
+        with room_for_start(), startable_main(), known_start_method(method):
             forget_foreign_fork_server(method)
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process: BaseProcess = self._context.Process(

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from procbackground import Manager, MemoryLimitError, TaskTimeoutError, WorkerDiedError, current
+from tests.support import scripts
 from tests.support.facts import child_pids, wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate
 
@@ -490,7 +491,7 @@ def test_nothing_waits_once_a_call_is_over():
     with parallel_config(backend="procbackground", n_jobs=2) as config:
         Parallel()(delayed(square)(x) for x in range(50))
         backend = config["backend"]
-        wait_until(lambda: not backend._out, "no handle is kept")
+        wait_until(lambda: not any(call.handles for call in backend._calls.values()), "no handle is kept")
 
 
 def test_a_full_queue_makes_joblib_wait_where_other_callers_are_refused(make_manager):
@@ -498,3 +499,86 @@ def test_a_full_queue_makes_joblib_wait_where_other_callers_are_refused(make_man
     with parallel_config(backend="procbackground", manager=manager, n_jobs=2):
         squares = Parallel(pre_dispatch="all", batch_size=1)(delayed(square)(number) for number in range(30))
     assert squares == [number**2 for number in range(30)]
+
+
+# -- calls after calls that failed ---------------------------------------------------------------------------
+
+
+def fail_at_first(x):
+    if x == 0:
+        raise LookupError
+    return -x
+
+
+@pytest.mark.parametrize("return_as", ["list", "generator"])
+def test_a_call_after_one_that_failed_returns_its_own_results_only(return_as):
+    with Parallel(n_jobs=2, backend="procbackground", return_as=return_as) as parallel:
+        for _ in range(30):
+            with pytest.raises(LookupError):
+                list(parallel(delayed(fail_at_first)(x) for x in range(20)))
+            assert list(parallel(delayed(square)(x) for x in range(6))) == [0, 1, 4, 9, 16, 25]
+
+
+def test_a_call_after_one_that_was_abandoned_returns_its_own_results_only():
+    with Parallel(n_jobs=2, backend="procbackground", return_as="generator", batch_size=1) as parallel:
+        for _ in range(10):
+            results = parallel(delayed(square)(x) for x in range(40))
+            assert next(results) == 0
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results.close()
+            assert list(parallel(delayed(abs)(-x) for x in range(6))) == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_call_after_one_whose_iterable_raised_returns_its_own_results_only():
+    def broken():
+        for x in range(7):
+            yield delayed(square)(-x)
+        raise LookupError
+
+    with Parallel(n_jobs=2, backend="procbackground", pre_dispatch=3) as parallel:
+        for _ in range(10):
+            with pytest.raises(LookupError):
+                parallel(broken())
+            assert parallel(delayed(square)(x) for x in range(6)) == [0, 1, 4, 9, 16, 25]
+
+
+def test_a_call_that_fails_stops_no_batch_of_another_one_of_the_same_backend(gate):
+    with parallel_config(backend="procbackground", n_jobs=2):
+        held = Parallel(return_as="generator", batch_size=1)(delayed(stop_at_gate)(gate.address) for _ in range(1))
+        pid = gate.wait_for_arrival()
+        with pytest.raises(LookupError):
+            Parallel()(delayed(fail_at_first)(x) for x in range(4))
+        gate.release(pid)
+        assert len(list(held)) == 1
+
+
+# -- within the workers of other backends --------------------------------------------------------------------
+
+
+def squares_by_name(x):
+    return Parallel(n_jobs=2, backend="procbackground")(delayed(square)(y) for y in range(x))
+
+
+def test_the_backend_can_be_named_in_the_threads_of_another_backend():
+    outer = Parallel(n_jobs=2, backend="threading")
+    assert outer(delayed(squares_by_name)(x) for x in (2, 3)) == [[0, 1], [0, 1, 4]]
+
+
+@pytest.mark.parametrize("outer", ["loky", "multiprocessing"])
+def test_the_backend_can_be_named_in_the_workers_of_other_backends(outer, tmp_path):
+    # Within loky its function travels by value, so that the worker imports nothing for it.
+    program = f"""
+        import procbackground.joblib, warnings
+        from joblib import Parallel, delayed
+
+        def nested(x):
+            from joblib import Parallel, delayed
+            return Parallel(n_jobs=2, backend="procbackground")(delayed(abs)(-y) for y in range(x))
+
+        if __name__ == "__main__":
+            warnings.simplefilter("ignore")
+            print(Parallel(n_jobs=2, backend={outer!r})(delayed(nested)(x) for x in (2, 3)))
+    """
+    done = scripts.run(program, folder=tmp_path)
+    assert done.stdout == "[[0, 1], [0, 1, 2]]\n", done.stderr
