@@ -136,15 +136,17 @@ class Manager(_FrontDoor, ExecutorInternals):
     Args:
         max_workers: one-off tasks that run at once; by default one for each CPU this process may use, by its affinity
             and its container's quota (rounded up). Loops have a process of their own beside them.
-        mp_context: a `multiprocessing` context; by default `forkserver` where it exists, else `spawn`.
+        mp_context: a `multiprocessing` context, or a start method's name, such as "spawn"; by default `forkserver`
+            where it exists, else `spawn`.
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
         max_tasks_per_child: tasks after which a worker is replaced; by default it never is.
         observer: an `Observer`, or an iterable of them.
-        retry: a `Retry`, or an int (that many attempts), for tasks without their own; default one attempt.
+        retry: a `Retry`, or an int (that many attempts in total), for tasks without their own; default one attempt.
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
-        memory_limit: bytes (or "512MiB") that an attempt's process tree may hold, likewise.
+        memory_limit: bytes that an attempt's process tree may hold, likewise; or a text: "2GiB" and "2G" are powers of
+            1024, "2GB" of 1000.
         max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
         when_full: what `run` and `run_task` do while `max_pending` tasks wait: "wait" blocks, first come, first
             served, except in a thread with a running event loop, where awaiting the handle is the wait and the queue
@@ -181,7 +183,7 @@ class Manager(_FrontDoor, ExecutorInternals):
     def __init__(
         self,
         max_workers: int | None = None,
-        mp_context: BaseContext | None = None,
+        mp_context: BaseContext | str | None = None,
         initializer: Callable[..., object] | None = None,
         initargs: tuple[Any, ...] = (),
         *,
@@ -206,7 +208,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         inline: bool = False,
         exit_timeout: float | None = None,
     ) -> None:
-        checks.check_workers(max_workers, mp_context, initializer, max_tasks_per_child, max_pending, grace)
+        context_in_use = checks.context_of(mp_context)
+        checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending, grace)
         checks.check_when_full(when_full)
         check_duration("start_timeout", start_timeout)
         checks.check_timeout(exit_timeout, "exit_timeout")
@@ -217,18 +220,17 @@ class Manager(_FrontDoor, ExecutorInternals):
         observers = checks.as_observers(observer)
         reports_stalls = checks.any_observes_stalls(observers)
         defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls)
-        mp_context = checks.default_context() if mp_context is None else mp_context
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
             load("procbackground._supervisor.inline")
             from procbackground._supervisor.inline import InlineSupervisor
 
-            stand_in = cast(Supervisor, InlineSupervisor(mp_context, first_call, observers))
+            stand_in = cast(Supervisor, InlineSupervisor(context_in_use, first_call, observers))
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             register_for_exit(close_all_at_exit)
             return
         supervisor = Supervisor(
-            context=mp_context,
+            context=context_in_use,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
             initializer=first_call,

@@ -26,10 +26,12 @@ if TYPE_CHECKING:
 class Retry:
     """When to try again, in tenacity's own strategies under tenacity's own names and defaults.
 
-    `stop` says when to give up (default: never), `wait` how many seconds to pause before the next attempt
-    (default: none), `retry` which outcomes to try again after (default: any `Exception`). Everything in
-    `tenacity.stop`, `tenacity.wait` and `tenacity.retry` works, combinations and users' own callables too. They
-    are called in the parent, with a real `tenacity.RetryCallState`; the pause holds neither thread nor process.
+    `stop` says when to give up (default: never; `stop_after_attempt(3)` allows three attempts in total), `wait` how
+    many seconds to pause before the next attempt (default: none), `retry` which outcomes to try again after (default:
+    any `Exception`). Everything in `tenacity.stop`, `tenacity.wait` and `tenacity.retry` works, combinations and users'
+    own callables too. They are called in the parent, with a real `tenacity.RetryCallState`; the pause holds neither
+    thread nor process. A task that raises `tenacity.TryAgain` is tried again whatever `retry` says, until `stop` says
+    no.
 
     Two policies are equal if their strategies are: the same objects, or strategies of tenacity of the same type and
     with the same numbers and exception types.
@@ -62,7 +64,7 @@ class Retry:
 
     @classmethod
     def of_attempts(cls, attempts: int) -> Retry:
-        """Return the policy that an int stands for: that many attempts in all, without a pause.
+        """Return the policy that an int stands for: that many attempts in total, without a pause.
 
         It is one object for each int, so do not change it.
         """
@@ -70,7 +72,9 @@ class Retry:
         import tenacity
 
         if isinstance(attempts, bool) or attempts < 1:
-            raise ValueError(f"retry must allow at least 1 attempt, not {attempts!r}")
+            raise ValueError(
+                f"retry is the number of attempts in total, the first included: 1 or more, not {attempts!r}"
+            )
         return _policy_of_attempts(attempts) if cls is Retry else cls(stop=tenacity.stop_after_attempt(attempts))
 
     @property
@@ -141,11 +145,24 @@ class Retry:
         else:
             state.outcome.set_result(value)
         state.outcome_timestamp = now_s
-        if not self.retry(state):
+        # As in tenacity, a task asks for another attempt by raising `TryAgain`, whatever the predicate says.
+        if not (failed and isinstance(value, tenacity.TryAgain)) and not self.retry(state):
             return None
         delay_s = max(0.0, float(self.wait(state)))
         state.upcoming_sleep = delay_s
         return None if self.stop(state) else delay_s
+
+
+def as_retry(retry: Any) -> Retry | None:
+    """Return the policy that a `retry=` stands for. Raises: `TypeError`, `ValueError`."""
+    if retry is None or isinstance(retry, Retry):
+        return retry
+    if isinstance(retry, int):
+        return Retry.of_attempts(retry)
+    raise TypeError(
+        "retry takes a Retry, or an int: the number of attempts in total (retry=3 tries again twice); "
+        f"not {type(retry).__name__}"
+    )
 
 
 @lru_cache(maxsize=64)

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import math
+import numbers
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import CodeType
 from typing import Any, Generic, TypedDict, TypeVar
 
-from procbackground.retry import Retry
+from procbackground.retry import Retry, as_retry
 
 R = TypeVar("R")
 
 NO_LIMIT = math.inf
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_IS_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
 
 
@@ -38,12 +42,13 @@ class Task(Generic[R]):
         type: `TaskType.ONE_OFF`, or `TaskType.LOOP` for iterations until `cancel()` or `close()`.
         name: shown in events and logs; the qualified name of `fn` unless given.
         meta: the caller's own data for observers; never sent to the child.
-        retry: a `Retry`, or an int: that many attempts.
+        retry: a `Retry`, or an int: that many attempts in total, the first included.
         timeout: seconds that one attempt (a loop's iteration) may run; then its process tree is stopped.
         deadline: seconds that the task may take from `run_task` on, with queueing, attempts and waits.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled; it runs on.
-        memory_limit: bytes (or "512MiB") that the attempt's process tree may hold: the resident size of its process,
-            and of all that it has started. Pages that they share after a fork count once. See `ProcessInfo.rss`.
+        memory_limit: bytes that the attempt's process tree may hold: the resident size of its process, and of all that
+            it has started. Pages that they share after a fork count once. See `ProcessInfo.rss`. Or a text: "512MiB"
+            and "512M" are powers of 1024, "512MB" of 1000.
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.
@@ -65,19 +70,20 @@ class Task(Generic[R]):
     isolate: bool = False
 
     def __post_init__(self) -> None:
-        if not callable(self.fn):
-            raise TypeError(f"a task's fn must be callable, not {type(self.fn).__name__}")
-        object.__setattr__(self, "args", tuple(self.args))
+        check_function(self.fn)
+        if type(self.args) is not tuple:
+            object.__setattr__(self, "args", _checked_args(self.args))
+        if type(self.kwargs) is not dict and not isinstance(self.kwargs, Mapping):
+            raise TypeError(f"kwargs takes a dict, such as kwargs={{'name': value}}, not {_shown(self.kwargs)}")
         if not self.name:
             object.__setattr__(self, "name", qualified_name(self.fn))
-        if isinstance(self.retry, int):
-            object.__setattr__(self, "retry", Retry.of_attempts(self.retry))
+        if self.retry is not None:
+            object.__setattr__(self, "retry", as_retry(self.retry))
         if self.memory_limit is not None:
             object.__setattr__(self, "memory_limit", parse_size(self.memory_limit))
         for name in ("timeout", "deadline", "stalled_threshold"):
             check_duration(name, getattr(self, name))
-        if not self.interval >= 0:
-            raise ValueError(f"interval must be 0 or more seconds, not {self.interval!r}")
+        check_duration("interval", self.interval, may_be_zero=True, may_be_none=False)
 
 
 class TaskFields(TypedDict, total=False):
@@ -96,10 +102,48 @@ class TaskFields(TypedDict, total=False):
     isolate: bool
 
 
-def check_duration(name: str, seconds: float | None) -> None:
-    """Raise `ValueError` unless `seconds` is None or more than 0 (`math.inf` included)."""
-    if seconds is not None and not seconds > 0:
-        raise ValueError(f"{name} must be more than 0 seconds, not {seconds!r}")
+def check_duration(
+    name: str, seconds: float | None, *, may_be_zero: bool = False, may_be_none: bool = True
+) -> None:
+    """Raise `TypeError` or `ValueError` unless `seconds` is None or more than 0 (`math.inf` included)."""
+    if seconds is None and may_be_none:
+        return
+    if type(seconds) is not float and not isinstance(seconds, numbers.Real):
+        hint = "its total_seconds()" if hasattr(seconds, "total_seconds") else f"such as {name}=30"
+        raise TypeError(f"{name} takes a number of seconds, {hint}, not {_shown(seconds)}")
+    if not (seconds >= 0 if may_be_zero else seconds > 0):
+        least = "0 or more" if may_be_zero else "more than 0"
+        raise ValueError(f"{name} must be {least} seconds, not {seconds!r}")
+
+
+def check_function(fn: Any) -> None:
+    """Raise `TypeError` unless `fn` can be the function of a task."""
+    if not callable(fn):
+        raise TypeError(f"a task's fn must be callable, not {type(fn).__name__}")
+    while isinstance(fn, functools.partial):
+        fn = fn.func
+    plain = getattr(fn, "__func__", fn)
+    code = getattr(plain, "__code__", None) or getattr(type(fn).__call__, "__code__", None)
+    if isinstance(code, CodeType) and code.co_flags & _IS_ASYNC:
+        raise TypeError(
+            f"{qualified_name(fn)} is an `async def` function, and a task has no event loop: give a function that "
+            "calls asyncio.run(...) with it"
+        )
+
+
+def _checked_args(args: Any) -> tuple[Any, ...]:
+    # Text is one argument for certain; a dict, a set or an array most likely is.
+    is_one = isinstance(args, (str, bytes, bytearray, Mapping, Set)) or hasattr(args, "__array__")
+    if is_one or not isinstance(args, Iterable):
+        one = _shown(args)
+        raise TypeError(f"args takes a tuple of arguments, not {one}; for a single one write args=({one},)")
+    return tuple(args)
+
+
+def _shown(value: Any) -> str:
+    """Return a short text for `value` in an error."""
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__}(...)"
 
 
 def resolve(value: float | None, default: float | None) -> float:
@@ -126,6 +170,8 @@ def parse_size(size: int | str) -> int:
         # As in GNU tools: "M" and "MiB" are powers of 1024, "MB" is a power of 1000.
         is_decimal = not binary and size.strip()[-1:] in "bB" and unit
         size = int(float(number) * (1000 if is_decimal else 1024) ** _UNITS[unit.upper()])
+    elif not isinstance(size, numbers.Real):
+        raise TypeError(f"a size is a number of bytes, or a string such as '512MiB', not {_shown(size)}")
     if not size > 0:
         raise ValueError(f"a size must be more than 0 bytes, not {size!r}")
     return int(size)

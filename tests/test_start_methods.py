@@ -32,6 +32,17 @@ def manager(make_manager, method):
     return make_manager(mp_context=multiprocessing.get_context(method), grace=1.0)
 
 
+def test_a_start_method_can_be_given_by_its_name(method):
+    with Manager(1, method, grace=1.0) as manager:
+        assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+@pytest.mark.parametrize(("wrong", "kind"), [("thread", ValueError), (3, TypeError), (object(), TypeError)])
+def test_what_is_no_start_method_is_refused_with_those_that_are(wrong, kind):
+    with pytest.raises(kind, match="spawn"):
+        Manager(1, wrong)
+
+
 def test_values_and_errors_come_back(manager):
     handles = [manager.run(plain.square, number) for number in range(50)]
     failed = manager.run(failing.fail, "as asked")

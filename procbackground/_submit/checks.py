@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
+from procbackground.task import check_duration, check_function
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
 
 
 def check_timeout(timeout: float | None, name: str = "timeout") -> None:
-    """Raise `ValueError` unless `timeout` is None, or 0 or more seconds."""
-    if timeout is not None and not timeout >= 0:
-        raise ValueError(f"{name} must be 0 or more seconds, or None, not {timeout!r}")
+    """Raise `TypeError` or `ValueError` unless `timeout` is None, or 0 or more seconds."""
+    check_duration(name, timeout, may_be_zero=True)
 
 
 def check_buffersize(buffersize: int | None) -> None:
@@ -39,11 +39,12 @@ def check_map(fn: Callable[..., Any], chunksize: int | None, buffersize: int | N
     check_buffersize(buffersize)
     if not callable(fn):
         raise TypeError(f"map takes a callable, not {type(fn).__name__}")
+    check_function(fn)
 
 
 def check_workers(
     max_workers: int | None,
-    mp_context: BaseContext | None,
+    context: BaseContext,
     initializer: Callable[..., object] | None,
     max_tasks_per_child: int | None,
     max_pending: int | None,
@@ -59,14 +60,13 @@ def check_workers(
             raise (TypeError if not isinstance(number, int) else ValueError)(
                 f"{name} must be an int of 1 or more, or None"
             )
-    if max_tasks_per_child is not None and mp_context is not None and mp_context.get_start_method() == "fork":
+    if max_tasks_per_child is not None and context.get_start_method() == "fork":
         # As the standard library has it: each replacement would be one more fork of a parent with threads.
         raise ValueError(
             "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different "
             "mp_context."
         )
-    if not grace >= 0:
-        raise ValueError(f"grace must be 0 or more seconds, not {grace!r}")
+    check_duration("grace", grace, may_be_zero=True, may_be_none=False)
 
 
 def check_when_full(when_full: str) -> None:
@@ -75,12 +75,27 @@ def check_when_full(when_full: str) -> None:
         raise ValueError(f'when_full must be "wait" or "raise", not {when_full!r}')
 
 
-def default_context() -> BaseContext:
-    """Return the context of `forkserver` where it exists, else that of `spawn`."""
+def context_of(mp_context: BaseContext | str | None) -> BaseContext:
+    """Return the context that `mp_context` stands for; by default that of `forkserver`, or of `spawn` without it.
+
+    Raises: `ValueError` for a start method that does not exist here, `TypeError` for anything that is no context.
+    """
     import multiprocessing
 
     methods = multiprocessing.get_all_start_methods()
-    return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if mp_context is None:
+        return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+    if isinstance(mp_context, str):
+        if mp_context not in methods:
+            known = ", ".join(map(repr, methods))
+            raise ValueError(f"mp_context: there is no start method {mp_context!r} here, only {known}")
+        return multiprocessing.get_context(mp_context)
+    if not hasattr(mp_context, "get_start_method"):
+        raise TypeError(
+            "mp_context takes a context of multiprocessing, or the name of a start method such as 'spawn', not "
+            f"{type(mp_context).__name__}"
+        )
+    return mp_context
 
 
 def setup_of_children(

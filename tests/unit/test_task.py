@@ -1,9 +1,11 @@
 """`Task`: its fields, the values that it refuses, and its name."""
 
 import dataclasses
+import datetime
 import functools
 import math
 import pickle
+from decimal import Decimal
 
 import pytest
 
@@ -66,6 +68,68 @@ def test_task_survives_pickling():
 def test_args_of_any_iterable_become_a_tuple():
     assert Task(max, [1, 2]).args == (1, 2)
     assert Task(max, (n for n in (1, 2))).args == (1, 2)
+
+
+@pytest.mark.parametrize("args", ["abc", b"abc", 1, None, {"a": 1}, {1, 2}])
+def test_a_single_argument_in_the_place_of_all_is_refused_with_what_to_write(args: object):
+    with pytest.raises(TypeError, match="args=") as caught:
+        Task(len, args)  # type: ignore[arg-type]
+    assert f"args=({args!r},)" in str(caught.value)
+
+
+def test_an_array_in_the_place_of_all_arguments_is_refused():
+    numpy = pytest.importorskip("numpy")
+    with pytest.raises(TypeError, match="args="):
+        Task(len, numpy.zeros(1000))
+
+
+@pytest.mark.parametrize("kwargs", ["abc", 1, [("a", 1)], None])
+def test_kwargs_must_be_a_mapping(kwargs: object):
+    with pytest.raises(TypeError, match="kwargs"):
+        Task(len, (), kwargs)  # type: ignore[arg-type]
+
+
+async def count_in_loop() -> int:
+    return 1
+
+
+async def count_up():
+    yield 1
+
+
+class AsyncCallme:
+    async def __call__(self) -> int:
+        return 1
+
+    async def bound(self) -> int:
+        return 2
+
+
+@pytest.mark.parametrize(
+    "fn", [count_in_loop, count_up, AsyncCallme(), AsyncCallme().bound, functools.partial(count_in_loop)]
+)
+def test_an_async_function_is_refused_with_what_to_do(fn: object):
+    with pytest.raises(TypeError, match=r"asyncio\.run"):
+        Task(fn)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("limit", ["timeout", "deadline", "stalled_threshold", "interval"])
+@pytest.mark.parametrize("seconds", ["30", "30s", datetime.timedelta(seconds=30), Decimal(30), [30]])
+def test_a_duration_that_is_no_number_is_refused_with_what_to_write(limit: str, seconds: object):
+    with pytest.raises(TypeError, match=limit) as caught:
+        Task(len, **{limit: seconds})
+    assert "total_seconds()" in str(caught.value) or f"{limit}=30" in str(caught.value)
+
+
+@pytest.mark.parametrize("retry", ["3", 3.0, [3]])
+def test_a_retry_that_is_neither_a_policy_nor_an_int_is_refused(retry: object):
+    with pytest.raises(TypeError, match="attempts in total"):
+        Task(len, retry=retry)  # type: ignore[arg-type]
+
+
+def test_a_size_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="512MiB"):
+        Task(len, memory_limit=[1])  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("fn", [None, 3, "len", [len]])
