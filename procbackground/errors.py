@@ -53,9 +53,24 @@ def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, A
         error = cls.__new__(cls, *args)
     except TypeError:  # with several built-in bases the inherited __new__ may be the wrong one
         error = BaseException.__new__(cls, *args)
-    error.args = args
+    _set("args", error, args)
     error.__dict__.update(state)
     return error
+
+
+def set_cause(error: BaseException, cause: BaseException) -> None:
+    """Set the `__cause__` of any exception."""
+    _set("__cause__", error, cause)
+
+
+def set_context(error: BaseException, context: BaseException | None) -> None:
+    """Set the `__context__` of any exception."""
+    _set("__context__", error, context)
+
+
+def _set(name: str, error: BaseException, value: Any) -> None:
+    # Past the class's own `__setattr__`, which refuses in a frozen dataclass.
+    BaseException.__dict__[name].__set__(error, value)
 
 
 class TaskTimeoutError(ProcbackgroundError, TimeoutError):

@@ -8,6 +8,7 @@ this one costs 0.9 µs, and a third of the memory. The price is the claim protoc
 from __future__ import annotations
 
 import _thread
+import sys
 import threading
 import time
 from collections.abc import Callable, Generator
@@ -235,7 +236,13 @@ class TaskHandle(Future[R]):
             self._wait(timeout)
         if self._state != FINISHED:
             raise CancelledError
-        return self._exception
+        error = self._exception
+        if isinstance(error, StopIteration) and sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
+            # asyncio copies the outcome to a future of its own. There a StopIteration would end the `await` as a return
+            # does, or never; Python makes it a RuntimeError wherever it leaves a coroutine.
+            stop, error = error, RuntimeError(f"the task raised {error!r}")
+            error.__cause__ = stop
+        return error
 
     def __await__(self) -> Generator[Any, None, R]:
         """Wait in asyncio. Cancelling the awaiting task ends the work."""

@@ -6,6 +6,7 @@
     trees_linux, trees_portable     where the figures come from: /proc, or psutil
     cgroup                          the limits of a container, and its kills for want of memory
     marks                           marks that show which worker's tasks started a process
+    files                           descriptors that belong to an object; mappings that hold no descriptor
 
 PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can run it there.
 """

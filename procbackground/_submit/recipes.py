@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from procbackground._state.job import Job, Recipe
 from procbackground._wire import frames as wire
+from procbackground._wire.descriptors import call_sent
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
+from procbackground._wire.pickling import dump_arguments, dump_function, holds_descriptors, is_stateless
 from procbackground.errors import SerializationError, UnknownTaskTypeError
 from procbackground.handle import Owner, TaskHandle
-from procbackground.retry import Retry
+from procbackground.retry import Retry, as_retry
 from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, resolve
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ class Defaults:
     ) -> None:
         check_duration("timeout", timeout)
         check_duration("stalled_threshold", stalled_threshold)
-        self.retry: Retry | None = Retry.of_attempts(retry) if isinstance(retry, int) else retry
+        self.retry: Retry | None = as_retry(retry)
         self.timeout: float | None = timeout
         self.stalled_threshold: float | None = stalled_threshold
         self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
@@ -276,10 +277,14 @@ class Submitter:
         make_recipe = partial(
             self._make_recipe, task, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk
         )
+        dump = dump_function if self.carrier is None else self.carrier.dump_function
         try:
-            recipe = make_recipe(dump_function(fn) if self.carrier is None else self.carrier.dump_function(fn))
+            recipe = make_recipe(dump(fn))
         except SerializationError as error:
-            return make_recipe(b""), error
+            if not holds_descriptors(fn):
+                return make_recipe(b""), error
+            recipe = make_recipe(dump(call_sent))
+            recipe.carried = (fn,)
         if is_reusable:
             if type(fn) in HASHED_BY_IDENTITY:
                 if len(recipes) >= KEPT_RECIPES:
@@ -332,6 +337,8 @@ def make_job(
         carrier: adds the values of context variables.
         flags: of the request, beside those that follow from the other arguments.
     """
+    if recipe.carried:
+        args = ([recipe.carried[0]] * len(args[0]), *args) if recipe.is_chunk else (*recipe.carried, *args)
     try:
         if carrier is not None:
             payload = carrier.dump_columns(args) if recipe.is_chunk else carrier.dump_arguments(args, kwargs)

@@ -26,7 +26,7 @@ from procbackground._supervisor.watches import Watches
 from procbackground._supervisor.workers import Workers
 from procbackground._wire import frames as wire
 from procbackground._wire.page import ITERATIONS
-from procbackground._wire.parcel import Parcel
+from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.pickling import STACK_GLOBAL
 from procbackground.report import Progress
 
@@ -132,7 +132,7 @@ class Answers:
         for message in messages:
             self._take_message(worker, *message)
 
-    def _receive_parcel(self, process: WorkerProcess, label: bytes) -> Parcel | bytes:
+    def _receive_parcel(self, process: WorkerProcess, label: bytes) -> ReceivedParcel | bytes:
         try:
             return process.channel.receive_parcel(label)
         except (OSError, EOFError):

@@ -10,7 +10,7 @@ import os
 
 from procbackground._wire import frames as wire
 from procbackground._wire.frames import FrameReader
-from procbackground._wire.parcel import Parcel, receive_parcel, send_parcel
+from procbackground._wire.parcel import Parcel, ReceivedParcel, receive_parcel, send_parcel
 
 
 class Channel:
@@ -67,7 +67,7 @@ class Channel:
         """Send the descriptor of a parcel, before the request with its label. Raises: `OSError`."""
         send_parcel(self.side_fd, parcel)
 
-    def receive_parcel(self, label: bytes) -> Parcel:
+    def receive_parcel(self, label: bytes) -> ReceivedParcel:
         """Take the parcel that belongs to an answer. Raises: `OSError`, `EOFError`."""
         return receive_parcel(self.side_fd, label)
 

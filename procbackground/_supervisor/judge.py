@@ -6,7 +6,6 @@ strategies run here.
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -17,7 +16,8 @@ from procbackground._state.job import Job
 from procbackground._state.outcomes import outcome_of
 from procbackground._supervisor.machine import BY_CONTAINER
 from procbackground._supervisor.relay import lines_of
-from procbackground._wire.parcel import Parcel
+from procbackground._wire.loading import loads
+from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.pickling import load_failure
 from procbackground.errors import (
     MemoryLimitError,
@@ -26,6 +26,7 @@ from procbackground.errors import (
     SerializationError,
     TaskTimeoutError,
     death_phrase,
+    set_context,
 )
 from procbackground.report import Outcome
 from procbackground.retry import counts_only, delay_by_count_s
@@ -111,7 +112,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
             delay_s = ask_policy(job, value, error, now_s)
         except BaseException as broken:
             # The policy itself raised: that is what the caller has to know, and what it was asked about.
-            broken.__context__ = error
+            set_context(broken, error)
             error, value = broken, None
     return Verdict(value, error, delay_s, ends_loop)
 
@@ -129,10 +130,10 @@ def _outcome_of_error(error: BaseException) -> Outcome:
     return Outcome.RAISED
 
 
-def _load_value(body: bytes | Parcel) -> Any:
-    if type(body) is Parcel:
+def _load_value(body: bytes | ReceivedParcel) -> Any:
+    if type(body) is ReceivedParcel:
         return body.load()
-    return pickle.loads(body) if body else None  # type: ignore[arg-type]
+    return loads(body) if body else None  # type: ignore[arg-type]
 
 
 def ask_policy(job: Job, value: Any, error: BaseException | None, now_s: float) -> float | None:

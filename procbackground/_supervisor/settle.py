@@ -25,7 +25,7 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.judge import Verdict, is_plain_end, pass_verdict
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._sync import Sleeper
-from procbackground._wire.parcel import Parcel
+from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.report import Attempt, Outcome
 
@@ -108,7 +108,7 @@ class Settler:
                 body
                 and (
                     may_extend
-                    or type(body) is Parcel
+                    or type(body) is ReceivedParcel
                     or len(body) > PLAIN_LIMIT
                     or (STACK_GLOBAL in body and not is_plain(body))
                 )

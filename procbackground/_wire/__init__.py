@@ -1,7 +1,10 @@
 """What crosses between parent and child, both ways.
 
-    frames      the messages in a worker's two pipes
-    pickling    pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
-    parcel      large payloads, sent as the descriptor of a file in memory
-    page        the shared page: words that parent and child read without messages
+    frames       the messages in a worker's two pipes
+    pickling     pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
+    byvalue      pickles of what plain pickle cannot carry
+    loading      loads pickles
+    parcel       large payloads, sent as the descriptor of a file in memory
+    descriptors  connections and sockets within payloads
+    page         the shared page: words that parent and child read without messages
 """

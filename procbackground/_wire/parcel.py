@@ -15,9 +15,12 @@ import pickle
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from weakref import WeakSet
 
-from procbackground import _platform
 from procbackground._load import load
+from procbackground._platform.files import OwnedFile, map_copy, open_memory_file
+from procbackground._wire.descriptors import MOST_DESCRIPTORS, load_with
+from procbackground._wire.loading import loads
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -27,59 +30,71 @@ PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost
 FEW = 16  # parcels that are always allowed: hardly any process ever has more
 SHARE = 4  # parcels may use one in this many of the descriptors that this process may have
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and the widest vector registers
-_COUNT = struct.Struct("<I")
+_COUNTS = struct.Struct("<II")  # of the parts, and of the files
 
 
 class Parcel:
-    """A pickle and its buffers in a file in memory; the descriptor is closed with this object."""
+    """A pickle and its buffers in a file in memory, and descriptors that cross with it; to be sent.
 
-    __slots__ = ("fd", "label")
+    Its descriptors are closed with this object.
+    """
 
-    living: ClassVar[int] = 0
+    __slots__ = ("__weakref__", "files", "label")
 
-    def __init__(self, fd: int, label: bytes) -> None:
-        self.fd: int = fd
-        self.label: bytes = label  # the sizes of the parts, as bytes for the frame
-        Parcel.living += 1
+    living: ClassVar[WeakSet[Parcel]] = WeakSet()
 
-    def __del__(self) -> None:
-        Parcel.living -= 1
-        try:
-            os.close(self.fd)
-        except OSError:
-            pass  # other code closed it by mistake
+    def __init__(self) -> None:
+        self.files: list[OwnedFile] = []  # the file in memory, then what crosses with it
+        self.label: bytes = b""  # the sizes of the parts, and the number of files, as bytes for the frame
+        Parcel.living.add(self)
+
+
+class ReceivedParcel:
+    """A parcel on the other side. What is large in it needs no descriptor any more."""
+
+    __slots__ = ("_files", "_mapping", "_sizes")
+
+    def __init__(self, mapping: mmap.mmap, sizes: tuple[int, ...], files: list[OwnedFile]) -> None:
+        self._mapping = mapping
+        self._sizes = sizes
+        self._files = files
 
     def load(self) -> Any:
         """Return the value. Its buffers share the pages of the file until they are written to."""
-        (count,) = _COUNT.unpack_from(self.label)
-        sizes = struct.unpack_from(f"<{count}Q", self.label, _COUNT.size)
-        mapping = mmap.mmap(self.fd, sum(map(_padded, sizes)), mmap.MAP_PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
-        view = memoryview(mapping)
+        view = memoryview(self._mapping)
         parts = []
         position = 0
-        for size in sizes:
+        for size in self._sizes:
             parts.append(view[position : position + size])
             position += _padded(size)
-        return pickle.loads(parts[0], buffers=parts[1:])
+        if not self._files:
+            return loads(parts[0], parts[1:])
+        return load_with(self._files, lambda: loads(parts[0], parts[1:]))
 
 
 def may_pack() -> bool:
     """Whether one more parcel may hold a descriptor: waiting parcels must leave some to workers and to the user."""
-    if Parcel.living < FEW:
+    count = len(Parcel.living)
+    if count < FEW:
         return True
     load("resource")  # here: most processes never need it
     import resource
 
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return limit == resource.RLIM_INFINITY or limit // SHARE > Parcel.living
+    return limit == resource.RLIM_INFINITY or limit // SHARE > count
 
 
-def pack(pickled: bytes, buffers: Sequence[memoryview]) -> Parcel:
-    """Write a pickle and its out-of-band buffers to a new file in memory. Raises: `OSError`."""
+def pack(pickled: bytes, buffers: Sequence[memoryview], passed: Sequence[OwnedFile] = ()) -> Parcel:
+    """Write a pickle and its out-of-band buffers to a new file in memory; `passed` crosses with it. Raises: `OSError`.
+
+    An exception at any point, such as a signal handler's, leaves no descriptor open.
+    """
     parts = [memoryview(pickled), *buffers]
     sizes = [part.nbytes for part in parts]
-    fd = _platform.make_memory_file("procbackground-parcel")
-    parcel = Parcel(fd, _COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes))
+    parcel = Parcel()
+    parcel.files += (open_memory_file("procbackground-parcel"), *passed)
+    parcel.label = _COUNTS.pack(len(sizes), len(parcel.files)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    fd = parcel.files[0].fileno()
     for part in parts:
         rest = part
         while rest.nbytes:
@@ -99,19 +114,35 @@ def raw_buffers(buffers: list[pickle.PickleBuffer]) -> list[memoryview] | None:
 
 
 def send_parcel(side_fd: int, parcel: Parcel) -> None:
-    """Send the descriptor; the frame with the label must follow. Raises: `OSError`."""
+    """Send the descriptors; the frame with the label must follow. Raises: `OSError`."""
     with _socket(side_fd) as side:
-        socket.send_fds(side, [b"p"], [parcel.fd])
+        socket.send_fds(side, [b"p"], [file.fileno() for file in parcel.files])
 
 
-def receive_parcel(side_fd: int, label: bytes) -> Parcel:
-    """Receive the descriptor that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
-    with _socket(side_fd) as side:
-        data, fds, _, _ = socket.recv_fds(side, 1, 1)
-    if not data or not fds:
+def receive_parcel(side_fd: int, label: bytes) -> ReceivedParcel:
+    """Receive the parcel that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
+    part_count, file_count = _COUNTS.unpack_from(label)
+    sizes = struct.unpack_from(f"<{part_count}Q", label, _COUNTS.size)
+    files = _receive_files(side_fd)
+    if len(files) != file_count:
         raise EOFError("the other side has ended, or no descriptor is left")
-    os.set_inheritable(fds[0], False)
-    return Parcel(fds[0], label)
+    # Now, not when it is loaded: results that wait need no descriptors then.
+    file = files.pop(0)
+    mapping = map_copy(file.fileno(), sum(map(_padded, sizes)))
+    return ReceivedParcel(mapping, sizes, files)
+
+
+def drop_parcel(side_fd: int) -> None:
+    """Receive a parcel that is not needed. Raises: `OSError`."""
+    _receive_files(side_fd)
+
+
+def _receive_files(side_fd: int) -> list[OwnedFile]:
+    with _socket(side_fd) as side:
+        _, fds, _, _ = socket.recv_fds(side, 1, MOST_DESCRIPTORS + 1)
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return [OwnedFile(fd) for fd in fds]
 
 
 @contextlib.contextmanager

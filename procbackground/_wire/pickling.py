@@ -11,12 +11,14 @@ import functools
 import os
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Callable, Mapping
 
 from procbackground._load import load
+from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
 from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
-from procbackground.errors import RemoteTraceback, SerializationError, _rebuild
+from procbackground.errors import RemoteTraceback, SerializationError, _rebuild, set_cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,19 +50,41 @@ def main_is_importable() -> bool:
 
 
 def dumps(value: Any) -> bytes:
-    """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises."""
+    """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises.
+
+    Connections and sockets are refused, except within a `descriptors.Collector`.
+    """
+    mark = collected_so_far()
     try:
         data = pickle.dumps(value, PROTOCOL)
     except Exception:
-        pass
+        forget_since(mark)
     else:
         # A reference to a `__main__` that the other side cannot import would only fail there.
         if main_is_importable() or b"__main__" not in data:
             return data
-    load("cloudpickle")
-    import cloudpickle  # type: ignore[import-untyped]
+        forget_since(mark)
+    load("procbackground._wire.byvalue")
+    from procbackground._wire import byvalue
 
-    return cloudpickle.dumps(value, PROTOCOL)  # type: ignore[no-any-return]
+    return byvalue.dumps(value, PROTOCOL)
+
+
+def dump_with_descriptors(value: Any) -> bytes | Parcel:
+    """Pickle `value` as `dumps` does, in a parcel if it holds connections or sockets. Raises: as `dumps`; `OSError`."""
+    with Collector() as collector:
+        data = dumps(value)
+        count = len(collector.files)
+        if count > MOST_DESCRIPTORS:
+            raise pickle.PicklingError(f"it holds {count} connections or sockets; {MOST_DESCRIPTORS} can cross at once")
+        return pack(data, (), collector.files) if count else data
+
+
+def count_descriptors(value: Any) -> int:
+    """Return how many connections and sockets `value` holds. Raises: as `dumps`."""
+    with Collector() as collector:
+        dumps(value)
+    return len(collector.files)
 
 
 def is_plain(data: bytes) -> bool:
@@ -82,12 +106,15 @@ def is_plain(data: bytes) -> bool:
 
 
 def dump_payload(value: Any) -> bytes | Parcel:
-    """Pickle arguments or a result as `dumps` does; return a large pickle as a parcel. Raises: as `dumps`."""
+    """Pickle arguments or a result; return a large pickle, or one with connections and sockets, as a parcel.
+
+    Raises: as `dumps`.
+    """
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
-        return dumps(value)
+        return dump_with_descriptors(value)
     if not buffers and len(data) < PARCEL_BYTES and main_is_importable():
         return data  # nearly always
     if b"__main__" in data[:PARCEL_BYTES] and not main_is_importable():
@@ -101,11 +128,21 @@ def dump_payload(value: Any) -> bytes | Parcel:
         return dumps(value)  # no memory file can be made; the slower way works, too
 
 
+def holds_descriptors(value: Any) -> bool:
+    """Whether `value` can be pickled as an argument but not as a function, because of connections or sockets in it."""
+    try:
+        return count_descriptors(value) > 0
+    except Exception:
+        return False
+
+
 def dump_function(fn: Callable[..., Any]) -> bytes:
     """Pickle the function of a task. Raises: `SerializationError`."""
     try:
         return dumps(fn)
-    except Exception as error:
+    except BaseException as error:
+        if not is_of_users_code(error):
+            raise
         raise _explained("function", fn, error) from error
 
 
@@ -114,14 +151,24 @@ def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | 
     arguments = (args, dict(kwargs)) if kwargs else args
     try:
         return dump_payload(arguments)
-    except Exception as error:
+    except BaseException as error:
+        if not is_of_users_code(error):
+            raise
         for position, value in enumerate(args):
-            if _pickling_error(value) is not None:
+            if _refuses(value):
                 raise _explained(f"argument {position}", value, error) from error
         for name, value in kwargs.items():
-            if _pickling_error(value) is not None:
+            if _refuses(value):
                 raise _explained(f"argument {name!r}", value, error) from error
         raise _explained("arguments", arguments, error) from error
+
+
+def is_of_users_code(error: BaseException) -> bool:
+    """Whether `error` comes from the user's code that was just called, such as a `__reduce__` that calls `sys.exit`.
+
+    In the main thread only an `Exception` certainly does: signal handlers run there, and may raise Ctrl-C or an exit.
+    """
+    return isinstance(error, Exception) or threading.current_thread() is not threading.main_thread()
 
 
 def is_stateless(fn: Callable[..., Any]) -> bool:
@@ -162,7 +209,7 @@ def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int
     type_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
     try:
         shown = "".join(traceback.format_exception(type(error), error, trace))
-    except Exception as broken:  # the user's __str__ may raise too
+    except BaseException as broken:  # the user's __str__ may raise too
         shown = f"{type_name}: (no traceback: {broken!r})\n"
     pickled = _dump_exception(error) if kind == "raised" else None
     if kind == "raised" and pickled is None:
@@ -173,7 +220,7 @@ def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int
 def _text_of(error: BaseException) -> str:
     try:
         return str(error)
-    except Exception as broken:
+    except BaseException as broken:
         return f"(its text could not be made: {broken!r})"
 
 
@@ -193,7 +240,7 @@ def _dump_exception(error: BaseException) -> bytes | None:
         try:
             data = dumps(form)
             loaded = pickle.loads(data)
-        except Exception:
+        except BaseException:  # also an exit: it is not the worker's
             continue
         if type(loaded).__qualname__ == type(error).__qualname__:
             return data
@@ -210,11 +257,11 @@ def load_failure(body: bytes) -> tuple[BaseException, str]:
     if failure.pickled is not None:
         try:
             error = pickle.loads(failure.pickled)
-        except Exception:
+        except BaseException:
             failure.kind = "exception"
     if not isinstance(error, BaseException):
         error = SerializationError(_crossing_message(failure))
-    error.__cause__ = RemoteTraceback(failure.traceback)
+    set_cause(error, RemoteTraceback(failure.traceback))
     return error, failure.kind
 
 
@@ -240,37 +287,58 @@ def _crossing_message(failure: Failure) -> str:
 
 
 def explain_result(value: Any, error: BaseException) -> SerializationError:
-    """Return the error that names the part of the result `value` that cannot be pickled."""
-    return _explained("result", value, error)
+    """Return the error that names the part of the result `value` that cannot be pickled. In a worker."""
+    return _explained("result", value, error, in_worker=True)
 
 
-def _explained(what: str, value: Any, error: BaseException) -> SerializationError:
-    path, culprit = _find_culprit(value)
+def _explained(what: str, value: Any, error: BaseException, in_worker: bool = False) -> SerializationError:
+    path, culprit = _find_culprit(value, in_worker=in_worker)
     where = f", at {path}" if path else ""
     kind = type(culprit)
+    reason = _text_of(error) or type(error).__name__
     return SerializationError(
-        f"the {what} cannot be pickled: {kind.__module__}.{kind.__qualname__}{where} ({_text_of(error)})"
+        f"the {what} cannot be pickled: {kind.__module__}.{kind.__qualname__}{where} ({reason}){_hint_for(culprit)}"
     )
 
 
-def _pickling_error(value: Any) -> Exception | None:
+def _hint_for(culprit: Any) -> str:
+    """Return what to do instead, for what users try most often."""
+    if isinstance(culprit, (types.CoroutineType, types.AsyncGeneratorType)):
+        return "; a task has no event loop: run the coroutine within the task, by asyncio.run(...)"
+    if isinstance(culprit, types.GeneratorType):
+        return "; make it a list"
+    if _is_of_multiprocessing(culprit):
+        return "; give it to the workers in initargs, or use what a multiprocessing.Manager() makes"
+    return ""
+
+
+def _is_of_multiprocessing(value: Any) -> bool:
+    return type(value).__module__.startswith("multiprocessing.")
+
+
+def _refuses(value: Any, in_worker: bool = False) -> bool:
+    """Whether `value` cannot be pickled."""
     try:
-        dumps(value)
-    except Exception as error:
-        return error
-    return None
+        count_descriptors(value)
+    except BaseException as error:
+        if in_worker or is_of_users_code(error):
+            return True
+        raise
+    return False
 
 
-def _find_culprit(value: Any, path: str = "", depth: int = 0) -> tuple[str, Any]:
+def _find_culprit(value: Any, path: str = "", depth: int = 0, *, in_worker: bool = False) -> tuple[str, Any]:
     """Return the path to the innermost part of `value` that cannot be pickled, and that part."""
     if depth < 8:  # a deeper path does not help to find the part
         for step, part in _parts_of(value):
-            if _pickling_error(part) is not None:
-                return _find_culprit(part, path + step, depth + 1)
+            if _refuses(part, in_worker):
+                return _find_culprit(part, path + step, depth + 1, in_worker=in_worker)
     return path, value
 
 
 def _parts_of(value: Any) -> list[tuple[str, Any]]:
+    if _is_of_multiprocessing(value):
+        return []  # its parts say less than it does
     if isinstance(value, Mapping):
         return [(f"[{key!r}]", part) for key, part in list(value.items())[:1000]]
     if isinstance(value, (list, tuple)):

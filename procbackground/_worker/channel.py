@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from procbackground._wire import frames as wire
-from procbackground._wire.parcel import Parcel, receive_parcel, send_parcel
+from procbackground._wire.parcel import Parcel, ReceivedParcel, drop_parcel, receive_parcel, send_parcel
 
 
 class Channel:
@@ -64,9 +64,13 @@ class Channel:
         send_parcel(self._side_fd, parcel)
         self.send(wire.PARCEL_VALUE, sequence, parcel.label, prefix)
 
-    def receive_parcel(self, label: bytes) -> Parcel:
+    def receive_parcel(self, label: bytes) -> ReceivedParcel:
         """Receive the parcel that belongs to the current request."""
         return receive_parcel(self._side_fd, label)
+
+    def drop_parcel(self) -> None:
+        """Receive the parcel of a request that is not run."""
+        drop_parcel(self._side_fd)
 
     @property
     def is_own(self) -> bool:

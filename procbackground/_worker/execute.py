@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from procbackground._wire import frames as wire
+from procbackground._wire.loading import loads
 from procbackground._wire.page import (
     BEGAN_NS,
     ITERATIONS,
@@ -27,8 +28,8 @@ from procbackground._wire.page import (
     lowest_byte,
 )
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import PROTOCOL, dump_failure, dump_payload
-from procbackground._worker.answers import cost_frame, dump_result, dump_rows
+from procbackground._wire.pickling import PROTOCOL, dump_failure
+from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
 from procbackground._worker.channel import Channel
 from procbackground.context import Context
 
@@ -138,7 +139,7 @@ class Executor:
                 arguments = parcel.load()
                 parcel = None
             elif len(body) > wire.CALL_HEAD_SIZE + length:
-                arguments = pickle.loads(body[wire.CALL_HEAD_SIZE + length :])
+                arguments = loads(body[wire.CALL_HEAD_SIZE + length :])
             step = "raised"
             if flags & wire.PER_ITEM:
                 value = None
@@ -218,8 +219,12 @@ class Executor:
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
                 words[row_word] = NO_ROW  # in case pickling one of the values kills the process
-                self.channel.send(wire.PARTIAL, self._sequence, dump_rows(values, failures, 0.0))
-                values, failures, first = [], {}, row
+                partial = dump_partial(values, failures)
+                if self._was_stopped:
+                    raise StopTask  # it came while a value was pickled
+                if partial is not None:
+                    self.channel.send(wire.PARTIAL, self._sequence, partial)
+                    values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
             looked_row, looked_ns = row, now_ns
             words[began_word] = now_ns
@@ -249,8 +254,7 @@ class Executor:
                 append(None)
             row = first + len(values)
         words[row_word] = NO_ROW
-        answer: bytes | Parcel = dump_rows(values, failures, (clock_ns() - began_ns) / 1e9, dump_payload)
-        return answer
+        return dump_rows(values, failures, (clock_ns() - began_ns) / 1e9)
 
     # -- a loop --------------------------------------------------------------------------------------------
 
@@ -264,7 +268,7 @@ class Executor:
         position += wire.LOOP_HEAD.size
         try:
             fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
-        except Exception as error:
+        except BaseException as error:
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
@@ -272,8 +276,8 @@ class Executor:
             if flags & wire.PARCEL:
                 arguments = self.channel.receive_parcel(body[position:]).load()
             elif len(body) > position:
-                arguments = pickle.loads(body[position:])
-        except Exception as error:
+                arguments = loads(body[position:])
+        except BaseException as error:
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
         args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})

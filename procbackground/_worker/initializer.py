@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
-from procbackground._wire.pickling import dumps
+from procbackground._wire.pickling import dumps, holds_descriptors
 from procbackground.errors import SerializationError
 
 TYPE_CHECKING = False
@@ -36,7 +36,7 @@ class Initializer:
         try:
             self._data = dumps((fn, args))
         except Exception as error:
-            if _INHERITED_ONLY not in str(error):
+            if _INHERITED_ONLY not in str(error) and not holds_descriptors(args):
                 raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
 
     def run(self) -> None:

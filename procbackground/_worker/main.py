@@ -151,7 +151,7 @@ class Worker:
                 words[started] = sequence
                 if sequence <= words[revoked]:
                     if body[0] & wire.PARCEL:
-                        self.channel.receive_parcel(b"")
+                        self.channel.drop_parcel()
                     send(wire.SKIPPED, sequence)
                 elif kind == wire.CALL:
                     execute(sequence, body)

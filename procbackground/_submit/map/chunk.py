@@ -7,10 +7,11 @@ and the rest goes into new chunks. So a row has the same policy and the same end
 
 from __future__ import annotations
 
-import pickle
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from procbackground._sync import Sleeper
+from procbackground._wire.loading import loads
+from procbackground._wire.pickling import is_of_users_code
 from procbackground.errors import SerializationError, TaskTimeoutError
 from procbackground.handle import Owner, TaskHandle
 
@@ -66,8 +67,10 @@ def load_answers(
     """Return the answers of a chunk that is done, and its error; that of loading them, where it has no other."""
     answers: list[Answer] = []
     try:
-        answers.extend(pickle.loads(body) for body in bodies)  # until one cannot be loaded
-    except Exception as refusal:
+        answers.extend(loads(body) for body in bodies)  # until one cannot be loaded
+    except BaseException as refusal:
+        if not is_of_users_code(refusal):
+            raise
         if error is None:  # else the rows of that answer count as not answered
             error = SerializationError(f"a result could not be loaded in the parent: {refusal!r}")
     if error is None:
