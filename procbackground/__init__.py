@@ -58,7 +58,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from procbackground.errors import InitializerError, WorkerDiedError
+    from procbackground.errors import InitializerError, WorkerDiedError, WorkerStartError
     from procbackground.handle import TaskHandle
     from procbackground.manager import Manager
     from procbackground.observers import CallbackObserver, LoguruObserver, Observer
@@ -92,6 +92,7 @@ __all__ = [
     "TaskType",
     "UnknownTaskTypeError",
     "WorkerDiedError",
+    "WorkerStartError",
     "current",
 ]
 
@@ -114,6 +115,7 @@ _HOMES = {
     "TaskHandle": "handle",
     "TaskType": "task",
     "WorkerDiedError": "errors",
+    "WorkerStartError": "errors",
 }
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
     """Acquire `lock`, and wait up to `timeout_s` seconds for that; None means without end."""
-    return lock.acquire(True, -1 if timeout_s is None else max(0.0, min(timeout_s, threading.TIMEOUT_MAX)))
+    return lock.acquire(True, -1 if timeout_s is None else max(0.0, float(min(timeout_s, threading.TIMEOUT_MAX))))
 
 
 class Latch:

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+_LONGEST_S = 1e15  # practically for ever, and no int beyond it is added to a float
+_PIECE_S = 1e6
+
 
 class Context:
     """The running task, as seen from inside it. Get it by `procbackground.current()`.
@@ -32,8 +35,21 @@ class Context:
 
     def wait(self, seconds: float) -> bool:
         """Sleep for `seconds`, or until a stop is asked for; return `stopping`."""
-        time.sleep(max(0.0, seconds))
+        wait_in_pieces(_sleep, seconds)
         return False
+
+
+def wait_in_pieces(wait: Callable[[float], bool], seconds: float) -> None:
+    """Call `wait` until it returns true, for `seconds` in all: system calls refuse more than some centuries."""
+    left_s = float(min(seconds, _LONGEST_S))
+    until_s = time.monotonic() + left_s
+    while left_s > 0 and not wait(min(left_s, _PIECE_S)):
+        left_s = until_s - time.monotonic()
+
+
+def _sleep(seconds: float) -> bool:
+    time.sleep(seconds)
+    return False
 
 
 OUTSIDE = Context()

@@ -188,26 +188,40 @@ class _WorkerDied(ProcbackgroundError):
         return signal_name(self.exit_code)
 
 
-class _InitializerFailed(ProcbackgroundError):
-    """The initializer failed or hung in a starting worker, or workers die before they take their first task.
+class _WorkerStartFailed(ProcbackgroundError):
+    """No worker can be started, and waiting would not help: the message says why, and what to do.
 
-    The child's traceback, or its stack where it hung, is the `__cause__`, as far as there is one.
+    For example, the interpreter or the current directory is gone, the system refuses a call, or workers die or hang
+    while they start. The child's traceback, or its stack where it hung, is the `__cause__`, as far as there is one.
 
     The manager starts no further workers: queued tasks and those submitted later fail with this.
     """
 
 
-# Two errors are a `BrokenProcessPool` as well. Its module takes 13 ms to import and no child needs it, so the parent
+class _InitializerFailed(ProcbackgroundError):
+    """The initializer failed or hung in a starting worker, or workers with one die before they take their first task.
+
+    Also where a worker could not be given its `cwd`, niceness or CPUs.
+    """
+
+
+# These errors are a `BrokenProcessPool` as well. Its module takes 13 ms to import and no child needs it, so the parent
 # makes these classes on first use, from the ones above.
 
 if TYPE_CHECKING:
 
     class WorkerDiedError(_WorkerDied, BrokenProcessPool): ...
 
-    class InitializerError(_InitializerFailed, BrokenProcessPool): ...
+    class WorkerStartError(_WorkerStartFailed, BrokenProcessPool): ...
+
+    class InitializerError(_InitializerFailed, WorkerStartError): ...
 
 
-_MADE_ON_FIRST_USE = {"WorkerDiedError": _WorkerDied, "InitializerError": _InitializerFailed}
+_MADE_ON_FIRST_USE = {
+    "WorkerDiedError": _WorkerDied,
+    "WorkerStartError": _WorkerStartFailed,
+    "InitializerError": _InitializerFailed,
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -217,5 +231,6 @@ def __getattr__(name: str) -> Any:
     from procbackground._load import load
 
     pool_error = load("procbackground._broken").BrokenProcessPool
+    other = __getattr__("WorkerStartError") if base is _InitializerFailed else pool_error
     facts = {"__doc__": base.__doc__, "__module__": __name__}
-    return globals().setdefault(name, type(name, (base, pool_error), facts))  # the same for all threads
+    return globals().setdefault(name, type(name, (base, other), facts))  # the same for all threads

@@ -27,7 +27,7 @@ from procbackground.errors import SerializationError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import Task, TaskFields, TaskType, check_duration, parse_size
+from procbackground.task import Task, TaskFields, TaskType, as_duration, parse_size
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -154,7 +154,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
-            has been ready, only when three in a row are late.
+            has been ready, only when three in a row are late. Also the longest that a worker may take to load the
+            function of a task with a `timeout`, and what that imports; the `timeout` begins after that.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
             while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default
             free memory is not checked.
@@ -209,10 +210,11 @@ class Manager(_FrontDoor, ExecutorInternals):
         exit_timeout: float | None = None,
     ) -> None:
         context_in_use = checks.context_of(mp_context)
-        checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending, grace)
+        checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
         checks.check_when_full(when_full)
-        check_duration("start_timeout", start_timeout)
-        checks.check_timeout(exit_timeout, "exit_timeout")
+        grace = as_duration("grace", grace, may_be_zero=True)
+        start_timeout = as_duration("start_timeout", start_timeout)
+        exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         carrier = checks.carrier_of(context)
         if max_workers is None:
@@ -302,8 +304,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         than timeout, grace and a few seconds together.
         Idempotent, and safe from any thread; a second call with a shorter timeout hastens the first.
         """
-        checks.check_timeout(timeout)
-        return self._supervisor.close(timeout)
+        return self._supervisor.close(checks.checked_timeout(timeout))
 
     @contextmanager
     def closing_on(self, *signals: int, timeout: float | None = None) -> Iterator[Manager]:
@@ -315,8 +316,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         that `signal.signal` sets within the block replaces the one of the block.
         Raises: `ValueError` in another thread.
         """
-        checks.check_timeout(timeout)
-        with closing_on_signals(self._supervisor, signals, timeout):
+        with closing_on_signals(self._supervisor, signals, checks.checked_timeout(timeout)):
             yield self
 
     def __enter__(self) -> Manager:

@@ -5,6 +5,7 @@ A pure decision: attempts and the time go in, a delay or None comes out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import cache, lru_cache
 from operator import is_
@@ -148,7 +149,11 @@ class Retry:
         # As in tenacity, a task asks for another attempt by raising `TryAgain`, whatever the predicate says.
         if not (failed and isinstance(value, tenacity.TryAgain)) and not self.retry(state):
             return None
-        delay_s = max(0.0, float(self.wait(state)))
+        pause = self.wait(state)
+        try:
+            delay_s = max(0.0, float(pause))
+        except OverflowError:
+            delay_s = math.inf  # an int that no float can hold
         state.upcoming_sleep = delay_s
         return None if self.stop(state) else delay_s
 

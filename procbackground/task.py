@@ -5,19 +5,20 @@ from __future__ import annotations
 import functools
 import inspect
 import math
-import numbers
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from datetime import timedelta
 from enum import StrEnum
 from types import CodeType
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Generic, SupportsFloat, SupportsIndex, TypedDict, TypeVar
 
 from procbackground.retry import Retry, as_retry
 
 R = TypeVar("R")
 
 NO_LIMIT = math.inf
+_LONGEST_S = 1e300  # an int beyond it may be too large for a float
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _IS_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -43,7 +44,8 @@ class Task(Generic[R]):
         name: shown in events and logs; the qualified name of `fn` unless given.
         meta: the caller's own data for observers; never sent to the child.
         retry: a `Retry`, or an int: that many attempts in total, the first included.
-        timeout: seconds that one attempt (a loop's iteration) may run; then its process tree is stopped.
+        timeout: seconds that one attempt (a loop's iteration) may run; then its process tree is stopped. Loading the
+            function, with its imports, has the manager's `start_timeout` instead.
         deadline: seconds that the task may take from `run_task` on, with queueing, attempts and waits.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled; it runs on.
         memory_limit: bytes that the attempt's process tree may hold: the resident size of its process, and of all that
@@ -82,8 +84,11 @@ class Task(Generic[R]):
         if self.memory_limit is not None:
             object.__setattr__(self, "memory_limit", parse_size(self.memory_limit))
         for name in ("timeout", "deadline", "stalled_threshold"):
-            check_duration(name, getattr(self, name))
-        check_duration("interval", self.interval, may_be_zero=True, may_be_none=False)
+            seconds = getattr(self, name)
+            if seconds is not None:
+                object.__setattr__(self, name, as_duration(name, seconds))
+        if type(self.interval) is not float or self.interval:
+            object.__setattr__(self, "interval", as_duration("interval", self.interval, may_be_zero=True))
 
 
 class TaskFields(TypedDict, total=False):
@@ -102,18 +107,29 @@ class TaskFields(TypedDict, total=False):
     isolate: bool
 
 
-def check_duration(
-    name: str, seconds: float | None, *, may_be_zero: bool = False, may_be_none: bool = True
-) -> None:
-    """Raise `TypeError` or `ValueError` unless `seconds` is None or more than 0 (`math.inf` included)."""
-    if seconds is None and may_be_none:
-        return
-    if type(seconds) is not float and not isinstance(seconds, numbers.Real):
-        hint = "its total_seconds()" if hasattr(seconds, "total_seconds") else f"such as {name}=30"
-        raise TypeError(f"{name} takes a number of seconds, {hint}, not {_shown(seconds)}")
-    if not (seconds >= 0 if may_be_zero else seconds > 0):
-        least = "0 or more" if may_be_zero else "more than 0"
-        raise ValueError(f"{name} must be {least} seconds, not {seconds!r}")
+def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
+    """Return `seconds`, any number that is more than 0, as one that can be added to a time.
+
+    `math.inf` is among them, and stands for what no float can hold. Raises: `TypeError` for anything but a number,
+    `ValueError` for a negative one, or 0 unless it `may_be_zero`.
+    """
+    if type(seconds) in (float, int) and 0 < seconds < _LONGEST_S:
+        return seconds  # type: ignore[no-any-return]
+    if not isinstance(seconds, (SupportsFloat, SupportsIndex)) or isinstance(seconds, str):
+        example = f"{seconds.total_seconds():g}" if isinstance(seconds, timedelta) else "30"
+        raise TypeError(f"{name} takes a number of seconds, such as {name}={example}, not {_shown(seconds)}")
+    try:
+        duration_s = float(seconds)
+    except OverflowError:
+        duration_s = math.inf if seconds > 0 else -math.inf  # type: ignore[operator]
+    if not (duration_s > 0 or (may_be_zero and duration_s == 0)):
+        raise ValueError(f"{name} must be {'0 or more' if may_be_zero else 'more than 0'} seconds, not {seconds!r}")
+    return duration_s
+
+
+def check_duration(name: str, seconds: Any) -> float | None:
+    """Return `seconds` as `as_duration` does, or None for None."""
+    return None if seconds is None else as_duration(name, seconds)
 
 
 def check_function(fn: Any) -> None:

@@ -1,12 +1,15 @@
 """What the operating system provides. `linux` or `portable` is chosen once, here.
 
-    linux                           epoll, eventfd, pidfd, memfd, and a pipe whose end kills its readers' groups
+    linux                           epoll, eventfd, pidfd, memfd, and a pipe whose end kills its readers' groups; other
+                                    means where a call is missing or refused
     portable                        the fallback: poll, a wake-up pipe, a temporary file
+    temporary                       a temporary file in place of one in memory
     trees                           process trees and the sums of their figures
     trees_linux, trees_portable     where the figures come from: /proc, or psutil
     cgroup                          the limits of a container, and its kills for want of memory
     marks                           marks that show which worker's tasks started a process
     files                           descriptors that belong to an object; mappings that hold no descriptor
+    standard                        descriptors 0 to 2 of programs that were started without them
 
 PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can run it there.
 """
@@ -22,7 +25,6 @@ IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM")
 
 if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are checked as on Linux
     from procbackground._platform.portable import (
-        HAS_PIDFD,
         STACK_SIGNAL,
         Poller,
         Wakeup,
@@ -34,6 +36,7 @@ if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are
         disarm_life_pipe,
         end_if_over,
         exit_code_of_zombie,
+        has_pidfd,
         is_stopped,
         make_memory_file,
         open_life_pipe,
@@ -48,7 +51,6 @@ if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are
     )
 else:
     from procbackground._platform.linux import (
-        HAS_PIDFD,
         STACK_SIGNAL,
         Poller,
         Wakeup,
@@ -60,6 +62,7 @@ else:
         disarm_life_pipe,
         end_if_over,
         exit_code_of_zombie,
+        has_pidfd,
         is_stopped,
         make_memory_file,
         open_life_pipe,
@@ -74,7 +77,6 @@ else:
     )
 
 __all__ = [
-    "HAS_PIDFD",
     "IS_LINUX",
     "STACK_SIGNAL",
     "Poller",
@@ -87,6 +89,7 @@ __all__ = [
     "disarm_life_pipe",
     "end_if_over",
     "exit_code_of_zombie",
+    "has_pidfd",
     "is_stopped",
     "make_memory_file",
     "open_life_pipe",

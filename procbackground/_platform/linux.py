@@ -5,6 +5,7 @@ There are no `sys.platform` guards here: `_platform` imports this on Linux only.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import functools
 import os
@@ -17,8 +18,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-HAS_PIDFD = hasattr(os, "pidfd_open")
-
 # Dumps the stacks of a child. A real-time signal, far from those that libraries use; 0 where there is none.
 STACK_SIGNAL = int(signal.SIGRTMIN) + 11
 
@@ -29,6 +28,15 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 READABLE = select.EPOLLIN
 WRITABLE = select.EPOLLOUT
+
+
+# Of a call that this Python was built without, that this kernel has not, or that a container's profile forbids.
+_REFUSALS = frozenset({errno.ENOSYS, errno.EPERM, errno.EACCES})
+
+
+def is_refused(error: Exception) -> bool:
+    """Whether the call that raised `error` can never work here, so that another way must be taken."""
+    return isinstance(error, AttributeError) or getattr(error, "errno", None) in _REFUSALS
 
 
 class Poller:
@@ -60,24 +68,51 @@ class Wakeup:
     """Wakes the supervisor from its wait, from any thread."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        # A single call of C code: no signal handler runs before it is done. Raises: `BlockingIOError` when so many
-        # notifications are unread that one more makes no difference.
-        self.notify: Callable[[], object] = functools.partial(os.eventfd_write, self._fd, 1)
+        # `notify` is a single call of C code: no signal handler runs before it is done. Raises: `BlockingIOError` when
+        # so many notifications are unread that one more makes no difference.
+        self.notify: Callable[[], object]
+        self._fds: tuple[int, ...]
+        try:
+            fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+            self._fds = (fd,)
+            self.notify = functools.partial(os.eventfd_write, fd, 1)
+        except (AttributeError, OSError) as error:
+            if not is_refused(error):
+                raise
+            self._fds = os.pipe()
+            for fd in self._fds:
+                os.set_blocking(fd, False)
+            self.notify = functools.partial(os.write, self._fds[1], b"\0")
 
     def fileno(self) -> int:
-        return self._fd
+        return self._fds[0]
 
     def drain(self) -> None:
-        """Nothing to do: the poller reports each notification once."""
+        """Of an eventfd there is nothing to read: the poller reports each notification once."""
+        if len(self._fds) > 1:
+            try:
+                os.read(self._fds[0], _PAGE_BYTES)
+            except BlockingIOError:
+                pass
 
     def close(self) -> None:
-        os.close(self._fd)
+        for fd in self._fds:
+            os.close(fd)
 
 
 def make_memory_file(name: str, size: int = 0) -> int:
-    """Return a descriptor of a file in memory without a path. It is freed with its last descriptor, also by SIGKILL."""
-    fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    """Return a descriptor of a file in memory without a path. It is freed with its last descriptor, also by SIGKILL.
+
+    Where there are no such files, it is a temporary one.
+    """
+    try:
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+    except (AttributeError, OSError) as error:
+        if not is_refused(error):
+            raise
+        from procbackground._platform.temporary import make_temporary_file  # the warden has not this package
+
+        return make_temporary_file(name, size)
     try:
         if size:
             os.ftruncate(fd, size)  # sparse: a page counts only once it is touched
@@ -87,12 +122,23 @@ def make_memory_file(name: str, size: int = 0) -> int:
     return fd
 
 
+def has_pidfd() -> bool:
+    """Whether there are pidfds here."""
+    try:
+        os.close(os.pidfd_open(os.getpid()))
+    except (AttributeError, OSError) as error:
+        return not is_refused(error)
+    return True
+
+
 def open_pidfd(pid: int) -> int | None:
-    """Return a descriptor that becomes readable when `pid` ends, or None when there is no such process."""
+    """Return a descriptor that becomes readable when `pid` ends; None without such a process, or without pidfds."""
     try:
         return os.pidfd_open(pid)
-    except ProcessLookupError:
-        return None
+    except (AttributeError, OSError) as error:
+        if isinstance(error, ProcessLookupError) or is_refused(error):
+            return None
+        raise
 
 
 def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
@@ -100,10 +146,16 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
     try:
         if pidfd is not None:
             signal.pidfd_send_signal(pidfd, signal_number)
-        else:
-            os.kill(pid, signal_number)
+            return
     except ProcessLookupError:
-        pass
+        return
+    except (AttributeError, OSError) as error:
+        if not is_refused(error):
+            raise
+    try:
+        os.kill(pid, signal_number)
+    except (ProcessLookupError, PermissionError):
+        pass  # ended, or of another user, as after `sudo`
 
 
 def open_life_pipe(fd: int) -> int:

@@ -9,12 +9,14 @@ import functools
 import os
 import select
 import signal
-import tempfile
 import threading
 from collections.abc import Callable
 
-HAS_PIDFD = False
+from procbackground._platform.temporary import make_temporary_file
+
 STACK_SIGNAL = 0
+
+make_memory_file = make_temporary_file
 
 
 class Poller:
@@ -69,17 +71,9 @@ class Wakeup:
         os.close(self._write_fd)
 
 
-def make_memory_file(name: str, size: int = 0) -> int:
-    """Return a descriptor of a temporary file that has no path."""
-    with tempfile.TemporaryFile(prefix=name) as file:
-        fd = os.dup(file.fileno())
-    try:
-        if size:
-            os.ftruncate(fd, size)
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
+def has_pidfd() -> bool:
+    """Whether there are pidfds here."""
+    return False
 
 
 def open_pidfd(pid: int) -> int | None:
@@ -90,8 +84,8 @@ def send_signal(pidfd: int | None, pid: int, signal_number: int) -> None:
     """Signal one process."""
     try:
         os.kill(pid, signal_number)
-    except ProcessLookupError:
-        pass
+    except (ProcessLookupError, PermissionError):
+        pass  # ended, or of another user, as after `sudo`
 
 
 def open_life_pipe(fd: int) -> int:

@@ -6,7 +6,7 @@ from typing import Any
 
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
-from procbackground._state import fleet, launches, loops, outcomes, staffing, stops
+from procbackground._state import fleet, loops, outcomes, staffing, stops
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.job import WAITING, Job
 from procbackground._state.state import State
@@ -34,18 +34,12 @@ def said_hello(state: State, worker: Worker, now_s: float) -> None:
         staffing.want_rescue(state, now_s)
 
 
-def launch_failed(state: State, worker: Worker, why: Any, longest_pause_s: float, now_s: float) -> None:
-    """No process can be had for now: try again in a while, nothing is lost.
-
-    The pause doubles up to `longest_pause_s`. With `why`, starting processes is what fails, and would again.
-    """
+def launch_failed(state: State, worker: Worker, kind: str, why: Any, now_s: float) -> None:
+    """The worker has no process, because of `why`, of a `kind` of `launches`."""
     state.take_out(worker)
     worker.enter(fleet.GONE, now_s)
     state.forget(worker)
-    if why is not None:
-        launches.break_manager(state, "worker processes cannot be started", why, now_s)
-    else:
-        state.launches.failed(state, longest_pause_s, now_s)
+    state.launches.failed(state, kind, why, now_s)
     stops.drain_if_done(state, now_s)
 
 
@@ -97,7 +91,7 @@ def _record_death_as_attempt(state: State, worker: Worker, job: Job) -> None:
         stops.count_stop(state, worker)
         outcomes.cancel(state, job, worker)
         return
-    outcomes.judge(state, job, reason or c.DIED, b"", worker, worker.death.cost)
+    outcomes.judge(state, job, reason or c.DIED, outcomes.limit_passed(state, reason), worker, worker.death.cost)
 
 
 def not_sent(state: State, worker: Worker, job: Job, now_s: float) -> bool:

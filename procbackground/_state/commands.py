@@ -17,6 +17,7 @@ DIED: Final = "died"
 # Why a worker is stopped.
 FOR_CANCEL: Final = "cancelled"
 FOR_TIMEOUT: Final = "timeout"
+FOR_LOADING: Final = "loading"  # it has not loaded the function in time
 FOR_DEADLINE: Final = "deadline"
 FOR_MEMORY: Final = "memory"
 FOR_CLOSE: Final = "closing"
@@ -94,7 +95,7 @@ class Judge(NamedTuple):
 
     job: Job
     kind: str  # VALUE or FAILURE, which came as `body`; FAILED_IN_MAP; DIED; or one of FOR_...
-    body: Any  # bytes or a parcel; for FAILED_IN_MAP an exception
+    body: Any  # bytes or a parcel; for FAILED_IN_MAP an exception; for FOR_LOADING the limit
     worker: Worker | None  # that ran it; None when it ran nowhere
     cost: tuple[float | None, int | None] | None  # CPU seconds and peak bytes, as far as they are known
     waits: bool = False  # the worker runs a loop, and waits for the verdict
@@ -167,3 +168,4 @@ class Clocks(NamedTuple):
     began_s: float
     sign_s: float  # of its last sign of life, not before it began
     is_exact: bool = True  # else `began_s` is of an earlier row of the chunk
+    is_loading: bool = False  # the function: the time of the attempt has not begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
+from typing import Any, Final
 
 from procbackground._state import commands as c
 from procbackground._state import fleet, outcomes, stops
@@ -11,12 +11,20 @@ from procbackground._state.fleet import Worker
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
 
+# Kinds of failed starts.
+SHORTAGE: Final = "shortage"  # the machine has no process, descriptor or memory to give now: waited for
+LOST: Final = "lost"  # the process that starts workers has ended, and may again
+KILLED: Final = "killed"  # ... was killed, which is nothing that it did
+FINAL: Final = "final"  # another try would fail, too
+
 LAUNCH_RETRY_S = 0.02  # before another try while the machine has no process or descriptor; doubles up to MAX
 MAX_LAUNCH_RETRY_S = 2.0
 MAX_HELPER_RETRY_S = 0.16  # the same where only the process that starts them was lost: the machine is not short
+LOSSES_TO_BREAK = 8  # of the process that starts workers, in a row, and no worker came of it
 DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may be bad luck
 IDLE_DEATHS_TO_BREAK = 8  # ... that die soon after it with nothing begun; an external process may be killing workers
 QUICK_DEATH_S = 1.0  # after it became a spare, or got a first task that it did not begin
+CANNOT_START = "worker processes cannot be started"
 MAX_IDLE_DEATH_PAUSE_S = 1.0  # before the next start after such a death; doubles up to this
 IDLE_DEATHS_FORGOTTEN_S = 5.0  # without such a death
 
@@ -29,10 +37,11 @@ class Launches:
         self._next_line = min(lines, 256)
         self._lines = lines
         self._numbers = 0
-        self._start_timeout_s = start_timeout_s
+        self.start_timeout_s = start_timeout_s
         self._launched: deque[Worker] = deque()  # in order; those that have started leave at its left end
         self._is_watched = False  # the oldest start
         self._has_been_ready = False  # some worker has
+        self._losses = 0  # in a row
         self._deaths_in_a_row = 0
         self._idle_deaths = 0  # in a row
         self._settled_at_idle_death = 0
@@ -56,7 +65,7 @@ class Launches:
             state.starting += 1
             state.commands.append(c.Launch(worker))
             self._launched.append(worker)
-        if self._start_timeout_s != NO_LIMIT and not self._is_watched:
+        if self.start_timeout_s != NO_LIMIT and not self._is_watched:
             self._watch_oldest(state)
 
     def _take_line(self) -> int | None:
@@ -74,29 +83,49 @@ class Launches:
             launched.popleft()
         self._is_watched = bool(launched)
         if launched:
-            state.timers.at(launched[0].since_s + self._start_timeout_s, _end_overdue_starts)
+            state.timers.at(launched[0].since_s + self.start_timeout_s, _end_overdue_starts)
 
     def end_overdue(self, state: State, now_s: float) -> None:
         """Stop the workers that were not ready in time."""
-        while self._launched and self._launched[0].since_s + self._start_timeout_s <= now_s:
+        while self._launched and self._launched[0].since_s + self.start_timeout_s <= now_s:
             worker = self._launched.popleft()
-            # One without a process waits for its launcher, which has a limit of its own.
+            # One without a process waits for its launcher, which has a limit of its own; then see `process_came`.
             if worker.state == fleet.STARTING and worker.pid:
                 stops.stop(state, worker, c.FOR_START, now_s)
         self._watch_oldest(state)
 
+    def process_came(self, state: State, worker: Worker, now_s: float) -> None:
+        """The worker's process has been started: too late, where nobody looks at it any more."""
+        if now_s >= worker.since_s + self.start_timeout_s and worker.state == fleet.STARTING:
+            stops.stop(state, worker, c.FOR_START, now_s)
+
     def succeeded(self, worker: Worker) -> None:
         """A worker is ready."""
         self._has_been_ready = True
-        self._deaths_in_a_row = 0
+        self._losses = self._deaths_in_a_row = 0
         launched = self._launched
         # Also those before it that came to nothing: without a start_timeout nobody else looks at them.
         while launched and (launched[0] is worker or launched[0].state != fleet.STARTING):
             launched.popleft()
         self._pause_s = 0.0
 
-    def failed(self, state: State, longest_pause_s: float, now_s: float) -> None:
-        """A process could not be started for now: try again after a pause that doubles up to `longest_pause_s`."""
+    def failed(self, state: State, kind: str, why: Any, now_s: float) -> None:
+        """A process could not be started: try again after a pause, or give up."""
+        if kind == FINAL:
+            break_manager(state, CANNOT_START, why, now_s)
+            return
+        if kind == SHORTAGE:
+            self._pause(state, MAX_LAUNCH_RETRY_S, now_s)
+            return
+        if now_s >= self._not_before_s and not (kind == KILLED and _has_worked(state)):
+            self._losses += 1
+        if self._losses < LOSSES_TO_BREAK:
+            self._pause(state, MAX_HELPER_RETRY_S, now_s)
+        else:
+            break_manager(state, CANNOT_START, why, now_s)
+
+    def _pause(self, state: State, longest_pause_s: float, now_s: float) -> None:
+        """Start no worker for a while, which doubles up to `longest_pause_s`."""
         if now_s >= self._not_before_s:  # several that fail together have failed once
             self._pause_s = min(longest_pause_s, max(LAUNCH_RETRY_S, 2 * self._pause_s))
             self._not_before_s = now_s + self._pause_s
@@ -115,9 +144,12 @@ class Launches:
         if worker.stop_reason == c.FOR_START:
             self._deaths_in_a_row += 1
             if not self._has_been_ready or self._deaths_in_a_row >= DEATHS_TO_BREAK:
-                limit = f"its start_timeout of {self._start_timeout_s:g} s"
+                limit = f"its start_timeout of {self.start_timeout_s:g} s"
                 break_manager(state, f"a worker process was not ready within {limit}", worker, now_s)
         elif worker.state_at_end == fleet.STARTING:
+            if _was_killed(worker) and _has_worked(state):
+                self._pause(state, MAX_IDLE_DEATH_PAUSE_S, now_s)
+                return
             self._deaths_in_a_row += 1
             if self._deaths_in_a_row >= DEATHS_TO_BREAK:
                 what = f"{DEATHS_TO_BREAK} workers in a row died before they were ready"
@@ -137,11 +169,21 @@ class Launches:
         self._settled_at_idle_death, self._last_idle_death_s = settled, now_s
         self._idle_deaths += 1
         if self._idle_deaths > 1:  # one may be bad luck
-            pause_s = min(MAX_IDLE_DEATH_PAUSE_S, LAUNCH_RETRY_S * 2**self._idle_deaths)
+            pause_s = min(MAX_IDLE_DEATH_PAUSE_S, LAUNCH_RETRY_S * 2 ** min(self._idle_deaths, 10))
             self._not_before_s = max(self._not_before_s, now_s + pause_s)
-        if self._idle_deaths >= IDLE_DEATHS_TO_BREAK:
+        if self._idle_deaths >= IDLE_DEATHS_TO_BREAK and not (_was_killed(worker) and settled):
             what = f"{IDLE_DEATHS_TO_BREAK} workers in a row died before they began a first task"
             break_manager(state, what, worker, now_s)
+
+
+def _has_worked(state: State) -> bool:
+    """Whether workers can be started, in principle: then those that are killed will come to an end, as memory does."""
+    return bool(state.succeeded or state.failed)
+
+
+def _was_killed(worker: Worker) -> bool:
+    """Whether a signal ended the worker, such as the kernel's when memory runs out: nothing that its start did."""
+    return worker.death.exit_code is not None and worker.death.exit_code < 0
 
 
 def break_manager(state: State, what: str, why: Any, now_s: float) -> None:

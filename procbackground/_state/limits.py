@@ -43,16 +43,33 @@ def scan(state: State, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> N
         job = worker.current
         if worker.state != fleet.BUSY or job is None or job.recipe.watch_s == NO_LIMIT or job.state != a.SENT:
             continue
-        clocks = _exact(state, worker, job, clocks_of(worker), now_s)
-        if clocks is None:
+        clocks = clocks_of(worker)
+        if clocks.is_loading and job.recipe.timeout_s != NO_LIMIT:
+            _look_after_loading(state, worker, job, now_s)
+            state.next_scan_s = min(state.next_scan_s, _report_silence(state, worker, job, clocks, now_s))
+            continue
+        exact = _exact(state, worker, job, clocks, now_s)
+        if exact is None:
             continue
         if job.recipe.is_chunk:
             state.next_scan_s = min(state.next_scan_s, now_s + LOOK_AGAIN_S)
-        timeout_s = clocks.began_s + job.recipe.timeout_s
+        timeout_s = exact.began_s + job.recipe.timeout_s
         if now_s >= timeout_s:
             stops.stop(state, worker, c.FOR_TIMEOUT, now_s)
         else:
-            state.next_scan_s = min(state.next_scan_s, timeout_s, _report_silence(state, worker, job, clocks, now_s))
+            state.next_scan_s = min(state.next_scan_s, timeout_s, _report_silence(state, worker, job, exact, now_s))
+
+
+def _look_after_loading(state: State, worker: Worker, job: Job, now_s: float) -> None:
+    """The worker loads the function, for which it has the time of a start.
+
+    It does not say when it is done. If that was now, the attempt is over its timeout that much later, and not before.
+    """
+    limit_s = worker.pipeline.head_since_s + state.launches.start_timeout_s
+    if now_s >= limit_s:
+        stops.stop(state, worker, c.FOR_LOADING, now_s)
+    else:
+        state.next_scan_s = min(state.next_scan_s, limit_s, now_s + job.recipe.timeout_s)
 
 
 def _exact(state: State, worker: Worker, job: Job, clocks: Clocks, now_s: float) -> Clocks | None:

@@ -149,4 +149,5 @@ def process_gone(state: State, worker: Worker, loop: Job, started: int) -> None:
 def _judge_death(state: State, loop: Job, worker: Worker) -> None:
     # A loop's process served many iterations: its CPU time is not that of the one it died at.
     cost: tuple[Any, Any] = (None, worker.death.peak_bytes)
-    outcomes.judge(state, loop, worker.stop_reason or c.DIED, b"", worker, cost)
+    reason = worker.stop_reason
+    outcomes.judge(state, loop, reason or c.DIED, outcomes.limit_passed(state, reason), worker, cost)

@@ -137,8 +137,14 @@ def try_again(state: State, job: Job, now_s: float) -> None:
     state.needs_staff = True
 
 
+def limit_passed(state: State, reason: str | None) -> Any:
+    """Return the body of the judgement of an attempt that was stopped: the limit, where its recipe has it not."""
+    return state.launches.start_timeout_s if reason == c.FOR_LOADING else b""
+
+
 _OUTCOMES = {
     c.FOR_TIMEOUT: Outcome.TIMED_OUT,
+    c.FOR_LOADING: Outcome.TIMED_OUT,
     c.FOR_DEADLINE: Outcome.TIMED_OUT,
     c.FOR_MEMORY: Outcome.OVER_MEMORY,
     c.FOR_CANCEL: Outcome.CANCELLED,

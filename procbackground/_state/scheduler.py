@@ -19,7 +19,7 @@ from procbackground._state.commands import Clocks
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.gate import MemoryGate
 from procbackground._state.job import SETTLED, Job
-from procbackground._state.launches import MAX_LAUNCH_RETRY_S, Launches
+from procbackground._state.launches import SHORTAGE, Launches
 from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
@@ -251,14 +251,13 @@ class Scheduler(State):
         """A process is ready for work."""
         arrivals.said_hello(self, worker, now_s)
 
-    def launch_failed(
-        self, worker: Worker, now_s: float, why: Any = None, longest_pause_s: float = MAX_LAUNCH_RETRY_S
-    ) -> None:
-        """No process can be had for now: try again in a while, nothing is lost.
+    def process_came(self, worker: Worker, now_s: float) -> None:
+        """The worker's process has been started."""
+        self.launches.process_came(self, worker, now_s)
 
-        The pause doubles up to `longest_pause_s`. With `why`, starting processes is what fails, and would again.
-        """
-        arrivals.launch_failed(self, worker, why, longest_pause_s, now_s)
+    def launch_failed(self, worker: Worker, now_s: float, kind: str = SHORTAGE, why: Any = None) -> None:
+        """The worker has no process, because of `why`, of a `kind` of `launches`."""
+        arrivals.launch_failed(self, worker, kind, why, now_s)
 
     def process_ended(self, worker: Worker, now_s: float) -> None:
         """The worker's process has ended; `worker_gone` follows once its pipe is read to the end."""

@@ -43,7 +43,7 @@ def terminate(state: State, worker: Worker, now_s: float) -> None:
     if worker.stop_reason == c.FOR_MEMORY:
         kill(state, worker, now_s)  # a polite request would leave it time to take the rest of the memory
         return
-    wants_stack = worker.stop_reason in (c.FOR_TIMEOUT, c.FOR_DEADLINE, c.FOR_START)
+    wants_stack = worker.stop_reason in (c.FOR_TIMEOUT, c.FOR_LOADING, c.FOR_DEADLINE, c.FOR_START)
     state.commands.append(c.Terminate(worker, wants_stack))
     if worker.stop_reason == c.FOR_START:
         kill_later(state, worker, now_s + STACK_WAIT_S)  # it runs no task

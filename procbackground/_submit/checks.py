@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
-from procbackground.task import check_duration, check_function
+from procbackground.task import as_duration, check_function
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
 
 
-def check_timeout(timeout: float | None, name: str = "timeout") -> None:
-    """Raise `TypeError` or `ValueError` unless `timeout` is None, or 0 or more seconds."""
-    check_duration(name, timeout, may_be_zero=True)
+def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
+    """Return `timeout`, if it is None, or 0 or more seconds. Raises: `TypeError`, `ValueError`."""
+    return None if timeout is None else as_duration(name, timeout, may_be_zero=True)
 
 
 def check_buffersize(buffersize: int | None) -> None:
@@ -48,7 +48,6 @@ def check_workers(
     initializer: Callable[..., object] | None,
     max_tasks_per_child: int | None,
     max_pending: int | None,
-    grace: float,
 ) -> None:
     """Raise `TypeError` or `ValueError` for what a manager cannot have, in the standard library's words."""
     if max_workers is not None and max_workers <= 0:
@@ -66,7 +65,6 @@ def check_workers(
             "max_tasks_per_child is incompatible with the 'fork' multiprocessing start method; supply a different "
             "mp_context."
         )
-    check_duration("grace", grace, may_be_zero=True, may_be_none=False)
 
 
 def check_when_full(when_full: str) -> None:

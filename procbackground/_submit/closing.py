@@ -9,15 +9,18 @@ import threading
 from _thread import get_ident, start_new_thread
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from multiprocessing import process, util
 from typing import Any, Protocol
 
 from procbackground._sync import Latch
 from procbackground.errors import ProcbackgroundError
 
 JOIN_S = 5.0  # for a thread to end that has nothing to wait for
+FIRST_PRIORITY = 1000  # before queues are closed, into which the last tasks' callbacks may put results
 
 _exit_lock = threading.Lock()
 _is_registered_for_exit = False
+_finalizers_pid = -1  # of the process in which the finalizer of `multiprocessing` is registered
 
 
 class Closing(Protocol):
@@ -280,7 +283,11 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_c
 def register_for_exit(close_all: Callable[[], None]) -> None:
     """Have `close_all` called when the interpreter exits, before it joins threads and before `multiprocessing` joins
     its children: both would wait for ours."""
-    global _is_registered_for_exit
+    global _is_registered_for_exit, _finalizers_pid
+    if process.parent_process() is not None and _finalizers_pid != os.getpid():
+        # A child of `multiprocessing` joins its own children before its threads.
+        _finalizers_pid = os.getpid()
+        util.Finalize(None, close_all, exitpriority=FIRST_PRIORITY)
     with _exit_lock:
         if _is_registered_for_exit:
             return

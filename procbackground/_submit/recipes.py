@@ -92,11 +92,9 @@ class Defaults:
         memory_limit: int | str | None,
         reports_stalls: bool,
     ) -> None:
-        check_duration("timeout", timeout)
-        check_duration("stalled_threshold", stalled_threshold)
         self.retry: Retry | None = as_retry(retry)
-        self.timeout: float | None = timeout
-        self.stalled_threshold: float | None = stalled_threshold
+        self.timeout: float | None = check_duration("timeout", timeout)
+        self.stalled_threshold: float | None = check_duration("stalled_threshold", stalled_threshold)
         self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
         self.reports_stalls: bool = reports_stalls
 

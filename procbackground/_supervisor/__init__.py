@@ -14,13 +14,13 @@ passes them:
     answers, relay              answers and messages from workers; their log records
     exits, stacks               the ends of processes; Python stacks of workers
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code
-    breakage                    why no worker can be started any more
+    obstacles, breakage         why a process cannot be started; why no worker can be any more
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
     inline                      in place of all this: running each task in its caller's thread
-    ending, exiting             the end: a close, a bug, or a fork; the exit of the interpreter
+    ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
 
 Threads and ownership
 =====================

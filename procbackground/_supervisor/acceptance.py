@@ -19,7 +19,8 @@ IN_FORK = "this manager belongs to the process that this one was forked from; ma
 class Acceptance:
     """Each attribute is one word, set once, so that readers need no lock."""
 
-    def __init__(self) -> None:
+    def __init__(self, has_initializer: bool) -> None:
+        self.has_initializer: bool = has_initializer
         self.is_refusing: bool = False
         self.text: str = AFTER_CLOSE
         self.is_foreign: bool = False  # this is a fork of the manager's process

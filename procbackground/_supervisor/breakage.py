@@ -12,6 +12,7 @@ from procbackground._state import commands as c
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.job import Job
 from procbackground._supervisor.judge import load_failure_safely
+from procbackground._supervisor.obstacles import HelperLost, advice, advice_on_exit
 from procbackground._supervisor.relay import lines_of
 from procbackground.errors import ProcbackgroundError, RemoteTraceback, death_phrase
 
@@ -19,37 +20,55 @@ FORGOTTEN_GUARD = "a script that starts a manager when it is imported lacks `if 
 
 
 class Breakage(NamedTuple):
-    """The message, the `pid` of the worker that failed, if one did, and the child's error as `cause`."""
+    """The message, the `pid` of the worker that failed, if one did, and the child's error as `cause`.
+
+    `is_initializers`: as far as is known, the initializer has failed.
+    """
 
     message: str
+    is_initializers: bool
     pid: int | None = None
     cause: BaseException | None = None
 
     def error(self, job: Job | None = None) -> ProcbackgroundError:
         """Return a new error for the handle of `job`, or for a caller who submits now."""
-        from procbackground.errors import InitializerError
+        from procbackground.errors import InitializerError, WorkerStartError
 
         facts: dict[str, Any] = {} if job is None else {"task": job.handle.task, "attempt": job.attempt}
-        error = InitializerError(self.message, pid=self.pid, **facts)
+        kind = InitializerError if self.is_initializers else WorkerStartError
+        error = kind(self.message, pid=self.pid, **facts)
         error.__cause__ = self.cause
         return error
 
 
-def explain(what: str, why: Any) -> Breakage:
+def first_words(what: str, why: Any, has_initializer: bool) -> Breakage:
+    """Return what can be said of the scheduler's `broken_by` at once."""
+    if isinstance(why, Exception) and type(why).__module__ in ("builtins", HelperLost.__module__):
+        return _explain_error(what, why)  # which runs no code of the user's
+    return Breakage(what, isinstance(why, bytes) or (isinstance(why, Worker) and has_initializer))
+
+
+def explain(what: str, why: Any, has_initializer: bool) -> Breakage:
     """Put the scheduler's `broken_by` into words: `why` is an exception, the body of a failure, or a worker."""
     if isinstance(why, Exception):
-        return Breakage(f"{what}: {why}", None, why)
+        return _explain_error(what, why)
+    is_initializers = isinstance(why, bytes) or has_initializer
     if isinstance(why, bytes):
         from procbackground._submit.setup import SetupError
 
         raised, _ = load_failure_safely(why)
         if isinstance(raised, SetupError):
-            return Breakage(str(raised), None, raised)
-        return Breakage(f"{what}: {type(raised).__name__}: {raised}", None, raised)
+            return Breakage(str(raised), is_initializers, None, raised)
+        return Breakage(f"{what}: {type(raised).__name__}: {raised}", is_initializers, None, raised)
     assert isinstance(why, Worker)
     death = why.death
     stacks = RemoteTraceback(death.stack) if death.stack else None
-    return Breakage(f"{what}{_end_of(why)}{_last_lines(death)}", why.pid, stacks)
+    return Breakage(f"{what}{_end_of(why)}{_last_lines(death)}", is_initializers, why.pid, stacks)
+
+
+def _explain_error(what: str, why: Exception) -> Breakage:
+    reason = str(why) or type(why).__name__
+    return Breakage(f"{what}: {reason}{advice(why)}", False, None, why)
 
 
 def _end_of(worker: Worker) -> str:
@@ -62,7 +81,7 @@ def _end_of(worker: Worker) -> str:
             reason = "it cannot be taken on this platform"
         return f"; there is no Python stack: {reason}"
     stack = f"\n{death.stack}" if death.stack else ""
-    phrase = death_phrase(death.exit_code)
+    phrase = death_phrase(death.exit_code) + advice_on_exit(death.exit_code)
     return f": the last one {phrase}. Its own output, above, may say why; {FORGOTTEN_GUARD}{stack}"
 
 

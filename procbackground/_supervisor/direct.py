@@ -20,17 +20,13 @@ from typing import Any
 from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
+from procbackground._supervisor.obstacles import check_executable, fork_server_watched, room_for_start
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, load_what_failures_need, room_for_start
+from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.pickling import main_is_importable
 from procbackground._worker.entry import Fd, run_worker
 from procbackground._worker.main import Boot
-
-
-def is_passing(error: Exception) -> bool:
-    """Whether a failed start is the machine's state of the moment, not a mistake that will repeat itself."""
-    return isinstance(error, (OSError, EOFError))  # EOFError: the fork server died, and is started again
 
 
 @contextlib.contextmanager
@@ -146,6 +142,13 @@ def interrupts_held_back(method: str) -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _discard(process: WorkerProcess) -> None:
+    """End a process that nobody waits for any more, and close what belongs to it. Blocks."""
+    process.kill_tree()
+    wait_for_exit(process.process, 0.0)
+    process.close()
+
+
 class Direct:
     """Starts each worker by the context's own `Process`, in the starter's thread."""
 
@@ -181,12 +184,13 @@ class Direct:
         is_awaited = self._pending.pop(worker, None) is not None
         if process is not None:
             self._unreported.discard(process)
-            self._launched(process)
-            if not is_awaited:
-                process.kill_tree()  # given up long ago
+            if is_awaited:
+                self._launched(process)
+            else:  # it was given up, and the supervisor may have ended
+                self._starter.do(lambda: _discard(process), lambda _, error: None)
         elif is_awaited:
             assert error is not None
-            self._launch_failed(worker, error, is_passing(error))
+            self._launch_failed(worker, error)
 
     def _start(self, worker: Worker) -> WorkerProcess:
         """Start a process. Blocks, and raises what keeps it from being started."""
@@ -214,7 +218,11 @@ class Direct:
                 daemon=False,  # a daemonic process may not start children of its own
             )
             forget_foreign_fork_server(method)
-            with startable_main(), known_start_method(method), interrupts_held_back(method):
+            if method == "spawn":
+                check_executable()
+            with (
+                startable_main(), fork_server_watched(method), known_start_method(method), interrupts_held_back(method)
+            ):  # fmt: skip
                 process.start()
         except BaseException:
             for fd in fds:
@@ -281,7 +289,7 @@ class Direct:
         for worker in overdue:
             del self._pending[worker]
             limit = f"the start_timeout of {self._start_timeout_s:g} s"
-            self._launch_failed(worker, TimeoutError(f"`multiprocessing` started no process within {limit}"), False)
+            self._launch_failed(worker, TimeoutError(f"`multiprocessing` started no process within {limit}"))
 
     def close(self) -> None:
         pass

@@ -31,9 +31,9 @@ def finish(loop: Loop) -> None:
         left.append("the iterable of a stream or map, which has not returned")
     if is_ready:
         loop.launcher.close()
-        loop.warden.close()
         if not loop.starter.stop(MOMENT_S):
             left.append("a start of a process that `multiprocessing` has not ended")
+        loop.warden.close()  # which a late start would start
     if loop.initializer is not None:
         loop.initializer.let_go()
     if not loop.monitor.stop(MOMENT_S):
@@ -171,6 +171,8 @@ def abandon_in_fork(loop: Loop) -> None:
     parent's descriptors are closed, else the workers would not notice its end; nothing is written to any.
     """
     acceptance = loop.acceptance
+    if acceptance.is_foreign:
+        return  # a fork of a fork: those numbers may be those of its own files now
     acceptance.is_foreign = True
     acceptance.is_refusing = True
     error = _error_in_fork(loop)

@@ -81,7 +81,7 @@ class InlineSupervisor:
         self.figures = Figures()
         self.events = Events(observers, f"procbackground-{id(self):x}")
         self._initializer = initializer
-        self._acceptance = Acceptance()
+        self._acceptance = Acceptance(initializer is not None)
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.RLock())  # guards the rest
         self._running: set[Job] = set()
@@ -152,7 +152,7 @@ class InlineSupervisor:
             initializer[0](*initializer[1])
         except Exception as error:
             message = f"the initializer failed: {type(error).__name__}: {error}"
-            self._acceptance.breakage = Breakage(message, self._pid, error)
+            self._acceptance.breakage = Breakage(message, True, self._pid, error)
             self.broken_text = message
             self._acceptance.check()
 

@@ -172,8 +172,8 @@ def why_no_stack() -> str:
 def _explain_end(command: c.Judge) -> ProcbackgroundError:
     """Return the error for an attempt that gave no answer."""
     job, worker = command.job, command.worker
-    if command.kind in (c.FOR_TIMEOUT, c.FOR_DEADLINE):
-        return _explain_timeout(job, command.kind, None if worker is None else worker.death)
+    if command.kind in (c.FOR_TIMEOUT, c.FOR_DEADLINE, c.FOR_LOADING):
+        return _explain_timeout(job, command.kind, None if worker is None else worker.death, command.body)
     assert worker is not None
     peak_bytes = (command.cost[1] or 0) if command.cost is not None else 0
     if command.kind == c.FOR_MEMORY:
@@ -187,13 +187,20 @@ def _explain_end(command: c.Judge) -> ProcbackgroundError:
     return _explain_death(job, worker.pid, worker.death, peak_bytes)
 
 
-def _explain_timeout(job: Job, kind: str, death: Death | None) -> TaskTimeoutError:
+def _explain_timeout(job: Job, kind: str, death: Death | None, start_timeout_s: float) -> TaskTimeoutError:
     recipe = job.recipe
+    where = "; it was not running then" if death is None else _whereabouts(death)
+    if kind == c.FOR_LOADING:
+        return TaskTimeoutError(
+            f"attempt {job.attempt} of task {recipe.name!r} was still loading its function, and what that imports, "
+            f"after the start_timeout of {start_timeout_s:g} s, and was stopped{where}",
+            timeout=start_timeout_s,
+            stack=death.stack if death is not None else None,
+        )
     if kind == c.FOR_TIMEOUT:
         what, limit, limit_s = f"attempt {job.attempt} of task {recipe.name!r}", "timeout", recipe.timeout_s
     else:
         what, limit, limit_s = f"task {recipe.name!r}", "deadline", recipe.deadline_s
-    where = "; it was not running then" if death is None else _whereabouts(death)
     return TaskTimeoutError(
         f"{what} ran over its {limit} of {limit_s:g} s and was stopped{where}",
         timeout=limit_s,

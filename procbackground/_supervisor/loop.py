@@ -25,7 +25,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.answers import Answers
-from procbackground._supervisor.breakage import Breakage
+from procbackground._supervisor.breakage import first_words
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.direct import Direct, main_path
 from procbackground._supervisor.events_out import Events
@@ -102,7 +102,7 @@ class Loop:
         self.wall = WallClock()
         self.inbox = Inbox()
         self.starter = Starter(self.name, self.inbox)
-        self.acceptance = Acceptance()
+        self.acceptance = Acceptance(options.initializer is not None)
         self.scheduler = Scheduler(
             max_workers=options.max_workers,
             wall=self.wall,
@@ -228,7 +228,7 @@ class Loop:
             self.warden, self.starter, options.start_timeout_s,
         )  # fmt: skip
         self.launcher = direct
-        if _platform.IS_LINUX and options.context.get_start_method() == "forkserver" and _platform.HAS_PIDFD:
+        if _platform.IS_LINUX and options.context.get_start_method() == "forkserver" and _platform.has_pidfd():
             self.launcher = Zygote(
                 options.context, boot, self.page.fd, self.life_read_fd, self.preload, self.watches, self._launched,
                 self.workers.launch_failed, self.exits.exit_code_came, direct, self.starter, options.start_timeout_s,
@@ -329,6 +329,8 @@ class Loop:
         self.watches.watch(process.death_fd, lambda: self.exits.process_ended(worker))
         if worker.was_killed:
             process.signal_group(signal.SIGKILL)
+        else:
+            self.scheduler.process_came(worker, time.monotonic())
 
     # -- commands ------------------------------------------------------------------------------------------
 
@@ -385,7 +387,7 @@ class Loop:
         """No worker can be started: refuse callers from now on, and those who wait for room."""
         assert self.scheduler.broken_by is not None
         # The whole story takes the user's code, and may not be there at once.
-        breakage = Breakage(self.scheduler.broken_by[0])
+        breakage = first_words(*self.scheduler.broken_by, self.acceptance.has_initializer)
         self.acceptance.breakage = self.acceptance.breakage or breakage
         self.acceptance.is_refusing = True
         self.user_code.put(self.settler.explain_break)

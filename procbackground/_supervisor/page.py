@@ -9,6 +9,8 @@ from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._wire.page import (
     BEGAN_NS,
+    IN_PAUSE,
+    LOADING,
     LOOKED_ROW,
     MARK,
     PAUSED,
@@ -50,9 +52,12 @@ class Page:
         """Return when the worker began what it does, and when it last gave a sign of life; now while a loop pauses."""
         began_s = worker.pipeline.head_since_s
         is_exact = True
+        pause = self.read(worker, PAUSED)  # read first, as it is written last
+        if pause == LOADING:
+            return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_loading=True)
         current = worker.current
         if worker.loop is not None:
-            if self.read(worker, PAUSED):
+            if pause == IN_PAUSE:
                 began_s = time.monotonic()
             else:
                 began_s = self.read(worker, BEGAN_NS) / 1e9 or began_s
@@ -61,6 +66,8 @@ class Page:
             looked_s = self.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first
             is_exact = row == looked_row and looked_s >= began_s
             began_s = max(began_s, looked_s)
+        else:
+            began_s = max(began_s, self.read(worker, BEGAN_NS) / 1e9)  # where it had to load the function
         return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_exact)
 
     def close(self) -> None:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 LOG_TAIL = 10  # records of a worker that are kept to explain its death; the last ones say most
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
-# Called with a worker whose process did not start, why, and whether another try may do better.
-LaunchFailed: TypeAlias = Callable[[Worker, Exception, bool], None]
+# Called with a worker whose process did not start, and why.
+LaunchFailed: TypeAlias = Callable[[Worker, Exception], None]
 NO_LOOK_S = float("inf")
 
 

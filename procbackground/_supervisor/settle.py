@@ -262,7 +262,7 @@ class Settler:
         """Put into words why no worker can be started. In a thread for user code, or at the end of all."""
         assert self._scheduler.broken_by is not None
         if not self._acceptance.has_full_story:
-            self._acceptance.breakage = explain(*self._scheduler.broken_by)
+            self._acceptance.breakage = explain(*self._scheduler.broken_by, self._acceptance.has_initializer)
             self._acceptance.has_full_story = True
 
     # -- counting and waiting ------------------------------------------------------------------------------

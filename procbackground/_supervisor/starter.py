@@ -5,19 +5,15 @@ A fork server that is stopped or busy blocks the thread that asks it for a proce
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 from procbackground._supervisor.inbox import Inbox
-
-START_FDS = 20  # what starting a process through `multiprocessing` opens at most, its own helpers included
 
 
 class Starter:
@@ -106,23 +102,6 @@ def load_what_failures_need() -> None:
             from procbackground.errors import WorkerDiedError  # noqa: F401
         except (OSError, ImportError):
             pass  # next time
-
-
-@contextmanager
-def room_for_start() -> Iterator[None]:
-    """Raise `OSError` unless there are descriptors for the start of a process.
-
-    `multiprocessing` does not close those that it got when it runs out in the middle of a start: each try would cost
-    some more.
-    """
-    held: list[int] = []
-    try:
-        for _ in range(START_FDS):
-            held.append(os.open(os.devnull, os.O_RDONLY))  # noqa: PERF401  # the caller closes those opened before a failure
-    finally:
-        for fd in held:
-            os.close(fd)
-    yield
 
 
 def wait_for_exit(process: Any, timeout_s: float) -> int | None:

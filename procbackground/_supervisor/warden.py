@@ -83,7 +83,8 @@ class Warden:
             self._reap_adopted()
 
     def close(self) -> None:
-        """End the warden."""
+        """End the warden; it is not started any more."""
+        self._was_tried = True
         self._close_control()
         process, self._process = self._process, None
         if process is not None:

@@ -11,11 +11,12 @@ from procbackground import _platform
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
-from procbackground._state.launches import MAX_HELPER_RETRY_S, MAX_LAUNCH_RETRY_S
+from procbackground._state.launches import FINAL
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import QUICK_S, Inbox
 from procbackground._supervisor.monitor import Monitor
+from procbackground._supervisor.obstacles import kind_of
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.stacks import StackDumps
@@ -191,13 +192,12 @@ class Workers:
 
     # -- starting ------------------------------------------------------------------------------------------
 
-    def launch_failed(self, worker: Worker, error: Exception, may_pass: bool) -> None:
+    def launch_failed(self, worker: Worker, error: Exception) -> None:
         """A worker's process could not be started."""
-        if may_pass:
+        kind = kind_of(error)
+        if kind != FINAL:
             self._begin_shortage(error)
-        is_helper_lost = isinstance(error, ConnectionError)
-        longest_pause_s = MAX_HELPER_RETRY_S if is_helper_lost else MAX_LAUNCH_RETRY_S
-        self._scheduler.launch_failed(worker, time.monotonic(), None if may_pass else error, longest_pause_s)
+        self._scheduler.launch_failed(worker, time.monotonic(), kind, error)
 
     def _begin_shortage(self, error: Exception) -> None:
         """Report once that workers cannot be started, until one can."""

@@ -22,13 +22,13 @@ from procbackground._supervisor.direct import (
     Direct,
     forget_foreign_fork_server,
     interrupts_held_back,
-    is_passing,
     known_start_method,
     name_process,
     startable_main,
 )
+from procbackground._supervisor.obstacles import HelperLost, fork_server_watched, room_for_start
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, load_what_failures_need, room_for_start, wait_for_exit
+from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.watches import Watches
 from procbackground._worker import forker as child
 from procbackground._worker.entry import Fd, run_zygote
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 ANSWER_S = 2.0  # a fork takes a millisecond
 CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
 DEATH_S = 0.5  # between the end of its socket and its exit code
+DIED = "the zygote, the process that forks workers, died"
 LOOK_S = 0.1  # between two checks whether a zygote that has not answered is stopped (SIGSTOP): then it never will
 
 
@@ -96,7 +97,7 @@ class Zygote:
             # While the zygote starts or imports a module, the request waits in the socket.
             self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
         except Exception as error:
-            self._launch_failed(worker, error, is_passing(error))
+            self._launch_failed(worker, error)
             return
         now_s = time.monotonic()
         if not self._pending:
@@ -152,7 +153,7 @@ class Zygote:
         is_overdue = now_s >= asked_s + (ANSWER_S if self._has_answered else self._start_timeout_s)
         if is_overdue and not self._has_ever_answered:
             # Another zygote would hang in the same place.
-            self._fail_pending(TimeoutError(_never_answered(self._start_timeout_s)), False)
+            self._fail_pending(TimeoutError(_never_answered(self._start_timeout_s)))
         if is_overdue or self.is_stopped:
             self._end()
 
@@ -196,7 +197,7 @@ class Zygote:
                 args=(fds, self._boot, preload),
                 daemon=False,
             )
-            with interrupts_held_back(method):
+            with fork_server_watched(method), interrupts_held_back(method):
                 process.start()
         load_what_failures_need()
         return process
@@ -213,7 +214,7 @@ class Zygote:
         else:
             assert error is not None
             self._drop_control()
-            self._fail_pending(error, is_passing(error))
+            self._fail_pending(error)
 
     def _end(self, patience_s: float = 0.0) -> None:
         """End a zygote that hangs, has died or is not needed any more.
@@ -231,7 +232,8 @@ class Zygote:
             if orphan.is_dead:
                 self._exited(orphan)
         if process is None or self._has_answered:
-            self._fail_pending(ConnectionError("the zygote died"), True)
+            # It has worked, so that another one will.
+            self._fail_pending(HelperLost(DIED, was_killed=True))
             if process is not None:
                 self._have_ended(process, patience_s, lambda exit_code, error: None)
             return
@@ -245,9 +247,10 @@ class Zygote:
         never_worked = exit_code is not None and 0 < exit_code != 255
         for worker, _ in pending.values():
             if never_worked:
-                self._launch_failed(worker, ChildProcessError(_never_worked(exit_code)), False)
+                self._launch_failed(worker, ChildProcessError(_never_worked(exit_code)))
             else:
-                self._launch_failed(worker, ConnectionError("the zygote died"), True)
+                was_killed = exit_code is not None and exit_code < 0
+                self._launch_failed(worker, HelperLost(DIED, was_killed=was_killed))
 
     def _have_ended(
         self, process: BaseProcess, patience_s: float, then: Callable[[int | None, Exception | None], None]
@@ -260,10 +263,10 @@ class Zygote:
             self._watches.forget(control.fileno())
             control.close()
 
-    def _fail_pending(self, error: Exception, may_pass: bool) -> None:
+    def _fail_pending(self, error: Exception) -> None:
         pending, self._pending = self._pending, {}
         for worker, _ in pending.values():
-            self._launch_failed(worker, error, may_pass)
+            self._launch_failed(worker, error)
 
     def _ask(self, request: bytes) -> None:
         if self._control is None:
@@ -309,7 +312,7 @@ class Zygote:
                     os.close(fd)
                 os.kill(pid, signal.SIGKILL)
                 self._ask(child.REAP + child.PID.pack(pid))
-                self._launch_failed(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)), True)
+                self._launch_failed(worker, OSError(errno.EMFILE, os.strerror(errno.EMFILE)))
                 return
             task_fd, result_fd, side_fd, pidfd, notes_fd = fds
             channel = Channel(task_fd, result_fd, side_fd)
@@ -318,7 +321,7 @@ class Zygote:
             self._launched(process)
         elif kind == child.REFUSED:
             number, code = child.FORK_RESULT.unpack(body)
-            self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)), True)
+            self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)))
         elif kind == child.UNFIT:
             # Start another zygote without that module: after a fork, a lock of another thread would stay held for ever.
             module = body.decode()
@@ -332,7 +335,7 @@ class Zygote:
 def _never_answered(start_timeout_s: float) -> str:
     return (
         f"the process that starts them was not ready within the start_timeout of {start_timeout_s:g} s; it "
-        "imports the main module, and what that imports"
+        "imports the main module and those of the first tasks, with all that these import"
     )
 
 

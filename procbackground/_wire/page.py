@@ -18,18 +18,24 @@ STARTED = 0  # number of the request begun last; written before its arguments ar
 ITERATIONS = 1  # a loop's finished iterations
 ROW = 2  # current row of a chunk; NO_ROW while it loads its arguments or pickles values
 SIGN_NS = 3  # monotonic time of the last heartbeat or progress
-PAUSED = 4  # 1 while a loop pauses between iterations
-BEGAN_NS = 5  # monotonic time at which a loop's iteration, or a chunk's row `LOOKED_ROW`, began
+PAUSED = 4  # why the time of the attempt does not count: IN_PAUSE or LOADING, else 0
+BEGAN_NS = 5  # monotonic time at which a loop's iteration, a chunk's row `LOOKED_ROW`, or a call after LOADING began
 LOOKED_ROW = 6  # row before which a chunk last read the clock; written after `BEGAN_NS`
 PID = 7  # of the worker; the parent clears it when the worker has ended
 
 # Written by the parent.
 REVOKED = 8  # the worker skips requests up to this number unless they have begun
 STOP = 9  # 1 once a stop was requested
-LOOKS = 10  # lowest byte: counts the parent's requests to a chunk to read the clock before its next row
+# Lowest byte: counts the parent's requests to a chunk to read the clock before its next row. A fork that the task has
+# made changes it, too, so that the fork's copy of the chunk comes to its end; for the worker that is one reading more.
+LOOKS = 10
 MARK = 11  # by which what the worker starts is recognised (`_platform.marks`); 0 once the worker has ended
 
 NO_ROW = 2**64 - 1
+
+# Values of PAUSED.
+IN_PAUSE = 1  # between two iterations of a loop
+LOADING = 2  # a function that this worker has not loaded before, and what it imports
 
 
 def map_page(fd: int) -> memoryview:

@@ -17,21 +17,23 @@ from procbackground._wire import frames as wire
 from procbackground._wire.loading import loads
 from procbackground._wire.page import (
     BEGAN_NS,
+    IN_PAUSE,
     ITERATIONS,
+    LOADING,
     LOOKED_ROW,
     LOOKS,
     NO_ROW,
     PAUSED,
     ROW,
-    SIGN_NS,
     STOP,
     lowest_byte,
 )
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import PROTOCOL, dump_failure
+from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
 from procbackground._worker.channel import Channel
-from procbackground.context import Context
+from procbackground._worker.task_context import TaskContext
+from procbackground.context import Context, wait_in_pieces
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -54,39 +56,6 @@ class StopTask(SystemExit):
     """Unwinds a task at a requested stop: its `finally` blocks run."""
 
 
-class TaskContext(Context):
-    """The object that `current()` returns inside a task; made at the first `current()` of a call."""
-
-    __slots__ = ("_executor", "_sequence")
-
-    def __init__(self, executor: Executor, name: str, attempt: int, sequence: int) -> None:
-        super().__init__(name, attempt)
-        self._executor = executor
-        self._sequence = sequence
-
-    @property
-    def stopping(self) -> bool:
-        executor = self._executor
-        executor.is_cooperative = True
-        return executor.words[executor.base + STOP] != 0
-
-    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        self.heartbeat()
-        channel = self._executor.channel
-        if channel.is_own:
-            facts = (_number(done), None if total is None else _number(total), _text(message))
-            channel.send(wire.PROGRESS, self._sequence, pickle.dumps(facts, PROTOCOL))
-
-    def heartbeat(self) -> None:
-        executor = self._executor
-        executor.words[executor.base + SIGN_NS] = time.monotonic_ns()
-
-    def wait(self, seconds: float) -> bool:
-        if not self.stopping:
-            self._executor.sleep(seconds)
-        return self.stopping
-
-
 class Executor:
     """Runs calls and loops, one at a time, and answers each."""
 
@@ -96,6 +65,8 @@ class Executor:
         self.base = 0  # of the worker's line among the words
         self.is_calling = False  # whether the user's code is on the stack
         self.is_cooperative = False  # ... and checks `stopping` itself
+        self.is_fork = False  # this process is a fork that the user's code has made of the worker
+        self._is_loading = False  # PAUSED is LOADING
         self._was_stopped = False
         self._task_fd = -1
         self._is_loop = False
@@ -141,6 +112,8 @@ class Executor:
             elif len(body) > wire.CALL_HEAD_SIZE + length:
                 arguments = loads(body[wire.CALL_HEAD_SIZE + length :])
             step = "raised"
+            if self._is_loading:
+                self._end_loading()
             if flags & wire.PER_ITEM:
                 value = None
                 answer = self._call_each(fn, arguments, bool(flags & wire.MAY_END_EARLY))
@@ -157,12 +130,18 @@ class Executor:
         except StopTask:
             raise
         except BaseException as error:
+            if self.is_fork:
+                raise
             if self._was_stopped:
                 raise StopTask from error  # an exception of an unwinding task is no answer
+            if self._is_loading:
+                self._end_loading()
             kind = wire.FAILURE
             answer = dump_failure(error, step)
         finally:
             self.is_calling = False
+        if self.is_fork:
+            raise SystemExit(0)  # the answer is the worker's to give
         prefix = b""
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
@@ -180,6 +159,10 @@ class Executor:
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
         if kept is None:
+            # Imports take the time of `start_timeout`, not of the attempt: until `_end_loading`, so with those of the
+            # arguments.
+            self._is_loading = True
+            self.words[self.base + PAUSED] = LOADING
             name, position = wire.unpack_name(blob)
             kept = (pickle.loads(blob[position:]), name)
             if flags & wire.IS_REUSABLE:
@@ -188,6 +171,11 @@ class Executor:
                 self._functions[blob] = kept
         self._name = kept[1]
         return kept[0]
+
+    def _end_loading(self) -> None:
+        self._is_loading = False
+        self.words[self.base + BEGAN_NS] = time.monotonic_ns()  # first: the parent reads it once nothing is PAUSED
+        self.words[self.base + PAUSED] = 0
 
     def _call_each(
         self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], may_end_early: bool
@@ -215,6 +203,8 @@ class Executor:
         clock_ns = time.monotonic_ns
         began_ns = sent_ns = looked_ns = clock_ns()
         while row < count:
+            if self.is_fork:
+                raise SystemExit(0)  # the rows that are left are the worker's
             now_ns = clock_ns()
             is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
             if values and now_ns - sent_ns > PARTIAL_NS:
@@ -246,6 +236,8 @@ class Executor:
             except StopTask:
                 raise
             except BaseException as error:
+                if self.is_fork:
+                    raise
                 if self._was_stopped:
                     raise StopTask from error
                 at = row - low + page[low_byte] - first
@@ -269,6 +261,8 @@ class Executor:
         try:
             fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
         except BaseException as error:
+            if self.is_fork:
+                raise
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
             return
         try:
@@ -278,8 +272,11 @@ class Executor:
             elif len(body) > position:
                 arguments = loads(body[position:])
         except BaseException as error:
+            if self.is_fork:
+                raise
             self.channel.send(wire.FAILURE, sequence, dump_failure(error, "arguments"))
             return
+        self._end_loading()
         args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})
         while self._iterate(fn, args, kwargs, interval_s, notes_starts):
             pass
@@ -299,6 +296,8 @@ class Executor:
                 if notes_starts:
                     words[began] = time.monotonic_ns()
                 fn(*args, **kwargs)
+                if self.is_fork:
+                    raise SystemExit(0)
                 finished += 1
                 words[count] = finished
                 if interval_s:
@@ -307,12 +306,14 @@ class Executor:
         except StopTask:
             raise
         except BaseException as error:
+            if self.is_fork:
+                raise
             if self._was_stopped:
                 raise StopTask from error
             failure = dump_failure(error)
         finally:
             self.is_calling = False
-        words[paused] = 1  # the parent decides now; this time does not count as the iteration's
+        words[paused] = IN_PAUSE  # the parent decides now; this time does not count as the iteration's
         try:
             sys.stdout.flush()
         except Exception:
@@ -328,7 +329,7 @@ class Executor:
         return True
 
     def _pause(self, interval_s: float, paused: int) -> None:
-        self.words[paused] = 1
+        self.words[paused] = IN_PAUSE
         try:
             sys.stdout.flush()
         except Exception:
@@ -348,6 +349,13 @@ class Executor:
         if context is None:
             context = self._context = TaskContext(self, self._name, self._attempt, self._sequence)
         return context
+
+    def become_fork(self) -> None:
+        """This process is a fork of the worker: it ends where the user's code ends, and answers nothing."""
+        self.is_fork = True
+        page: Any = self.words.obj
+        looks = lowest_byte(self.base + LOOKS)
+        page[looks] = (page[looks] + BLOCK_ROWS // 2) % BLOCK_ROWS  # a chunk looks up after the row that it is at
 
     def stop(self) -> None:
         """Handle an announced SIGTERM: called in the main thread, at any point of the user's code."""
@@ -370,13 +378,4 @@ class Executor:
             watched.append(self._task_fd)
         # Read STOP after making the pipe: a stop before that wrote to no pipe, a later one does.
         if seconds > 0 and not self.words[self.base + STOP]:
-            select.select(watched, [], [], seconds)
-
-
-def _number(value: Any) -> float:
-    """Return a plain number: the parent loads progress in a thread where the user's code must not run."""
-    return value if type(value) in (int, float) else float(value)
-
-
-def _text(message: Any) -> str | None:
-    return None if message is None else str(message)
+            wait_in_pieces(lambda longest_s: bool(select.select(watched, [], [], longest_s)[0]), seconds)

@@ -38,6 +38,8 @@ QUEUES_S = 1.0  # for the threads of queues to write what they hold
 # By which the parent speaks to a worker: never blocked, also where the parent takes its own by `sigwait`.
 NEEDED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, _platform.STACK_SIGNAL} - {0})
 
+_serving: Worker | None = None  # what this process is, from its first step to a fork of it
+
 
 class Boot:
     """The settings that every worker of a manager starts with. Pickled, or inherited by a fork."""
@@ -101,23 +103,28 @@ class Worker:
         """Serve until the parent closes the task pipe; return the exit code."""
         self._begin(fds, line)
         setup, initializer = self.boot.setup, self.boot.initializer
-        if setup is not None and not self._take_step("setup", setup.apply):
-            return 1
-        if initializer is not None and not self._take_step("initializer", initializer.run):
-            return 1
         try:
+            if setup is not None and not self._take_step("setup", setup.apply):
+                return 1
+            if initializer is not None and not self._take_step("initializer", initializer.run):
+                return 1
             self.channel.send(wire.HELLO, 0)
             self.serve(fds.tasks)
-        except StopTask:
-            return -signal.SIGTERM
-        except OSError:
-            return 1  # the task closed our pipes, so that no answer can be sent
+        except BaseException as error:
+            if self.executor.is_fork:
+                end_fork(error)
+            if isinstance(error, StopTask):
+                return -signal.SIGTERM
+            if isinstance(error, OSError):
+                return 1  # the task closed our pipes, so that no answer can be sent
+            raise
         finally:
             flush_output()
         return 0
 
     def _begin(self, fds: WorkerFds, line: int) -> None:
         """Begin to serve with these descriptors and this line of the page."""
+        global _serving
         self.base = line * WORDS_PER_LINE
         self.pid = os.getpid()  # from here on, the handler of SIGTERM reads the line
         self.channel.open(fds.results, fds.side, self.pid)
@@ -126,6 +133,7 @@ class Worker:
         set_finder(self.executor.current)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = refuse_breakpoint
+        _serving = self
 
     def serve(self, task_fd: int) -> None:
         """Execute requests until the task pipe ends, or a stop is requested."""
@@ -167,6 +175,8 @@ class Worker:
         try:
             step()
         except BaseException as error:
+            if self.executor.is_fork:
+                raise
             import logging
 
             # As ProcessPoolExecutor does: the program may never look at the futures of its tasks.
@@ -175,6 +185,8 @@ class Worker:
             _finish_queues()
             self.channel.send(wire.BROKEN, 0, dump_failure(error, frames_to_skip=2))
             return False
+        if self.executor.is_fork:
+            raise SystemExit(0)
         return True
 
     def _on_sigterm(self, signal_number: int, frame: Any) -> None:
@@ -194,6 +206,42 @@ def refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
         "breakpoint() in a worker process: it has no terminal for a debugger. Use Manager(inline=True), which runs "
         "tasks in your own process, or set PYTHONBREAKPOINT to a debugger that is attached from outside"
     )
+
+
+def forget_worker() -> None:
+    """This process serves no more; or, after a rehearsal, it has never served."""
+    global _serving
+    _serving = None
+
+
+def _detach_fork() -> None:
+    """In a fork of a worker that the user's code has made: what it comes to is not the worker's answer."""
+    worker = _serving
+    forget_worker()  # a manager of its own may make it a worker again
+    if worker is not None:
+        worker.executor.become_fork()
+
+
+os.register_at_fork(after_in_child=_detach_fork)
+
+
+def end_fork(error: BaseException) -> NoReturn:
+    """End a fork of the worker in which the user's code has ended with `error`, as the interpreter ends a program.
+
+    Without the exit handlers, which are the worker's: they may remove files that it needs.
+    """
+    code: Any = 1
+    try:
+        if isinstance(error, SystemExit):
+            code = 0 if error.code is None else error.code
+            if not isinstance(code, int):
+                print(code, file=sys.stderr)
+                code = 1
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+        flush_output()
+    finally:
+        os._exit(code & 0xFF if isinstance(code, int) else 1)
 
 
 def detach_from_zygote(fds: Iterable[int]) -> None:

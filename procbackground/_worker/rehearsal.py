@@ -24,7 +24,15 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import WORDS_PER_LINE
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, find_exit_work, lead_own_group
+from procbackground._worker.main import (
+    Boot,
+    Worker,
+    WorkerFds,
+    detach_from_zygote,
+    find_exit_work,
+    forget_worker,
+    lead_own_group,
+)
 from procbackground.context import set_finder
 
 ROUNDS = 20  # CPython 3.11 specialises after 8; later versions after fewer
@@ -68,6 +76,7 @@ def _run_worker(may_set_signals: bool) -> None:
         worker.run(WorkerFds(tasks, answer, -1), 0)
         find_exit_work()
     finally:
+        forget_worker()
         set_finder(None)
         for fd in fds:
             os.close(fd)

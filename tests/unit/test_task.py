@@ -5,7 +5,6 @@ import datetime
 import functools
 import math
 import pickle
-from decimal import Decimal
 
 import pytest
 
@@ -114,11 +113,11 @@ def test_an_async_function_is_refused_with_what_to_do(fn: object):
 
 
 @pytest.mark.parametrize("limit", ["timeout", "deadline", "stalled_threshold", "interval"])
-@pytest.mark.parametrize("seconds", ["30", "30s", datetime.timedelta(seconds=30), Decimal(30), [30]])
+@pytest.mark.parametrize("seconds", ["30", "30s", datetime.timedelta(seconds=30), [30]])
 def test_a_duration_that_is_no_number_is_refused_with_what_to_write(limit: str, seconds: object):
     with pytest.raises(TypeError, match=limit) as caught:
         Task(len, **{limit: seconds})
-    assert "total_seconds()" in str(caught.value) or f"{limit}=30" in str(caught.value)
+    assert f"{limit}=30" in str(caught.value)
 
 
 @pytest.mark.parametrize("retry", ["3", 3.0, [3]])

@@ -50,7 +50,7 @@ class Mapper:
         self._port = submitter.port
         self._fn = fn
         self._size = size
-        self._end_s = None if timeout_s is None else time.monotonic() + timeout_s
+        self._end_s = None if timeout_s is None else time.monotonic() + float(min(timeout_s, threading.TIMEOUT_MAX))
         self._iterables = tuple(map(iter, iterables))
         self._returns_exceptions = returns_exceptions
         self._given: deque[Part] = deque()  # in order of the rows, and not taken
