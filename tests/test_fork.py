@@ -10,10 +10,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from procbackground import Manager, ManagerClosedError, Task
+from tests.support import scripts
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import plain
 
@@ -144,6 +146,62 @@ def test_a_manager_made_in_a_fork_works_beside_the_inherited_one(make_manager):
             assert another.run(plain.square, 5).result(timeout=PATIENCE_S) == 25
 
     assert in_fork(use_another) == 0
+
+
+def test_a_fork_of_a_fork_closes_none_of_its_files(make_manager, tmp_path):
+    manager = make_manager()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+    def open_files_and_fork() -> None:
+        files = [os.open(tmp_path / str(number), os.O_CREAT | os.O_RDWR) for number in range(100)]
+        assert in_fork(lambda: [os.fstat(file) for file in files] and all_calls_raise(manager)) == 0
+
+    assert in_fork(open_files_and_fork) == 0
+
+
+kept: list[Manager] = []
+
+
+def leave_a_manager_open(sender: Any) -> None:
+    kept.append(Manager(max_workers=1))
+    sender.send([kept[-1].run(plain.square, number).result(timeout=PATIENCE_S) for number in range(3)])
+    kept[-1].run(plain.square, 9).add_done_callback(lambda handle: sender.send(handle.result()))
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_a_child_of_multiprocessing_ends_though_it_leaves_its_manager_open(manager, method):
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    context = multiprocessing.get_context(method)
+    receiver, sender = context.Pipe(duplex=False)
+    child = context.Process(target=leave_a_manager_open, args=(sender,))
+    child.start()
+    sender.close()
+    child.join(PATIENCE_S)
+    assert child.exitcode == 0
+    assert (receiver.recv(), receiver.recv()) == ([0, 1, 4], 81)
+    child.close()
+    receiver.close()
+
+
+EXITS_IN_A_FORK = """
+    import os, sys
+    from procbackground import Manager
+    from tests.support.tasks import plain
+
+    if __name__ == "__main__":
+        with Manager(1) as manager:
+            assert manager.run(plain.square, 3).result(20) == 9
+            if os.fork() == 0:
+                own = Manager(1)
+                assert own.run(plain.square, 4).result(20) == 16
+                sys.exit(7)
+            print(os.waitstatus_to_exitcode(os.wait()[1]), manager.run(plain.square, 5).result(20))
+"""
+
+
+def test_a_fork_that_leaves_both_managers_open_exits_quietly(tmp_path):
+    done = scripts.run(EXITS_IN_A_FORK, folder=tmp_path)
+    assert (done.stdout, done.stderr) == ("7 25\n", "")
 
 
 @pytest.mark.parametrize("name", ["run", "wait", "stats"])

@@ -51,6 +51,7 @@ class Child:
     def __init__(self, worker: Worker) -> None:
         self.worker = worker
         self.is_alive = True
+        self.exit_code = -9
         self.is_ready = False
         self.requests: deque[tuple[int, int, Job]] = deque()  # sequence, attempt, job
         self.running: tuple[int, Job] | None = None
@@ -317,7 +318,7 @@ class World:
         self.scheduler.process_ended(worker, self.now_s)
         while child.said:
             self.read(worker)
-        self.scheduler.worker_gone(worker, child.started, Death(exit_code=-9), self.now_s)
+        self.scheduler.worker_gone(worker, child.started, Death(exit_code=child.exit_code), self.now_s)
         assert worker.state == fleet.GONE
         del self.children[worker]
 
@@ -486,9 +487,10 @@ class World:
         child.waits_for_verdict = False
         self.say(child, "loop ended")
 
-    def die(self, worker: Worker) -> None:
+    def die(self, worker: Worker, exit_code: int = -9) -> None:
         """The process ends, whatever it does."""
         child = self.children[worker]
+        child.exit_code = exit_code
         child.is_alive = False
         self.accidents.add(worker)
         if self._reads_now:

@@ -711,10 +711,11 @@ def test_launches_that_fail_together_lengthen_the_pause_once():
 def test_the_pause_before_another_launch_grows_to_what_the_failure_calls_for():
     world = slow_world(1)
     world.submit()
-    for longest_s, expected_s in ((launches.MAX_HELPER_RETRY_S, launches.MAX_HELPER_RETRY_S), (2.0, 2.0)):
-        for _ in range(8):
+    longest_s = {launches.LOST: launches.MAX_HELPER_RETRY_S, launches.SHORTAGE: launches.MAX_LAUNCH_RETRY_S}
+    for kind, expected_s in longest_s.items():
+        for _ in range(launches.LOSSES_TO_BREAK - 1):
             (worker,) = world.workers()
-            world.fail_launch(worker, longest_pause_s=longest_s)
+            world.fail_launch(worker, kind=kind)
             pause_s = world.next_due_s - world.now_s
             world.advance(pause_s)
         assert pause_s == pytest.approx(expected_s)

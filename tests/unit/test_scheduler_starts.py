@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from procbackground._state import commands as c
 from procbackground._state import launches, stops
 from procbackground.retry import Retry
@@ -112,6 +114,74 @@ def test_workers_that_die_before_their_first_task_slow_the_manager_and_break_it(
         world.advance(launches.MAX_IDLE_DEATH_PAUSE_S)
     assert world.endings() == {job: BROKE}
     assert not world.workers()
+
+
+def test_starting_workers_that_are_killed_slow_a_manager_that_has_worked_and_never_break_it():
+    world = slow_world(1)
+    first = world.submit()
+    world.hello(world.workers()[0])
+    world.answer(first)
+    world.die(world.idle()[0])
+    job = world.submit()
+    pauses = 0
+    for _ in range(10 * launches.DEATHS_TO_BREAK):
+        (worker,) = world.workers()
+        world.die(worker)
+        pauses += not world.workers()
+        world.advance(launches.MAX_IDLE_DEATH_PAUSE_S)
+    assert pauses == 10 * launches.DEATHS_TO_BREAK
+    world.hello(world.workers()[0])
+    assert world.running() == [job]
+
+
+def test_starting_workers_that_end_by_themselves_break_a_manager_that_has_worked():
+    world = slow_world(1)
+    first = world.submit()
+    world.hello(world.workers()[0])
+    world.answer(first)
+    world.die(world.idle()[0])
+    job = world.submit()
+    for _ in range(launches.DEATHS_TO_BREAK):
+        assert job not in world.endings()
+        (worker,) = world.workers()
+        world.die(worker, exit_code=1)
+        world.advance(launches.MAX_IDLE_DEATH_PAUSE_S)
+    assert world.endings()[job] == BROKE
+
+
+@pytest.mark.parametrize("has_worked", [False, True])
+@pytest.mark.parametrize("kind", [launches.SHORTAGE, launches.LOST, launches.KILLED, launches.FINAL])
+def test_starts_that_fail_are_tried_again_as_long_as_that_may_help(kind, has_worked):
+    world = slow_world(1)
+    if has_worked:
+        first = world.submit()
+        world.hello(world.workers()[0])
+        world.answer(first)
+        world.die(world.idle()[0])
+    job = world.submit()
+    tries = 0
+    while job not in world.endings() and tries < 100:
+        (worker,) = world.workers()
+        world.fail_launch(worker, kind=kind, why=OSError())
+        world.advance(launches.MAX_LAUNCH_RETRY_S)
+        tries += 1
+    limits = {launches.FINAL: 1, launches.LOST: launches.LOSSES_TO_BREAK, launches.SHORTAGE: 100}
+    if not has_worked:
+        limits[launches.KILLED] = launches.LOSSES_TO_BREAK
+    assert tries == limits.get(kind, 100)
+
+
+def test_worker_whose_process_comes_too_late_is_stopped():
+    world = starting_world()
+    world.submit()
+    (worker,) = world.workers()
+    worker.pid = 0  # as long as it is being started
+    world.advance(START_S)
+    assert not world.commands(c.Terminate)
+    worker.pid = 1
+    world.scheduler.process_came(worker, world.now_s)
+    world.advance(0)
+    assert world.commands(c.Terminate) == [c.Terminate(worker, True)]
 
 
 def test_deaths_of_spares_break_nothing_while_tasks_settle():

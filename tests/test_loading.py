@@ -1,0 +1,120 @@
+"""Loading a task's function, with all that it imports: bounded by `start_timeout`, and not charged to `timeout`."""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import time
+from importlib import import_module
+
+import pytest
+
+from procbackground import Outcome, Task, TaskTimeoutError, TaskType
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import plain
+
+MODULE = """
+import multiprocessing, time
+if multiprocessing.parent_process() is not None:
+    time.sleep({seconds})
+def echo(value, seconds=0):
+    time.sleep(seconds)
+    return value
+class Number(int):
+    pass
+def iterate(address):
+    from tests.support.gate import tell_gate
+    tell_gate(address, "iterating")
+"""
+
+
+@pytest.fixture
+def slow_module(tmp_path, monkeypatch):
+    """A function that makes a module whose import takes so long in a child."""
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def make(seconds: float):
+        name = f"slow_to_load_{len(list(tmp_path.iterdir()))}"
+        (tmp_path / f"{name}.py").write_text(MODULE.format(seconds=seconds))
+        module = import_module(name)
+        monkeypatch.setitem(sys.modules, name, module)
+        return module
+
+    return make
+
+
+@pytest.fixture
+def manager(make_manager, slow_module):
+    """A manager whose worker imports what it runs itself, and has started."""
+    manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context("spawn"), grace=0.2)
+    manager.run(plain.square, 3).result(timeout=PATIENCE_S)
+    return manager
+
+
+def test_imports_are_not_charged_to_the_timeout_and_the_call_is(manager, slow_module):
+    module = slow_module(0.6)
+    limited = manager.options(timeout=0.3)
+    assert limited.run(module.echo, 1).result(timeout=PATIENCE_S) == 1
+    began_s = time.monotonic()
+    assert isinstance(limited.run(module.echo, 2, 60).exception(timeout=PATIENCE_S), TaskTimeoutError)
+    assert time.monotonic() - began_s < 5
+
+
+def test_the_timeout_of_a_call_begins_once_its_function_is_loaded(manager, slow_module):
+    module = slow_module(0.6)
+    began_s = time.monotonic()
+    error = manager.options(timeout=0.3).run(module.echo, 1, 60).exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    assert "in echo" in str(error)
+    assert time.monotonic() - began_s < 10
+
+
+def test_imports_of_arguments_that_come_with_a_new_function_are_not_charged(manager, slow_module):
+    module = slow_module(0.6)
+    value = module.Number(4)
+    assert manager.options(timeout=0.3).run(plain.echo, value).result(timeout=PATIENCE_S) == 4
+
+
+def test_chunks_and_loops_have_the_same_clock(manager, slow_module, gate):
+    module = slow_module(0.6)
+    assert list(manager.options(timeout=0.3).map(module.echo, range(4), chunksize=4)) == [0, 1, 2, 3]
+    module = slow_module(0.6)
+    task = Task(module.iterate, args=(gate.address,), type=TaskType.LOOP, interval=0.01, timeout=0.3)
+    loop = manager.run_task(task)
+    arrival = gate.next_arrival()
+    assert arrival.label == "iterating"
+    gate.open()
+    assert manager.cancel(timeout=PATIENCE_S)
+    assert loop.attempts == []
+
+
+def test_imports_are_bounded_by_start_timeout(make_manager, slow_module):
+    module = slow_module(60)
+    manager = make_manager(
+        max_workers=1, mp_context=multiprocessing.get_context("spawn"), grace=0.2, start_timeout=3, timeout=0.1
+    )
+    handle = manager.run(module.echo, 1)
+    error = handle.exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    assert "was still loading its function" in str(error)
+    assert "start_timeout of 3 s" in str(error)
+    assert module.__name__ in str(error)  # the stack
+    assert handle.attempts[0].outcome is Outcome.TIMED_OUT
+
+
+def test_a_function_that_cannot_be_loaded_does_not_stop_the_clock_of_the_next_call(manager):
+    assert manager.run(Unloadable().method).exception(timeout=PATIENCE_S) is not None
+    assert isinstance(manager.options(timeout=0.2).run(time.sleep, 60).exception(PATIENCE_S), TaskTimeoutError)
+    assert isinstance(manager.options(timeout=0.2).run(time.sleep, 60).exception(PATIENCE_S), TaskTimeoutError)
+
+
+class Unloadable:
+    def method(self) -> None:
+        pass
+
+    def __reduce__(self):
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise RuntimeError("not here")
