@@ -12,7 +12,13 @@ _LOCKS = {
 }
 
 
-def forget_parents_processes() -> None:
+def forget_parents_helpers() -> None:
+    """In a fork: forget the processes that its parent has, and the locks that its parent's threads hold."""
+    _release_inherited_locks()
+    _forget_parents_processes()
+
+
+def _forget_parents_processes() -> None:
     """In a fork: have its exit not wait for our processes, which are its parent's children."""
     children: set[Any] = mp_process._children  # type: ignore[attr-defined]
     for child in list(children):
@@ -20,7 +26,7 @@ def forget_parents_processes() -> None:
             children.discard(child)
 
 
-def release_inherited_locks() -> None:
+def _release_inherited_locks() -> None:
     """In a fork: release what a thread held that started a helper process at that moment, and does not exist here."""
     for module, (owner, name) in _LOCKS.items():
         lock = getattr(getattr(sys.modules.get(module), owner, None), name, None)

@@ -57,10 +57,8 @@ class Page:
             return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_loading=True)
         current = worker.current
         if worker.loop is not None:
-            if pause == IN_PAUSE:
-                began_s = time.monotonic()
-            else:
-                began_s = self.read(worker, BEGAN_NS) / 1e9 or began_s
+            iteration_s = self.read(worker, BEGAN_NS) / 1e9
+            began_s = time.monotonic() if pause == IN_PAUSE else iteration_s or began_s
         elif current is not None and current.recipe.is_chunk:
             row, looked_row = self.read(worker, ROW), self.read(worker, LOOKED_ROW)
             looked_s = self.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first

@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from procbackground._platform.standard import occupy_standard_descriptors
 from procbackground._supervisor.inbox import Inbox
 
 
@@ -20,6 +21,7 @@ class Starter:
     """Does one thing after the other in its thread, and posts how it went to the supervisor."""
 
     def __init__(self, name: str, inbox: Inbox) -> None:
+        occupy_standard_descriptors()  # before a manager opens anything
         self._name = name
         self._inbox = inbox
         self._work: deque[tuple[Callable[[], Any], Callable[[Any, Exception | None], None]]] = deque()

@@ -18,14 +18,13 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from procbackground._load import load
-from procbackground._platform.standard import occupy_standard_descriptors
 from procbackground._state import commands as c
 from procbackground._state import fleet, stops
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor import ending, exiting, views
 from procbackground._supervisor.acceptance import AFTER_EXIT
-from procbackground._supervisor.forks import forget_parents_processes, release_inherited_locks
+from procbackground._supervisor.forks import forget_parents_helpers
 from procbackground._supervisor.inbox import Question
 from procbackground._supervisor.loop import Loop, Options
 from procbackground._sync import acquire_within
@@ -52,7 +51,6 @@ class Supervisor:
     is_inline = False  # see `inline.InlineSupervisor`
 
     def __init__(self, **options: Any) -> None:
-        occupy_standard_descriptors()
         self._loop = Loop(self, Options(**{"setup": None, **options}))
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
@@ -394,8 +392,7 @@ class Supervisor:
 def _abandon_all_in_fork() -> None:
     global _is_exiting, _has_left
     _is_exiting = _has_left = False  # the fork may be a worker's, that the last tasks of an exiting parent wait for
-    release_inherited_locks()
-    forget_parents_processes()
+    forget_parents_helpers()
     for supervisor in list(_living):
         ending.abandon_in_fork(supervisor._loop)
 
