@@ -116,7 +116,7 @@ class Settler:
                 self._scheduler.value_wants_judging(job, body, worker, cost)
                 cost = None
                 continue
-            handle = job.handle
+            handle: Any = job.handle
             if job.history is not None:
                 outcomes.end_timers(self._scheduler, job)
             if job.history is not None and job.history.attempts:
@@ -138,7 +138,7 @@ class Settler:
                     row_since_s = row_end_s
                 name, in_a_row, tasks = job.recipe.name, 0, 0
             in_a_row += 1
-            tasks += handle.plain_rows() if job.recipe.is_chunk else 1  # pyright: ignore[reportAttributeAccessIssue]
+            tasks += handle.plain_rows() if job.recipe.is_chunk else 1
         if in_a_row:
             cpu_s, peak_bytes = batch.cost or (None, None)
             self._figures.succeeded(pid, name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
