@@ -127,7 +127,7 @@ class Settler:
             cost = None
             value = pickle.loads(body) if body else None
             if handle._settle(FINISHED, value, None, sleepers):
-                self._user_code.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
+                self._user_code.put(handle._invoke_callbacks)
             if has_event:
                 self._events.task("on_task_succeeded", job, result=value)
             count += 1
