@@ -11,7 +11,7 @@ import _thread
 import sys
 import threading
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
@@ -30,6 +30,14 @@ R = TypeVar("R")
 
 _DONE = frozenset({FINISHED, CANCELLED, CANCELLED_AND_NOTIFIED})
 _FINISHER = object()  # in the claim: the handle is being settled, and no thread waits under a condition
+
+
+class Guard(Protocol):
+    """What stands at a failed handle until somebody looks."""
+
+    def dismiss(self) -> None:
+        """Somebody has looked."""
+        ...
 
 
 class Owner(Protocol):
@@ -132,6 +140,12 @@ class TaskHandle(Future[R]):
     _success: tuple[float, float, int, float | None, int | None] | None = None
     _progress: Progress | None = None
     _ended_at_row: int = 0
+    # Of a chunk of a map whose rows observers want to know of: the handles of its rows.
+    row_handles: Sequence[TaskHandle[Any]] | None = None
+    # Of a failure that nobody has looked at: reports it when it goes away. See `_supervisor.unseen`.
+    _guard: Guard | None = None
+    _is_announced = False  # its `on_task_added` is sent by whoever made it
+    _is_begun = False  # the `on_task_started` of its first attempt was sent, when it was in a chunk
 
     def __init__(
         self, owner: Owner, make: Callable[..., Task[R]] | None, args: Any, kwargs: dict[str, Any] | None = None
@@ -237,6 +251,8 @@ class TaskHandle(Future[R]):
         if self._state != FINISHED:
             raise CancelledError
         error = self._exception
+        if error is not None:
+            self._look()
         if isinstance(error, StopIteration) and sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
             # asyncio copies the outcome to a future of its own. There a StopIteration would end the `await` as a return
             # does, or never; Python makes it a RuntimeError wherever it leaves a coroutine.
@@ -250,12 +266,23 @@ class TaskHandle(Future[R]):
 
         return asyncio.wrap_future(self).__await__()
 
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        self._look()  # the callback will
+        super().add_done_callback(fn)
+
+    def _look(self) -> None:
+        """Somebody looks at the outcome, or will."""
+        if self._guard is not None:
+            self._guard.dismiss()
+            self._guard = None
+
     # -- waiting and settling ------------------------------------------------------------------------------
 
     def _outcome(self) -> R:
         if self._state != FINISHED:
             raise CancelledError
         if self._exception is not None:
+            self._look()
             try:
                 raise self._exception
             finally:
@@ -331,6 +358,10 @@ class TaskHandle(Future[R]):
                 for lock in tuple(waiting):
                     lock.release()
         return has_callbacks
+
+    def _shown(self) -> TaskHandle[Any]:
+        """Return the handle that observers see; for a chunk that of the row that runs."""
+        return self
 
     def _take_part(self, body: bytes) -> None:
         """Take the answer to some rows of a chunk. Only a `Chunk` gets any."""

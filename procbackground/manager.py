@@ -141,7 +141,10 @@ class Manager(_FrontDoor, ExecutorInternals):
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
         max_tasks_per_child: tasks after which a worker is replaced; by default it never is.
-        observer: an `Observer`, or an iterable of them.
+        observer: an `Observer`, or the name of one, such as "loguru" or "rich"; or an iterable of them. Names beside
+            those of this package are found as entry points of the group `procbackground.observers`.
+        progress: whether to show how far the tasks are, on standard error: by `rich` if it is installed, else by `tqdm`
+            (in a notebook, only by that), else by plain lines, as everywhere but in a terminal or with NO_COLOR set.
         retry: a `Retry`, or an int (that many attempts in total), for tasks without their own; default one attempt.
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
@@ -189,7 +192,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         initargs: tuple[Any, ...] = (),
         *,
         max_tasks_per_child: int | None = None,
-        observer: Observer | Iterable[Observer] | None = None,
+        observer: Observer | str | Iterable[Observer | str] | None = None,
+        progress: bool = False,
         retry: Retry | int | None = None,
         timeout: float | None = None,
         stalled_threshold: float | None = None,
@@ -216,12 +220,12 @@ class Manager(_FrontDoor, ExecutorInternals):
         start_timeout = as_duration("start_timeout", start_timeout)
         exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
-        carrier = checks.carrier_of(context)
         if max_workers is None:
             max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
-        observers = checks.as_observers(observer)
+        observers = checks.as_observers(observer, progress=progress)
+        carrier = checks.carrier_of(context, observers)
         reports_stalls = checks.any_observes_stalls(observers)
-        defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls)
+        defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls, shows_progress=progress)
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
             load("procbackground._supervisor.inline")

@@ -39,6 +39,7 @@ SHOWN = {
     "Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
     "Loops": ["1 polled", "True"],
     "Observers": ["failed: 17", "exit code 3"],
+    "Progress": ["1000000"],
     "Inside a task": ["20 Progress(done=20"],
     "What a worker starts with": ["request 17 in / with 1 thread, batch"],
     "Many tasks": ["1000000", "[1024, 59049, 1048576]"],

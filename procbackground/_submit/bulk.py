@@ -33,6 +33,7 @@ class BulkCalls(Executor):
             chunksize: int | None = None,
             buffersize: int | None = None,
             return_exceptions: Literal[False] = False,
+            progress: bool = False,
         ) -> Iterator[R]: ...
 
         @overload
@@ -44,6 +45,7 @@ class BulkCalls(Executor):
             chunksize: int | None = None,
             buffersize: int | None = None,
             return_exceptions: bool,
+            progress: bool = False,
         ) -> Iterator[R | BaseException]: ...
 
     def map(
@@ -54,6 +56,7 @@ class BulkCalls(Executor):
         chunksize: int | None = None,
         buffersize: int | None = None,
         return_exceptions: bool = False,
+        progress: bool = False,
     ) -> Iterator[Any]:
         """Return an iterator over `fn` applied to the items, in their order, as Python 3.14's `Executor.map`.
 
@@ -70,6 +73,8 @@ class BulkCalls(Executor):
             buffersize: with a `chunksize`, of chunks.
             return_exceptions: yield the error of an item in its place, and go on. What is wrong with the iteration
                 itself (an iterable that raises, `timeout`, a manager that is closed) is raised all the same.
+            progress: whether to show a bar of the items that are done, as `Manager(progress=True)` does; such a
+                manager shows them anyway. The total is known if an iterable has a length.
         Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
         """
         checks.check_map(fn, chunksize, buffersize)
@@ -82,8 +87,10 @@ class BulkCalls(Executor):
             buffersize=buffersize,
             returns_exceptions=return_exceptions,
             workers=self._max_workers,
-            is_apart=bool(self._submitter.fields.get("isolate")) or self._supervisor.tells_tasks,
+            is_apart=bool(self._submitter.fields.get("isolate")),
             keeper=self,
+            is_told=self._supervisor.tells_tasks,
+            shows_progress=progress and not self._submitter.defaults.shows_progress,
         )
 
     def stream(

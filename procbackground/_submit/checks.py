@@ -112,23 +112,39 @@ def setup_of_children(
     return make_setup(threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity)
 
 
-def carrier_of(context: Iterable[ContextVar[Any]]) -> Carrier | None:
-    """Return what carries the context variables, if there are any. Raises: as `carry.make_carrier`."""
-    if context == ():
+def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> Carrier | None:
+    """Return what carries the context variables, and what observers send along, if there is anything.
+
+    Raises: as `carry.make_carrier`.
+    """
+    passengers = [each for observer in observers for each in getattr(observer, "passengers", ())]
+    if context == () and not passengers:
         return None
     load("procbackground._submit.carry")
     from procbackground._submit.carry import make_carrier
 
-    return make_carrier(context)
+    return make_carrier(context, passengers)
 
 
-def as_observers(observer: Any) -> list[Any]:
-    """Return a list of none, one or several observers."""
-    if observer is None:
+def as_observers(observer: Any, *, progress: bool = False) -> list[Any]:
+    """Return a list of none, one or several observers; one more with `progress`.
+
+    Raises: as `names.observer_by_name`; `TypeError` for what is no observer.
+    """
+    given: list[Any] = []
+    if isinstance(observer, str):
+        given = [observer]
+    elif observer is not None:
+        given = list(observer) if isinstance(observer, Iterable) else [observer]
+    if not given and not progress:
         return []
-    if isinstance(observer, Iterable):
-        return list(observer)
-    return [observer]
+    from procbackground.observers import names
+
+    observers = [names.observer_by_name(each) if isinstance(each, str) else each for each in given]
+    for each in observers:
+        if isinstance(each, type):
+            raise TypeError(f"observer takes an object, not the class {each.__name__}; write {each.__name__}()")
+    return [*observers, names.progress_observer()] if progress else observers
 
 
 def any_observes_stalls(observers: list[Any]) -> bool:

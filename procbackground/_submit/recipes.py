@@ -62,6 +62,14 @@ class Port(Owner, Protocol):
         """Add rows of a map that succeeded to the figures of the run."""
         ...
 
+    def announce(self, handles: Sequence[TaskHandle[Any]]) -> None:
+        """Tell observers that these were added. Raises: as `accept`."""
+        ...
+
+    def tell(self, name: str, handle: TaskHandle[Any], when: float | None = None, **facts: Any) -> None:
+        """Tell observers of a row that is in no job of its own; `when` as `time.time()`, now by default."""
+        ...
+
     def preload(self, module: str) -> None:
         """Have workers that start later import `module` first."""
         ...
@@ -82,7 +90,7 @@ class Port(Owner, Protocol):
 class Defaults:
     """The manager's limits, for tasks that have none of their own."""
 
-    __slots__ = ("memory_limit", "reports_stalls", "retry", "stalled_threshold", "timeout")
+    __slots__ = ("memory_limit", "reports_stalls", "retry", "shows_progress", "stalled_threshold", "timeout")
 
     def __init__(
         self,
@@ -91,12 +99,14 @@ class Defaults:
         stalled_threshold: float | None,
         memory_limit: int | str | None,
         reports_stalls: bool,
+        shows_progress: bool = False,
     ) -> None:
         self.retry: Retry | None = as_retry(retry)
         self.timeout: float | None = check_duration("timeout", timeout)
         self.stalled_threshold: float | None = check_duration("stalled_threshold", stalled_threshold)
         self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
         self.reports_stalls: bool = reports_stalls
+        self.shows_progress: bool = shows_progress  # of all tasks, those of maps included
 
 
 class Submitter:
@@ -178,15 +188,26 @@ class Submitter:
         recipe, error = self._recipe_of_task(task)
         self._submit(handle, recipe, error, task.args, task.kwargs)
 
+    def submit_row(self, fn: Callable[..., Any], args: tuple[Any, ...], handle: TaskHandle[Any]) -> TaskHandle[Any]:
+        """Give a row of a map that has a handle already to the supervisor, as a task of its own."""
+        recipe, error = self._recipe_of_call(handle.task)
+        self._submit(handle, recipe, error, args, {})
+        return handle
+
     def submit_failed_row(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], failure: bytes | BaseException
+        self,
+        fn: Callable[..., Any],
+        args: tuple[Any, ...],
+        failure: bytes | BaseException,
+        handle: TaskHandle[Any] | None = None,
     ) -> TaskHandle[Any]:
         """Give a row of a chunk that failed to the supervisor, as a job of its own after its first attempt.
 
         Raises: `SerializationError`; `ManagerClosedError`.
         """
-        task = self.make_task(fn, args, {})
-        handle: TaskHandle[Any] = TaskHandle(self.port, None, task)
+        if handle is None:
+            handle = TaskHandle(self.port, None, self.make_task(fn, args, {}))
+        task = handle.task
         recipe, error = self._recipe_of_call(task)
         job = error or make_job(handle, recipe, args, {}, self.carrier)
         if isinstance(job, SerializationError):
@@ -339,7 +360,10 @@ def make_job(
         args = ([recipe.carried[0]] * len(args[0]), *args) if recipe.is_chunk else (*recipe.carried, *args)
     try:
         if carrier is not None:
-            payload = carrier.dump_columns(args) if recipe.is_chunk else carrier.dump_arguments(args, kwargs)
+            if recipe.is_chunk:
+                payload = carrier.dump_columns(args, handle, handle.row_handles)
+            else:
+                payload = carrier.dump_arguments(args, kwargs, handle)
         else:
             payload = dump_arguments(args, kwargs) if args or kwargs else b""
     except SerializationError as error:

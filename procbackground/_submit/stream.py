@@ -139,6 +139,8 @@ class Stream(Generic[R]):
                 if coming.has_next():
                     handle = coming.handles.popleft()
                     out.pop(handle, None)
+                    if handle._guard is not None:
+                        handle._look()  # its consumer has it
                     if puller.room.sleepers:
                         puller.room.ring()
                     yield handle

@@ -11,10 +11,11 @@ passes them:
     process, page               one worker's process; its words in the shared page
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
     warden                      the helper that ends what directly started workers leave behind
-    answers, relay              answers and messages from workers; their log records
+    answers, relay, progress    answers and messages from workers; their log records and progress reports
     exits, stacks               the ends of processes; Python stacks of workers
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code
     obstacles, breakage         why a process cannot be started; why no worker can be any more
+    unseen                      failures that nobody looked at
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback

@@ -7,7 +7,6 @@ frame, or an answer without a request, the worker is killed, and its task fails 
 
 from __future__ import annotations
 
-import pickle
 import signal
 import time
 from typing import Any
@@ -19,6 +18,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
+from procbackground._supervisor.progress import ProgressReports
 from procbackground._supervisor.relay import relay_record
 from procbackground._supervisor.settle import ResultBatch, Settler
 from procbackground._supervisor.usercode import UserCodeRunner
@@ -28,7 +28,6 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import ITERATIONS
 from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.pickling import STACK_GLOBAL
-from procbackground.report import Progress
 
 
 class Answers:
@@ -51,6 +50,7 @@ class Answers:
         self._settler = settler
         self._workers = workers
         self._log_records = log_records
+        self.progress: ProgressReports = ProgressReports(page, events)
 
     def read_once(self, worker: Worker) -> bool:
         """Take what the worker's result pipe holds; return whether there may be more."""
@@ -68,6 +68,12 @@ class Answers:
         if not process.is_dead:
             process.signal_group(signal.SIGKILL)
         return False
+
+    def read_last(self, worker: Worker) -> None:
+        """Take all that a process which has ended has sent."""
+        while worker.process.channel.result_fd >= 0 and self.read_once(worker):
+            pass
+        self.progress.worker_ended(worker)
 
     def _stop_reading(self, process: WorkerProcess) -> None:
         self._watches.forget(process.channel.result_fd)
@@ -155,11 +161,7 @@ class Answers:
                 assert current is not None
                 current.handle._take_part(body)
         elif kind == wire.PROGRESS:
-            if not is_current or current is None or current.has_settled:
-                return  # of a thread that outlived its task
-            done, total, message = pickle.loads(body)
-            current.handle._progress = Progress(done, total, message)
-            self._events.task("on_task_progress", current, done=done, total=total, message=message)
+            self.progress.came(worker, current, body)
         elif kind == wire.LOG_RECORD:
             worker.process.note_record(0 if current is None else current.sequence, body)
             name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)

@@ -38,6 +38,8 @@ def finish(loop: Loop) -> None:
         loop.initializer.let_go()
     if not loop.monitor.stop(MOMENT_S):
         left.append("the watch over memory")
+    if loop.scheduler.failed:
+        loop.user_code.put(loop.unseen.report_all)
     if not loop.user_code.stop(MOMENT_S):
         left.append("a callback, retry policy or result that runs code of the user's")
     if not loop.log_records.stop(MOMENT_S):

@@ -16,9 +16,13 @@ from typing import Any
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._sync import Latch
+from procbackground._wire.page import NO_ROW
+from procbackground.handle import TaskHandle
 from procbackground.observers.base import events_wanted_by
 
 logger = logging.getLogger("procbackground")
+
+OF_RUNNING_ROWS = frozenset({"on_task_progress", "on_task_stalled"})  # that a chunk's job has for the row that runs
 
 
 class Events:
@@ -29,6 +33,7 @@ class Events:
         self.wanted: frozenset[str] = frozenset().union(*(wanted for _, wanted in self._observers))
         self.has_started: bool = "on_task_started" in self.wanted
         self.has_succeeded: bool = "on_task_succeeded" in self.wanted
+        self.has_failed: bool = "on_task_failed" in self.wanted
         self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._has_ended: Latch = Latch()
@@ -43,16 +48,45 @@ class Events:
             self.stall_explained(job, None)  # events of one task stay in order
         if name in self.wanted:
             handle = job.handle
+            if job.recipe.is_chunk:
+                if name not in OF_RUNNING_ROWS or handle.row_handles is None:
+                    return  # its map sends the events of its rows
+                handle = handle._shown()
+            elif name == "on_task_added" and handle._is_announced:
+                return
             number = job.attempt if attempt is None else attempt
             make = _event_class(name)
             self.put(name, make(task=handle.task, handle=handle, attempt=number, time=time.time(), **facts))
 
+    def of_row(self, name: str, handle: TaskHandle[Any], when: float | None = None, **facts: Any) -> None:
+        """Make an event of a row of a map that is in a chunk. In any thread."""
+        if name in self.wanted:
+            make = _event_class(name)
+            when = time.time() if when is None else when
+            self.put(name, make(task=handle.task, handle=handle, attempt=1, time=when, **facts))
+
+    def rows_started(self, chunk: TaskHandle[Any], row: int, worker: Worker) -> None:
+        """The worker has come to this row of the chunk, and so to those before it."""
+        handles = chunk.row_handles
+        if handles is None or not self.has_started or row == NO_ROW:
+            return
+        begun: int = chunk.rows_begun  # type: ignore[attr-defined]  # of a `Chunk`
+        for handle in handles[begun : row + 1]:
+            chunk.rows_begun += 1  # type: ignore[attr-defined]
+            if not handle._is_begun:  # else it was in a chunk before, whose process died
+                handle._is_begun = True
+                self.of_row("on_task_started", handle, pid=worker.pid)
+
     def started(self, job: Job, worker: Worker) -> None:
         """The worker has come to this job, unless that is known, or the job was cancelled meanwhile."""
+        if job.recipe.is_chunk:
+            self.rows_started(job.handle, 0, worker)
+            return
         if job.worker is not worker or job.sequence <= worker.last_started_event_sequence:
             return
         worker.last_started_event_sequence = job.sequence
-        if job.history is None or job.history.unbegun_attempt != job.attempt:
+        is_known = job.handle._is_begun and job.attempt == 1
+        if not is_known and (job.history is None or job.history.unbegun_attempt != job.attempt):
             self.task("on_task_started", job, pid=worker.pid)
 
     def loop_started(self, loop: Job, worker: Worker) -> None:
@@ -99,9 +133,10 @@ class Events:
 
     def sampled(self, info: Any, job: Job | None) -> None:
         """Make an event of a sample; in the monitor's thread."""
-        handle = None if job is None else job.handle
+        handle = None if job is None else job.handle._shown()
+        task = info.task if handle is None else handle.task
         make = _event_class("on_process_sampled")
-        facts = {"task": info.task, "handle": handle, "attempt": info.attempt, "pid": info.pid, "sample": info}
+        facts = {"task": task, "handle": handle, "attempt": info.attempt, "pid": info.pid, "sample": info}
         self.put("on_process_sampled", make(time=time.time(), **facts))
 
     # -- passing them on -----------------------------------------------------------------------------------

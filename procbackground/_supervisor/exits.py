@@ -70,7 +70,7 @@ class Exits:
         events: Events,
         monitor_: monitor.Monitor,
         stacks: StackDumps,
-        read: Callable[[Worker], bool],
+        read_last: Callable[[Worker], None],
     ) -> None:
         self._scheduler = scheduler
         self._watches = watches
@@ -78,7 +78,7 @@ class Exits:
         self._events = events
         self._monitor = monitor_
         self._stacks = stacks
-        self._read = read  # reads a worker's result pipe; returns whether there may be more
+        self._read_last = read_last  # reads what a worker's result pipe still holds
         self.awaited: dict[Worker, _Awaited] = {}
         self._unwatched: dict[Worker, _Unwatched] = {}
         self._oom_kills = OomKills()
@@ -175,8 +175,7 @@ class Exits:
             self.killed_descendants = {**self.descendants_alive(), **process.descendants}
         # Empty the pipe before believing the death: a worker that answers and then dies makes both ready in one
         # wait, and its answer counts.
-        while process.channel.result_fd >= 0 and self._read(worker):
-            pass
+        self._read_last(worker)
         self._stacks.forget(worker)
         death = self._make_death(worker, process, facts)
         started = self._page.read(worker, STARTED)

@@ -26,6 +26,7 @@ from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
+from procbackground._supervisor.unseen import UnseenFailures
 from procbackground.context import Context
 from procbackground.report import CloseReport, Outcome, ProcessInfo, Progress, Stats
 
@@ -80,6 +81,7 @@ class InlineSupervisor:
         self.wall = WallClock()
         self.figures = Figures()
         self.events = Events(observers, f"procbackground-{id(self):x}")
+        self._unseen = UnseenFailures(lambda act: None)  # it reports at the close: a finalizer must not log
         self._initializer = initializer
         self._acceptance = Acceptance(initializer is not None)
         self._pid = os.getpid()
@@ -272,6 +274,7 @@ class InlineSupervisor:
             self._changed.notify_all()
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
+        handle._guard = None if error is None or self.events.has_failed else self._unseen.guard(job.recipe.name, error)
         has_callbacks = handle._settle(state, value, error)
         facts: dict[str, Any] = {"succeeded": {"result": value}, "failed": {"error": error}}.get(how, {})
         self.events.task(f"on_task_{how}", job, **facts)
@@ -390,6 +393,7 @@ class InlineSupervisor:
             ended = self._counts["succeeded"] + self._counts["failed"] - finished
             seconds = time.monotonic() - began_s
             report = self._report = CloseReport(finished=ended, left=tuple(left), seconds=seconds)
+        self._unseen.report_all()
         self.events.manager("on_manager_closed", report=report)
         self.events.stop(CLOSE_S)
         return report

@@ -38,6 +38,7 @@ from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.starter import Starter
+from procbackground._supervisor.unseen import UnseenFailures
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
@@ -95,7 +96,7 @@ class Loop:
     answers: Answers
     exits: Exits
 
-    def __init__(self, owner: object, options: Options) -> None:
+    def __init__(self, owner: Any, options: Options) -> None:
         self.owner = owner
         self.options = options
         self.name = f"procbackground-{id(owner):x}"
@@ -119,8 +120,9 @@ class Loop:
         self.user_code = UserCodeRunner(self.name, self._wake)
         # Apart, with one thread only: it keeps the records in order, and a handler that blocks delays no task.
         self.log_records = UserCodeRunner(f"{self.name}-records", self._wake)
+        self.unseen = UnseenFailures(owner.do_soon)
         self.settler = Settler(
-            self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox.put
+            self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen
         )
         self.stacks = StackDumps()
         self.sampler = Sampler(
@@ -175,6 +177,7 @@ class Loop:
             page_fd = _platform.make_memory_file("procbackground-page", PAGE_SIZE)
             undo.callback(os.close, page_fd)
             self.page = Page(page_fd)
+            self.page.note_row = self.events.rows_started
             self.life_read_fd, self.life_write_fd = os.pipe()
             undo.callback(self.close_life_pipe)
             self._make_parts()
@@ -219,7 +222,7 @@ class Loop:
             self.scheduler, self.watches, self.page, self.events, self.settler, self.workers, self.log_records
         )
         self.exits = Exits(
-            self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_once
+            self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_last
         )
         boot = Boot(self.initializer, _parent_log_level(), main_path(options.context), options.setup)
         self.warden = Warden(self.page, self.life_write_fd)
@@ -287,7 +290,8 @@ class Loop:
         """Whether something is under way that takes a look now and then; not while short tasks come and go."""
         return bool(
             self.stacks.dumps or self.exits.has_looks or self.launcher.is_starting or self.user_code.has_backlog
-        )
+            or self.answers.progress.looks
+        )  # fmt: skip
 
     def _do_chores(self, now_s: float) -> None:
         if now_s >= self.stacks.next_due_s:
@@ -296,6 +300,8 @@ class Loop:
             self.exits.look(now_s)
         if now_s >= self.launcher.look_s:
             self.launcher.look_after(now_s)
+        if now_s >= self.answers.progress.next_due_s:
+            self.answers.progress.look(now_s)
         self.user_code.add_thread_if_blocked()
 
     def _check(self) -> None:
@@ -311,7 +317,8 @@ class Loop:
         due_s = self.scheduler.next_due_s
         if self._has_chores:
             chores_s = (
-                self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s
+                self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
+                self.answers.progress.next_due_s,
             )  # fmt: skip
             due_s = min(due_s, *chores_s)
         return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))

@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
+from typing import Any
 
 from procbackground._platform import marks
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
+from procbackground._wire import progress
 from procbackground._wire.page import (
     BEGAN_NS,
     IN_PAUSE,
     LOADING,
     LOOKED_ROW,
     MARK,
+    NO_ROW,
     PAUSED,
+    REPORT_BYTES,
     ROW,
     SIGN_NS,
     WORDS_PER_LINE,
     map_page,
 )
+from procbackground.handle import TaskHandle
 
 
 class Page:
     """The words of all workers; see `_wire.page` for who writes which."""
+
+    note_row: Callable[[TaskHandle[Any], int, Worker], None]  # told of the row of a chunk that runs
 
     def __init__(self, fd: int) -> None:
         self.fd: int = fd
@@ -62,11 +70,23 @@ class Page:
         elif current is not None and current.recipe.is_chunk:
             row, looked_row = self.read(worker, ROW), self.read(worker, LOOKED_ROW)
             looked_s = self.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first
+            if current.handle.row_handles is not None and row != NO_ROW:
+                self.note_row(current.handle, row, worker)
             is_exact = row == looked_row and looked_s >= began_s
             began_s = max(began_s, looked_s)
         else:
             began_s = max(began_s, self.read(worker, BEGAN_NS) / 1e9)  # where it had to load the function
         return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_exact)
+
+    def read_report_number(self, worker: Worker) -> int:
+        """Return the number of the worker's latest progress report."""
+        return self._words[(progress.BEGIN + worker.line * REPORT_BYTES) // 8]
+
+    def read_report(self, worker: Worker, number: int) -> progress.Report:
+        """Return the progress report in the place of `number`."""
+        begin = progress.BEGIN + worker.line * REPORT_BYTES + progress.place_of(number)
+        page: Any = self._words.obj
+        return progress.unpack(page[begin : begin + progress.PLACE_SIZE])
 
     def close(self) -> None:
         self._words = memoryview(b"")

@@ -22,7 +22,9 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import explain
 from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.judge import Verdict, is_plain_end, pass_verdict
+from procbackground._supervisor.unseen import UnseenFailures
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._sync import Sleeper
 from procbackground._wire.parcel import ReceivedParcel
@@ -58,7 +60,8 @@ class Settler:
         user_code: UserCodeRunner,
         acceptance: Acceptance,
         figures: Figures,
-        post: Callable[[Callable[[], object]], None],
+        inbox: Inbox,
+        unseen: UnseenFailures,
     ) -> None:
         self.batches: list[ResultBatch] = []  # that came, and whose handles are not settled
         self._scheduler = scheduler
@@ -67,7 +70,8 @@ class Settler:
         self._user_code = user_code
         self._acceptance = acceptance
         self._figures = figures
-        self._post = post  # to the supervisor
+        self._post = inbox.put
+        self._unseen = unseen
         self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
 
@@ -217,7 +221,11 @@ class Settler:
         """Settle the handle of a job with an error."""
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
+        if not (self._events.has_failed or job.recipe.is_chunk):
+            handle._guard = self._unseen.guard(job.recipe.name, error)  # before a thread that waits may look
         has_callbacks = handle._settle(FINISHED, None, error)
+        if has_callbacks:
+            handle._look()
         self._note_end(job, "failed", error)
         self._events.task("on_task_failed", job, error=error)
         self._count(job, has_callbacks, failed=1)

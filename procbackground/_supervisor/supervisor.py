@@ -12,7 +12,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -29,6 +29,7 @@ from procbackground._supervisor.inbox import Question
 from procbackground._supervisor.loop import Loop, Options
 from procbackground._sync import acquire_within
 from procbackground.errors import ManagerClosedError
+from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.task import NO_LIMIT
 
@@ -104,6 +105,16 @@ class Supervisor:
     def note_rows(self, name: str, count: int, took_s: float) -> None:
         """Add rows of a map that succeeded to the figures of the run."""
         self._do(lambda: self._loop.figures.rows(name, count, took_s))
+
+    def announce(self, handles: Sequence[TaskHandle[Any]]) -> None:
+        """Tell observers, from the caller's thread, that these rows of a map were added. Raises: as `accept`."""
+        self._open()
+        for handle in handles:
+            self._loop.events.of_row("on_task_added", handle)
+
+    def tell(self, name: str, handle: TaskHandle[Any], when: float | None = None, **facts: Any) -> None:
+        """Tell observers of a row that is in no job of its own."""
+        self._loop.events.of_row(name, handle, when, **facts)
 
     def preload(self, module: str) -> None:
         """Let workers that start later have `module`."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._supervisor.page import Page
-from procbackground._wire.page import MARK, PID, WORDS_PER_LINE
+from procbackground._wire.page import LINES_SIZE, MARK, PID, WORDS_PER_LINE
 
 if TYPE_CHECKING:
     import subprocess
@@ -54,7 +54,7 @@ class Warden:
             return  # there is no Python interpreter to run it
         read_fd, self.control_fd = os.pipe()
         os.set_blocking(self.control_fd, False)
-        arguments = (read_fd, self._page.fd, WORDS_PER_LINE, PID, MARK, self._page.family)
+        arguments = (read_fd, self._page.fd, LINES_SIZE, WORDS_PER_LINE, PID, MARK, self._page.family)
         command = [get_executable(), "-I", "-S", PROGRAM, *arguments]
         try:
             self._process = subprocess.Popen(

@@ -7,4 +7,5 @@
     parcel       large payloads, sent as the descriptor of a file in memory
     descriptors  connections and sockets within payloads
     page         the shared page: words that parent and child read without messages
+    progress     progress reports, and their places in the shared page
 """

@@ -39,7 +39,7 @@ LOOP = 6
 # Messages. Those about a request have its number, the others 0.
 GO_ON = 7  # parent to a loop that reported a failed iteration: run the next iteration in this process
 HELLO = 8  # the worker is ready
-PROGRESS = 9  # pickled (done, total, message)
+PROGRESS = 9  # a report, see `_wire.progress`
 LOG_RECORD = 10  # pickled `logging.LogRecord`, or loguru message
 BROKEN = 11  # the initializer failed; the body as in FAILURE
 ITERATION_FAILED = 12  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON

@@ -11,7 +11,9 @@ import sys
 
 WORDS_PER_LINE = 16
 LINES = 16384  # a line a worker; the file is sparse, so unused lines cost nothing
-PAGE_SIZE = LINES * WORDS_PER_LINE * 8
+REPORT_BYTES = 1024  # a line's place for progress reports, behind all lines; see `_wire.progress`
+LINES_SIZE = LINES * WORDS_PER_LINE * 8
+PAGE_SIZE = LINES_SIZE + LINES * REPORT_BYTES
 
 # Written by the child.
 STARTED = 0  # number of the request begun last; written before its arguments are loaded

@@ -32,6 +32,7 @@ from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
 from procbackground._worker.channel import Channel
+from procbackground._worker.progress import Reporter
 from procbackground._worker.task_context import TaskContext
 from procbackground.context import Context, wait_in_pieces
 
@@ -74,8 +75,9 @@ class Executor:
         self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
         self._name = ""
         self._attempt = 1
-        self._sequence = 0
+        self.sequence = 0
         self._context: TaskContext | None = None
+        self.reporter = Reporter(channel, words)
         # CPU time of this process, and when it was read. Reading it takes a system call, a fifth of the cost of a short
         # task. So it is read again only when the last reading is older than `WORTH_MEASURING_S`.
         self._cpu_s = self._sampled_s = 0.0
@@ -83,13 +85,14 @@ class Executor:
     def open(self, base: int, task_fd: int) -> None:
         """Use the line of the page at `base`; a loop ends when `task_fd` reaches its end."""
         self.base, self._task_fd = base, task_fd
+        self.reporter.open(base)
 
     # -- one call ------------------------------------------------------------------------------------------
 
     def call(self, sequence: int, body: bytes) -> None:
         """Run the request in `body` and send its answer."""
         flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
-        self._sequence = sequence
+        self.sequence = sequence
         self._context = None
         self.is_cooperative = False
         step = "function"
@@ -146,6 +149,8 @@ class Executor:
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
             prefix = cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
+        if self._context is not None:
+            prefix = self.reporter.pending(sequence) + prefix
         # The output of the task appears before its result.
         try:
             sys.stdout.flush()
@@ -213,7 +218,7 @@ class Executor:
                 if self._was_stopped:
                     raise StopTask  # it came while a value was pickled
                 if partial is not None:
-                    self.channel.send(wire.PARTIAL, self._sequence, partial)
+                    self.channel.send(wire.PARTIAL, self.sequence, partial)
                     values, failures, first = [], {}, row
                 sent_ns = now_ns = clock_ns()
             looked_row, looked_ns = row, now_ns
@@ -253,7 +258,7 @@ class Executor:
     def loop(self, sequence: int, body: bytes) -> None:
         """Run iterations until a stop is requested. Between two of them STOP is read, and no message is sent."""
         flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
-        self._sequence = sequence
+        self.sequence = sequence
         self._is_loop = True
         position = wire.CALL_HEAD_SIZE + length
         interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
@@ -280,7 +285,7 @@ class Executor:
         args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})
         while self._iterate(fn, args, kwargs, interval_s, notes_starts):
             pass
-        self.channel.send(wire.LOOP_ENDED, sequence)
+        self.channel.send(wire.LOOP_ENDED, sequence, prefix=self.reporter.pending(sequence))
 
     def _iterate(
         self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool
@@ -318,7 +323,7 @@ class Executor:
             sys.stdout.flush()
         except Exception:
             pass
-        self.channel.send(wire.ITERATION_FAILED, self._sequence, failure)
+        self.channel.send(wire.ITERATION_FAILED, self.sequence, failure, self.reporter.pending(self.sequence))
         if not os.read(self._task_fd, wire.HEADER_SIZE):
             return False  # the parent ends this process
         self._attempt = 1
@@ -344,10 +349,10 @@ class Executor:
         if self._is_loop:
             # Once an iteration has succeeded, the next one is a first attempt.
             attempt = 1 if self.words[self.base + ITERATIONS] else self._attempt
-            return TaskContext(self, self._name, attempt, self._sequence)
+            return TaskContext(self, self._name, attempt, self.sequence)
         context = self._context
         if context is None:
-            context = self._context = TaskContext(self, self._name, self._attempt, self._sequence)
+            context = self._context = TaskContext(self, self._name, self._attempt, self.sequence)
         return context
 
     def become_fork(self) -> None:

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import pickle
 import time
 
-from procbackground._wire import frames as wire
 from procbackground._wire.page import SIGN_NS, STOP
-from procbackground._wire.pickling import PROTOCOL
 from procbackground.context import Context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
-
     from procbackground._worker.execute import Executor
 
 
@@ -34,11 +29,9 @@ class TaskContext(Context):
         return executor.words[executor.base + STOP] != 0
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        self.heartbeat()
-        channel = self._executor.channel
-        if channel.is_own:
-            facts = (_number(done), None if total is None else _number(total), _text(message))
-            channel.send(wire.PROGRESS, self._sequence, pickle.dumps(facts, PROTOCOL))
+        executor = self._executor
+        if self._sequence == executor.sequence:  # else this thread has outlived its task
+            executor.reporter.report(self._sequence, done, total, message)
 
     def heartbeat(self) -> None:
         executor = self._executor
@@ -48,12 +41,3 @@ class TaskContext(Context):
         if not self.stopping:
             self._executor.sleep(seconds)
         return self.stopping
-
-
-def _number(value: Any) -> float:
-    """Return a plain number: the parent loads progress in a thread where the user's code must not run."""
-    return value if type(value) in (int, float) else float(value)
-
-
-def _text(message: Any) -> str | None:
-    return None if message is None else str(message)

@@ -33,7 +33,8 @@ PAUSE_SHARE = 20  # the pause is at least so many times the cost of a look: 5 ms
 class Page:
     """The shared page. Read, not mapped: looking at a mapped line that no worker uses would take memory."""
 
-    def __init__(self, fd: int, words_per_line: int, pid_word: int, mark_word: int) -> None:
+    def __init__(self, fd: int, size: int, words_per_line: int, pid_word: int, mark_word: int) -> None:
+        self._size = size  # bytes of all lines; something else may follow them
         self._fd = fd
         self._words_per_line = words_per_line
         self._pid_word, self._mark_word = pid_word, mark_word
@@ -47,7 +48,7 @@ class Page:
         return self._column(self._mark_word)
 
     def _column(self, word: int) -> set[int]:
-        words = memoryview(os.pread(self._fd, os.fstat(self._fd).st_size, 0)).cast("Q")
+        words = memoryview(os.pread(self._fd, self._size, 0)).cast("Q")
         column: list[int] = words[word :: self._words_per_line].tolist()
         return {*column} - {0}
 
@@ -116,8 +117,9 @@ def _load(name: str) -> Any:
 
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the session has no terminal; this is against a shell's `kill -INT`
-    control_fd, page_fd, words_per_line, pid_word, mark_word, family = map(int, sys.argv[1:])
-    Warden(_load("linux"), _load("marks"), Page(page_fd, words_per_line, pid_word, mark_word), family).serve(control_fd)
+    control_fd, page_fd, size, words_per_line, pid_word, mark_word, family = map(int, sys.argv[1:])
+    page = Page(page_fd, size, words_per_line, pid_word, mark_word)
+    Warden(_load("linux"), _load("marks"), page, family).serve(control_fd)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from procbackground._submit.map.chunk import Chunk, Columns
 from procbackground._submit.map.mapper import Mapper
 from procbackground._submit.map.rest import Failed, Part, Rest
 from procbackground._submit.map.sizing import OUT_PER_WORKER, Sizing
+from procbackground._submit.map.watch import UNWATCHED, RowWatch
 from procbackground._submit.recipes import Submitter
 
 
@@ -26,19 +27,20 @@ class AdaptingMapper(Mapper):
         timeout_s: float | None,
         workers: int,
         returns_exceptions: bool = False,
+        watch: RowWatch = UNWATCHED,
     ) -> None:
         self.sizing = Sizing(submitter.recall_rows(fn))
         self._workers = workers
         self._rests: list[Rest] = []  # that have rows left; a heap
         self._out = 0  # chunks given that are not done
         self._range = iterables[0] if len(iterables) == 1 and type(iterables[0]) is range else None
-        super().__init__(submitter, fn, iterables, timeout_s, 1, returns_exceptions)
+        super().__init__(submitter, fn, iterables, timeout_s, 1, returns_exceptions, watch)
 
     def _give_first(self) -> None:
         # All is taken at once, as Executor.map does.
         columns = self._take(None) if self._range is None else (self._range,)
         if columns[0]:
-            self._given.append(self._go_on(columns, 0))
+            self._given.append(self._go_on(self._watch.with_handles(columns), 0))
             self._give_more(is_accepted=False)
 
     def _go_on(self, columns: Columns, begin: int) -> Part:
@@ -78,6 +80,9 @@ class AdaptingMapper(Mapper):
 
     def _give_up(self, error: BaseException | None) -> None:
         for rest in self._rests:
+            if rest.left and self._watch.tells:
+                left: Any = rest.columns[-1][-rest.left :]
+                self._watch.end_rows(left, error)
             rest.end(error)
         self._rests.clear()
 

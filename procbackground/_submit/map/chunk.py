@@ -7,6 +7,7 @@ and the rest goes into new chunks. So a row has the same policy and the same end
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 
 from procbackground._sync import Sleeper
@@ -124,20 +125,41 @@ def _is_of_one_row(error: BaseException) -> bool:
 class Listener(Protocol):
     """What a chunk needs of its map."""
 
-    adapts: bool
+    is_watched: bool  # acts on each chunk when it is done, not when the consumer comes to it
 
     def note_end(self, chunk: Chunk) -> None:
         """A chunk is done; some of its rows may have to be sent again."""
         ...
 
 
+class RowHandle(TaskHandle[Any]):
+    """The handle of one row, where observers want to know of rows. The map announces it and settles it."""
+
+    __slots__ = ("_is_begun",)
+
+    _is_announced = True
+
+    def __init__(self, owner: Owner, make: Callable[..., Any], row: tuple[Any, ...]) -> None:
+        super().__init__(owner, make, row)
+        self._is_begun = False
+
+
 class Chunk(TaskHandle[Any]):
     """The handle of a request for some rows of a map. It collects answers; the mapper acts on them."""
 
-    __slots__ = ("_bodies", "_goes_on", "_listener", "columns", "first_row", "parts")
+    __slots__ = ("_bodies", "_goes_on", "_listener", "columns", "first_row", "parts", "row_handles", "rows_begun")
 
-    def __init__(self, owner: Owner, listener: Listener, columns: Columns, first_row: int) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        listener: Listener,
+        columns: Columns,
+        first_row: int,
+        row_handles: Sequence[TaskHandle[Any]] | None = None,
+    ) -> None:
         super().__init__(owner, None, ())
+        self.row_handles = row_handles
+        self.rows_begun: int = 0  # rows whose `on_task_started` was sent
         self._listener = listener
         self._bodies: list[bytes] = []
         self._goes_on = True  # more may come of it than values; `_settle` knows better
@@ -158,7 +180,7 @@ class Chunk(TaskHandle[Any]):
         # After a success nothing is done until the consumer comes, unless rows must be sent again or wait for
         # this chunk's place.
         goes_on = self._goes_on = (
-            exception is not None or self._listener.adapts or bool(self._bodies) or bool(result and result[1])
+            exception is not None or self._listener.is_watched or bool(self._bodies) or bool(result and result[1])
         )
         super()._settle(state, result, exception, sleepers)
         if goes_on:
@@ -170,6 +192,10 @@ class Chunk(TaskHandle[Any]):
             self._listener.note_end(self)
         finally:
             self._owner.let_go()
+
+    def _shown(self) -> TaskHandle[Any]:
+        handles = self.row_handles
+        return handles[max(0, self.rows_begun - 1)] if handles else self
 
     def whole(self) -> list[Any] | None:
         """Return the values where all rows came to one; None where the mapper has to look. The chunk is done.
@@ -186,17 +212,21 @@ class Chunk(TaskHandle[Any]):
         """Return the answers, and the error that the chunk ended with. It is done, and was not cancelled."""
         return load_answers(self._bodies, self._result, self._exception)
 
+    def handle_of(self, row: int) -> TaskHandle[Any] | None:
+        """Return the handle of one row, if it has one."""
+        return None if self.row_handles is None else self.row_handles[row]
+
     def row(self, row: int) -> tuple[Any, ...]:
         """Return the arguments of one row."""
         return tuple(column[row] for column in self.columns)
 
     def rows(self, begin: int, end: int) -> Columns:
-        """Return the arguments of some rows."""
-        return tuple(column[begin:end] for column in self.columns)
+        """Return the arguments of some rows, and their handles if they have any, for new chunks."""
+        columns = self.columns if self.row_handles is None else (*self.columns, self.row_handles)
+        return tuple(column[begin:end] for column in columns)  # type: ignore[misc]  # of lists and ranges
 
     def forget_rows(self) -> None:
         """Drop arguments and answers, which are not needed any more."""
         self.columns = ()
         self._bodies = []
-
-
+        self.row_handles = None

@@ -9,6 +9,7 @@ from typing import Any
 
 from procbackground._submit.map.mapper import Mapper, columns_of
 from procbackground._submit.map.rest import Part
+from procbackground._submit.map.watch import UNWATCHED, RowWatch
 from procbackground._submit.puller import make_puller
 from procbackground._submit.recipes import Submitter
 
@@ -31,6 +32,7 @@ class LazyMapper(Mapper):
         size: int,
         buffersize: int,
         returns_exceptions: bool = False,
+        watch: RowWatch = UNWATCHED,
     ) -> None:
         rows = itertools.chain(zip(*map(iter, iterables), strict=False), (_END,))
         self._buffersize = buffersize
@@ -38,7 +40,7 @@ class LazyMapper(Mapper):
         self._giving = threading.Lock()  # held while a chunk is given, which may take long, so that they stay in order
         self.puller = make_puller(submitter.port, rows, False, self._pulled, self._has_room)
         del rows  # what nobody else holds is closed by the puller
-        super().__init__(submitter, fn, (), timeout_s, size, returns_exceptions)
+        super().__init__(submitter, fn, (), timeout_s, size, returns_exceptions, watch)
 
     def _give_first(self) -> None:
         self.puller.start()
@@ -63,7 +65,7 @@ class LazyMapper(Mapper):
 
     def _give_pulled(self) -> None:
         rows, self._rows = self._rows, []
-        self._add(self._give(columns_of(rows)))
+        self._add(self._give(self._watch.with_handles(columns_of(rows))))
 
     def _add(self, part: Part) -> None:
         with self.lock:

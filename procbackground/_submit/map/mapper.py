@@ -21,6 +21,7 @@ from typing import Any, assert_never
 from procbackground._submit.map import chunk as c
 from procbackground._submit.map.chunk import Chunk, Columns
 from procbackground._submit.map.rest import Failed, Part, Rest
+from procbackground._submit.map.watch import UNWATCHED, RowWatch
 from procbackground._submit.recipes import Submitter
 from procbackground._sync import Latch
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError
@@ -44,7 +45,10 @@ class Mapper:
         timeout_s: float | None,
         size: int,
         returns_exceptions: bool,
+        watch: RowWatch = UNWATCHED,
     ) -> None:
+        self._watch = watch  # if it tells, columns have one more, of the rows' handles
+        self.is_watched = self.adapts or watch is not UNWATCHED
         self.lock = threading.RLock()
         self._submitter = submitter
         self._port = submitter.port
@@ -68,7 +72,7 @@ class Mapper:
     def _give_first(self) -> None:
         while (columns := self._take(self._size))[0]:
             if self._size > 1:
-                self._given.append(self._give(columns))
+                self._given.append(self._give(self._watch.with_handles(columns)))
             else:
                 self._given.append(self._run(tuple(column[0] for column in columns)))
 
@@ -82,24 +86,43 @@ class Mapper:
 
     def _give(self, columns: Columns, begin: int = 0) -> Part:
         """Give the supervisor some rows, as one chunk; the first is the row `begin` of the map."""
+        handles: Any = None
+        if self._watch.tells:
+            columns, handles = columns[:-1], columns[-1]
         if self._is_over:
+            self._watch.end_rows(handles, None)
             return []
-        chunk = Chunk(self._port, self, columns, begin)
+        chunk = Chunk(self._port, self, columns, begin, handles)
         try:
             self._submitter.submit_chunk(chunk, self._fn, columns, self.adapts)
         except SerializationError:
             # Some row cannot be pickled, and only that one fails. A chunk of one row is as good as a task.
-            chunk.parts = [self._run(row) for row in zip(*columns, strict=True)]
+            chunk.row_handles = None
+            never = itertools.repeat(None)
+            chunk.parts = list(map(self._run, zip(*columns, strict=True), never, handles or never))
             TaskHandle._settle(chunk, FINISHED, ([], {}, 0.0), None)
+        except BaseException:
+            self._watch.end_rows(handles, None)
+            raise
         else:
             self._note_given()
         return chunk
 
-    def _run(self, row: tuple[Any, ...]) -> Part:
-        return [] if self._is_over else self._submitter.submit_call(self._fn, row, {})
-
-    def _adopt(self, row: tuple[Any, ...], failure: bytes | BaseException) -> Part:
-        return [] if self._is_over else self._submitter.submit_failed_row(self._fn, row, failure)
+    def _run(
+        self, row: tuple[Any, ...], failure: bytes | BaseException | None = None, handle: TaskHandle[Any] | None = None
+    ) -> Part:
+        """Give the supervisor a row as a task of its own; with `failure`, after its first attempt."""
+        if self._is_over:
+            self._watch.end_rows([handle], None)
+            return []
+        if failure is not None:
+            given = self._submitter.submit_failed_row(self._fn, row, failure, handle)
+        elif handle is not None:
+            given = self._submitter.submit_row(self._fn, row, handle)
+        else:
+            given = self._submitter.submit_call(self._fn, row, {})
+        self._watch.follow(given)
+        return given
 
     def _go_on(self, columns: Columns, begin: int) -> Part:
         """Go on with rows that a chunk has not done."""
@@ -115,6 +138,7 @@ class Mapper:
             with self._port.accepting_more():
                 return give(*what)
         except ProcbackgroundError as error:
+            self._watch.end_rows(what[0][-1] if give == self._give else what[-1:], error)
             if isinstance(error, SerializationError):
                 return Failed(error, rows)
             refusal = CancelledError() if isinstance(error, ManagerClosedError) else error
@@ -147,6 +171,7 @@ class Mapper:
         count = len(chunk.columns[0])
         if chunk.cancelled():
             parts.append(Failed(CancelledError(), count))
+            self._watch.end_rows(chunk.row_handles, None)
             return
         answers, error = chunk.answers()
         if error is None:
@@ -155,14 +180,16 @@ class Mapper:
         if succeeded:
             name = self._name = self._name or chunk.task.name
             self._port.note_rows(name, succeeded, 0.0 if error is not None else answers[-1][2])
-        for step in c.plan(count, answers, error, chunk._ended_at_row):
+        steps = c.plan(count, answers, error, chunk._ended_at_row)
+        self._watch.tell_rows(chunk, steps, error)
+        for step in steps:
             match step:
                 case c.Values(values):
                     parts.append(values)
                 case c.FailedRow(row, failure):
-                    parts.append(self._follow(1, self._adopt, chunk.row(row), failure))
+                    parts.append(self._follow(1, self._run, chunk.row(row), failure, chunk.handle_of(row)))
                 case c.UntriedRow(row):
-                    parts.append(self._follow(1, self._run, chunk.row(row)))
+                    parts.append(self._follow(1, self._run, chunk.row(row), None, chunk.handle_of(row)))
                 case c.UndoneRows(begin, end):
                     parts.append(self._go_on(chunk.rows(begin, end), chunk.first_row + begin))
                 case c.Lost(rows):
@@ -206,6 +233,7 @@ class Mapper:
                 if values is not None:
                     self._awaited = []
                     yield values
+            self._watch.close(is_complete=True)
         except GeneratorExit:
             # The garbage collector may be what ends us, in any thread, at any point, with any lock held.
             self._port.do_soon(self.cancel)
@@ -291,6 +319,8 @@ class Mapper:
                 parts += part.parts
             elif not isinstance(part, (list, Failed)):
                 part.cancel()
+                part._look()  # its map is over: the consumer wants to know nothing more
+        self._watch.close()
         with self.lock:
             self._taken.clear()
             self._given.clear()

@@ -1,0 +1,80 @@
+"""Shows progress as plain lines: for pipes, files and CI, and where no library that draws bars is installed."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import IO, TYPE_CHECKING
+
+from procbackground.observers.base import Observer
+from procbackground.observers.runs import Run, brief
+
+if TYPE_CHECKING:
+    from procbackground import events
+
+EACH_S = 10.0  # between two lines; a log of an hour has some hundreds
+FIRST_S = 2.0  # until the first: a run that is shorter gets only its summary
+LISTED_FAILURES = 20  # failures that get a line of their own
+
+
+class PlainProgressObserver(Observer):
+    """Writes a line about the run now and then, one for each of the first failures, and one at the end.
+
+    A line is written whole and contains no control characters.
+
+    Args:
+        stream: a text stream; standard error by default.
+        each: seconds between two lines.
+    """
+
+    def __init__(self, stream: IO[str] | None = None, *, each: float = EACH_S) -> None:
+        self._stream = stream
+        self._each_s = each
+        self.run = Run()
+        self._due_s = self.run.began_s + min(FIRST_S, each)
+
+    def on_task_added(self, event: events.TaskAdded) -> None:
+        self.run.take_added(event)
+
+    def on_task_started(self, event: events.TaskStarted) -> None:
+        self.run.take_started(event)
+
+    def on_task_retrying(self, event: events.TaskRetrying) -> None:
+        self.run.take_retry(event)
+        self._look()
+
+    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
+        self.run.take_end(event, "succeeded")
+        self._look()
+
+    def on_task_failed(self, event: events.TaskFailed) -> None:
+        self.run.take_end(event, "failed")
+        if self.run.failed <= LISTED_FAILURES:
+            self.write(f"task {event.task.name} failed: {brief(event.error)}")
+        self._look()
+
+    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
+        self.run.take_end(event, "cancelled")
+        self._look()
+
+    def on_manager_closed(self, event: events.ManagerClosed) -> None:
+        self.run.running.clear()
+        self.write(self.run.summary())
+
+    def _look(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._due_s:
+            self._due_s = now_s + self._each_s
+            self.write(self.run.summary())
+
+    def write(self, text: str) -> None:
+        """Write one line."""
+        stream = sys.stderr if self._stream is None else self._stream
+        if stream is not None:  # as under pythonw
+            stream.write(f"procbackground: {printable(text)}\n")
+            stream.flush()
+
+
+def printable(text: str) -> str:
+    """Return `text` without characters that move the cursor or change colours."""
+    return "".join(each if each.isprintable() else " " for each in text)

@@ -1,0 +1,178 @@
+"""Shows a run in the terminal by rich: a bar for all tasks, a line for each that runs, and the last failures."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from typing import TYPE_CHECKING, Any
+
+from procbackground.observers.base import EVENT_NAMES, Observer
+from procbackground.observers.extras import import_extra
+from procbackground.observers.logs_above import LogsAbove, is_terminal
+from procbackground.observers.plain import PlainProgressObserver, printable
+from procbackground.observers.runs import Run, Running, duration
+
+if TYPE_CHECKING:
+    from procbackground import events
+
+REFRESHES = 8  # a second
+SHOWN_AFTER_S = 0.5  # tasks that have run for less have no line, unless they report progress: it could not be read
+OTHER_LINES = 8  # of the terminal, for the bar, the failures and a line of the shell
+NARROW = 100  # columns, below which messages and CPU are left out
+
+
+class RichProgressObserver(Observer):
+    """A display at the bottom of the terminal; what is printed or logged meanwhile appears above it.
+
+    The bar counts one-off tasks. A line shows a running task's own progress, its time, memory and CPU. Where standard
+    error is no terminal, or NO_COLOR is set, plain lines are written instead; see `PlainProgressObserver`. Needs the
+    extra `rich`.
+
+    Output that tasks themselves write to the terminal does not pass through the parent and may cut through the display.
+
+    Args:
+        console: a `rich.console.Console`; one for standard error by default.
+    """
+
+    def __init__(self, console: Any = None) -> None:
+        self._console: Any = _rich("console").Console(stderr=True) if console is None else console
+        self._live: Any = None
+        self._logs = LogsAbove()
+        self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
+        self.run = Run()
+        if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
+            plain = PlainProgressObserver(None if console is None else console.file)
+            for name in EVENT_NAMES:
+                setattr(self, name, getattr(plain, name))
+
+    # -- events --------------------------------------------------------------------------------------------
+
+    def on_task_added(self, event: events.TaskAdded) -> None:
+        self.run.take_added(event)
+        if self._live is None:
+            self._start()
+
+    def on_task_started(self, event: events.TaskStarted) -> None:
+        self.run.take_started(event)
+
+    def on_task_progress(self, event: events.TaskProgress) -> None:
+        self.run.take_progress(event)
+
+    def on_process_sampled(self, event: events.ProcessSampled) -> None:
+        self.run.take_sample(event)
+
+    def on_task_retrying(self, event: events.TaskRetrying) -> None:
+        self.run.take_retry(event)
+
+    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
+        self.run.take_end(event, "succeeded")
+
+    def on_task_failed(self, event: events.TaskFailed) -> None:
+        self.run.take_end(event, "failed")
+
+    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
+        self.run.take_end(event, "cancelled")
+
+    def on_manager_closed(self, event: events.ManagerClosed) -> None:
+        self.run.running.clear()
+        self._lines = 0
+        if self._live is not None:
+            self._logs.restore()
+            self._live.stop()
+            self._live, self.run = None, Run()
+
+    # -- the display ---------------------------------------------------------------------------------------
+
+    def _start(self) -> None:
+        before = sys.stdout, sys.stderr
+        self._live = _rich("live").Live(
+            get_renderable=self._render,
+            console=self._console,
+            refresh_per_second=REFRESHES,
+            redirect_stdout=is_terminal(sys.stdout),  # else what is printed belongs to a file or a pipe
+            redirect_stderr=is_terminal(sys.stderr),
+        )
+        self._live.start()
+        self._logs.redirect(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
+
+    def _render(self) -> Any:
+        parts = [self._total()]
+        running = self._shown()
+        most = max(1, self._console.height - OTHER_LINES)
+        hidden = max(0, len(running) - most)
+        if running:
+            parts.append(self._tasks(running[:most]))
+        if hidden:
+            parts.append(_text(f"... and {hidden} more that run", "dim"))
+        lines = min(len(running), most) + bool(hidden)
+        self._lines = max(self._lines, lines)
+        parts += [_text(" ")] * (self._lines - lines)
+        parts += [_text(f"failed: {printable(each)}", "red") for each in list(self.run.failures)]
+        return _rich("console").Group(*parts)
+
+    def _shown(self) -> list[Running]:
+        now = time.time()
+        running = list(self.run.running.values())
+        return [each for each in running if each.done is not None or now - each.since > SHOWN_AFTER_S]
+
+    def _total(self) -> Any:
+        run = self.run
+        grid = _rich("table").Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(ratio=1)
+        grid.add_column(no_wrap=True)
+        share = 100 * run.ended / run.added if run.added else 0.0
+        style = "red" if run.failed else "bar.complete"
+        bar = _rich("progress_bar").ProgressBar(
+            total=max(1, run.added), completed=run.ended, complete_style=style, finished_style=style
+        )
+        grid.add_row(bar, _text(f"{share:3.0f}% {run.summary()}"))
+        return grid
+
+    def _tasks(self, running: list[Running]) -> Any:
+        is_wide = self._console.width >= NARROW
+        grid = _rich("table").Table.grid(padding=(0, 1), expand=True)
+        grid.add_column(ratio=2, no_wrap=True, overflow="ellipsis")  # name
+        grid.add_column(width=24 if is_wide else 12, no_wrap=True)  # bar
+        grid.add_column(ratio=3 if is_wide else 2, no_wrap=True, overflow="ellipsis", style="dim")  # words
+        grid.add_column(justify="right", no_wrap=True)  # time
+        grid.add_column(justify="right", no_wrap=True)  # memory
+        if is_wide:
+            grid.add_column(justify="right", no_wrap=True)  # CPU
+        now = time.time()
+        for each in running:
+            name = each.name if each.attempt == 1 else f"{each.name} (attempt {each.attempt})"
+            memory = "" if each.rss is None else f"{each.rss / 2**20:.0f} MiB"
+            cells = [
+                _text(printable(name)), _bar_of(each), _text(_words_of(each)),
+                _text(duration(max(0.0, now - each.since))), _text(memory),
+            ]  # fmt: skip
+            if is_wide:
+                cells.append(_text("" if each.cpu_percent is None else f"{each.cpu_percent:.0f}% CPU"))
+            grid.add_row(*cells)
+        return grid
+
+
+def _rich(module: str) -> Any:
+    return import_extra(f"rich.{module}", "rich", "RichProgressObserver")
+
+
+def _words_of(running: Running) -> str:
+    parts = []
+    if running.done is not None:
+        of_total = "" if running.total is None else f"/{running.total:g}"
+        parts.append(f"{running.done:g}{of_total}")
+    if running.message:
+        parts.append(printable(running.message))
+    return " ".join(parts)
+
+
+def _bar_of(running: Running) -> Any:
+    if running.done is None or not running.total:
+        return _text("")
+    return _rich("progress_bar").ProgressBar(total=running.total, completed=running.done)
+
+
+def _text(text: str, style: str = "") -> Any:
+    # Not markup: a name may contain brackets.
+    return _rich("text").Text(text, style=style, no_wrap=True, overflow="ellipsis")

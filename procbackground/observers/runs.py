@@ -1,0 +1,134 @@
+"""The state of a run as its events tell it: what is queued, what runs, and what has come of the rest."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import Any
+
+
+class Running:
+    """A task whose attempt runs now."""
+
+    __slots__ = ("attempt", "cpu_percent", "done", "message", "name", "pid", "rss", "since", "total")
+
+    def __init__(self, name: str, attempt: int, pid: int, since: float) -> None:
+        self.name = name
+        self.attempt = attempt
+        self.pid = pid
+        self.since = since  # as `time.time()`
+        self.done: float | None = None
+        self.total: float | None = None
+        self.message: str | None = None
+        self.rss: int | None = None
+        self.cpu_percent: float | None = None
+
+
+class Run:
+    """Takes events, in one thread; may be read in another. Loops are not counted among the tasks."""
+
+    KEPT_FAILURES = 5
+    WINDOW_S = 30.0  # over which the rate is taken
+
+    def __init__(self) -> None:
+        self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.stalled = 0
+        self.began_s = time.monotonic()
+        self.running: dict[Any, Running] = {}  # by handle
+        self.failures: deque[str] = deque(maxlen=self.KEPT_FAILURES)
+        self._marks: deque[tuple[float, int]] = deque()  # (when, how many had ended)
+
+    @property
+    def ended(self) -> int:
+        return self.succeeded + self.failed + self.cancelled
+
+    def take_added(self, event: Any) -> None:
+        if not is_loop(event):
+            self.added += 1
+
+    def take_started(self, event: Any) -> None:
+        self.running[event.handle] = Running(event.task.name, event.attempt, event.pid, event.time)
+
+    def take_progress(self, event: Any) -> None:
+        running = self.running.get(event.handle)
+        if running is not None:
+            running.done, running.total, running.message = event.done, event.total, event.message
+
+    def take_sample(self, event: Any) -> None:
+        running = self.running.get(event.handle)
+        if running is not None:
+            running.rss, running.cpu_percent = event.sample.rss, event.sample.cpu_percent
+
+    def take_retry(self, event: Any) -> None:
+        self.retried += 1
+        self.running.pop(event.handle, None)
+
+    def take_end(self, event: Any, outcome: str) -> None:
+        """Take an end; `outcome` is the counter that it belongs to."""
+        if is_loop(event):
+            if event.handle.done():
+                self.running.pop(event.handle, None)
+        else:
+            self.running.pop(event.handle, None)
+            setattr(self, outcome, getattr(self, outcome) + 1)
+            now_s = time.monotonic()
+            marks = self._marks
+            if not marks or now_s - marks[-1][0] > 0.5:
+                marks.append((now_s, self.ended))
+                while marks[0][0] < now_s - self.WINDOW_S and len(marks) > 1:
+                    marks.popleft()
+        if outcome == "failed":
+            self.failures.append(f"{event.task.name}: {brief(event.error)}")
+
+    def rate(self) -> float:
+        """Return how many tasks end a second: over the last half minute, or since the start."""
+        now_s = time.monotonic()
+        since_s, before = self.began_s, 0
+        if self._marks and now_s - self._marks[0][0] > self.WINDOW_S / 2:
+            since_s, before = self._marks[0]
+        return (self.ended - before) / max(1e-3, now_s - since_s)
+
+    def seconds_left(self) -> float | None:
+        """Return how long the tasks that have not ended will take at this rate; None while nothing says so."""
+        rate = self.rate()
+        return (self.added - self.ended) / rate if self.ended and rate > 0 else None
+
+    def summary(self) -> str:
+        """Return one line that says how far the run is."""
+        parts = [f"{self.ended}/{self.added} tasks"]
+        if self.failed:
+            parts.append(f"{self.failed} failed")
+        if self.cancelled:
+            parts.append(f"{self.cancelled} cancelled")
+        if self.retried:
+            parts.append(f"{self.retried} retried")
+        if self.running:
+            parts.append(f"{len(self.running)} running")
+        parts.append(f"{self.rate():.3g}/s")
+        left_s = self.seconds_left()
+        if left_s:
+            parts.append(f"{duration(left_s)} left")
+        else:
+            parts.append(f"in {duration(time.monotonic() - self.began_s)}")
+        return ", ".join(parts)
+
+
+def is_loop(event: Any) -> bool:
+    return bool(event.task.type == "loop")
+
+
+def brief(error: BaseException, limit: int = 200) -> str:
+    """Return an error as one short line."""
+    try:
+        text = " ".join(str(error).split())
+    except Exception:
+        text = ""
+    name = type(error).__name__
+    text = f"{name}: {text}" if text else name
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def duration(seconds: float) -> str:
+    """Return seconds as "0:01:02"."""
+    minutes, second = divmod(int(seconds), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02}:{second:02}"

@@ -1,0 +1,82 @@
+"""Shows a tqdm bar, in a terminal or a notebook."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from procbackground.observers.base import Observer
+from procbackground.observers.extras import import_extra
+from procbackground.observers.runs import Run
+
+if TYPE_CHECKING:
+    from procbackground import events
+
+EACH_S = 0.1
+
+
+class TqdmObserver(Observer):
+    """One tqdm bar for all one-off tasks of a manager, with the numbers of failed and running ones behind it.
+
+    In a notebook it is a widget, as `tqdm.auto` chooses. Needs the extra `tqdm`.
+
+    Args:
+        options: passed to `tqdm`, such as `desc`, `leave` or `file`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        self._make = import_extra("tqdm.auto", "tqdm", "TqdmObserver").tqdm
+        self._options = {"unit": "task", "dynamic_ncols": True, **options}
+        self._bar: Any = None
+        self._due_s = 0.0
+        self.run = Run()
+
+    def on_task_added(self, event: events.TaskAdded) -> None:
+        self.run.take_added(event)
+        if self._bar is None:
+            self._bar = self._make(total=0, **self._options)
+        self._bar.total = self.run.added
+
+    def on_task_started(self, event: events.TaskStarted) -> None:
+        self.run.take_started(event)
+        self._show()
+
+    def on_task_retrying(self, event: events.TaskRetrying) -> None:
+        self.run.take_retry(event)
+        self._show()
+
+    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
+        self._end(event, "succeeded")
+
+    def on_task_failed(self, event: events.TaskFailed) -> None:
+        self._end(event, "failed")
+
+    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
+        self._end(event, "cancelled")
+
+    def on_manager_closed(self, event: events.ManagerClosed) -> None:
+        if self._bar is not None:
+            self._show(is_last=True)
+            self._bar.close()
+            self._bar, self.run = None, Run()
+
+    def _end(self, event: Any, outcome: str) -> None:
+        self.run.take_end(event, outcome)
+        self._show()
+
+    def _show(self, *, is_last: bool = False) -> None:
+        """Draw the bar anew, ten times a second at the most."""
+        now_s = time.monotonic()
+        if self._bar is None or (now_s < self._due_s and not is_last):
+            return
+        self._due_s = now_s + EACH_S
+        run, facts = self.run, {}
+        for name in ("failed", "cancelled", "retried"):
+            if getattr(run, name):
+                facts[name] = getattr(run, name)
+        if run.running and not is_last:
+            facts["running"] = len(run.running)
+        self._bar.set_postfix(facts, refresh=False)
+        self._bar.update(run.ended - self._bar.n)
+        if is_last:
+            self._bar.refresh()
