@@ -72,12 +72,11 @@ def size(bytes_: int | None) -> str:
 
 def _table(rows: list[list[str]], width: int | None, color: bool) -> str:
     try:
-        from rich.box import SIMPLE
         from rich.console import Console
         from rich.table import Table
     except ImportError:
         return _columns(rows, width)
-    table = Table(box=SIMPLE, pad_edge=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for head in HEADS:
         table.add_column(head, justify="left" if head == HEADS[0] else "right", overflow="fold")
     for row in rows:
