@@ -5,6 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 _LONGEST_S = 1e15  # practically for ever, and no int beyond it is added to a float
 _PIECE_S = 1e6
 
@@ -12,8 +16,8 @@ _PIECE_S = 1e6
 class Context:
     """The running task, as seen from inside it. Get it by `procbackground.current()`.
 
-    Outside a task `attempt` is 1, `name` is "" and `stopping` is False, `wait` just sleeps and the other calls do
-    nothing, so that functions stay callable in plain code.
+    Outside a task `attempt` is 1, `name` is "", `stopping` is False and `saved` is None, `wait` just sleeps and the
+    other calls do nothing, so that functions stay callable in plain code.
     """
 
     __slots__ = ("attempt", "name")
@@ -37,6 +41,27 @@ class Context:
         """Sleep for `seconds`, or until a stop is asked for; return `stopping`."""
         wait_in_pieces(_sleep, seconds)
         return False
+
+    def save(self, state: Any) -> None:
+        """Save `state`, any picklable object, for a further attempt of this task, which finds it as `saved`.
+
+        The parent keeps the newest state while the task is retried, whatever ended the attempt: an exception, a
+        timeout, a limit of memory, a signal. With a journal it is also there in the next run of the program, until
+        the task has succeeded. A loop finds the state in its later iterations and after its process was replaced.
+        A state counts once it has reached the parent as a whole, so an attempt that dies while it saves leaves the one
+        before. It costs the task one pickling and one write to a pipe, so save every few seconds, not in every step.
+        Does nothing in a process that the task started.
+        Raises: `SerializationError`, naming the part that cannot be pickled.
+        """
+
+    @property
+    def saved(self) -> Any:
+        """The state that was saved last, by an earlier attempt or by this one; None if there is none.
+
+        A new copy each time. A state that cannot be loaded any more, as after a change of its class, is reported by a
+        warning in the log, and is None: the task starts afresh.
+        """
+        return None
 
 
 def wait_in_pieces(wait: Callable[[float], bool], seconds: float) -> None:

@@ -365,3 +365,6 @@ class TaskHandle(Future[R]):
 
     def _take_part(self, body: bytes) -> None:
         """Take the answer to some rows of a chunk. Only a `Chunk` gets any."""
+
+    def _take_checkpoint(self, row: int, state: bytes) -> None:
+        """Take the state that a row of a chunk saved. Only a `Chunk` gets any."""

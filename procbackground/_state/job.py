@@ -124,12 +124,13 @@ class History:
     """Data of a job that has a deadline, a failure, or anything else but a plain success."""
 
     __slots__ = (
-        "attempts", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
+        "attempts", "checkpoint", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
         "retry_timer", "send_failures", "stalled_since_s", "unbegun_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.attempts: list[Attempt] = []
+        self.checkpoint: bytes | None = None  # the state that the task saved last, pickled
         self.first_started_s: float | None = None  # monotonic
         self.idle_for_s: float = 0.0  # spent in pauses between attempts
         self.deadline_s: float = NO_LIMIT  # monotonic

@@ -200,8 +200,12 @@ class Submitter:
         args: tuple[Any, ...],
         failure: bytes | BaseException,
         handle: TaskHandle[Any] | None = None,
+        saved: bytes | None = None,
     ) -> TaskHandle[Any]:
         """Give a row of a chunk that failed to the supervisor, as a job of its own after its first attempt.
+
+        Args:
+            saved: the state that this attempt saved, pickled.
 
         Raises: `SerializationError`; `ManagerClosedError`.
         """
@@ -212,6 +216,9 @@ class Submitter:
         job = error or make_job(handle, recipe, args, {}, self.carrier)
         if isinstance(job, SerializationError):
             raise job
+        if saved is not None:
+            job.with_history().checkpoint = saved
+            job.flags |= wire.HAS_SAVED
         handle._job = job
         self.port.adopt(job, failure)
         return handle

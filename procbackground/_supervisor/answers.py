@@ -162,7 +162,20 @@ class Answers:
                 current.handle._take_part(body)
         elif kind == wire.PROGRESS:
             self.progress.came(worker, current, body)
+        elif kind == wire.CHECKPOINT:
+            if is_current and current is not None and not current.has_settled and len(body) > wire.CHECKPOINT_HEAD.size:
+                self._keep_checkpoint(current, body)
         elif kind == wire.LOG_RECORD:
             worker.process.note_record(0 if current is None else current.sequence, body)
             name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
             self._log_records.put(relay_record, body, name, attempt, worker.pid)
+
+    def _keep_checkpoint(self, job: Job, body: bytes) -> None:
+        """Keep what the task saved for its next attempt; it is never loaded here."""
+        (row,) = wire.CHECKPOINT_HEAD.unpack_from(body)
+        state = body[wire.CHECKPOINT_HEAD.size :]
+        if job.recipe.is_chunk:
+            job.handle._take_checkpoint(row, state)
+        else:
+            job.with_history().checkpoint = state
+            job.flags |= wire.HAS_SAVED

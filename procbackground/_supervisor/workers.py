@@ -224,7 +224,11 @@ def call_frame(job: Job) -> bytes:
     payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
         payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+    if flags & wire.HAS_SAVED:
+        assert job.history is not None
+        assert job.history.checkpoint is not None
+        payload = wire.SAVED_HEAD.pack(len(job.history.checkpoint)) + job.history.checkpoint + payload
     rest = wire.call_rest(flags, job.attempt, recipe.blob)
-    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & wire.PARCEL:
+    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & (wire.PARCEL | wire.HAS_SAVED):
         recipe.first_flags, recipe.first_call = flags, rest
     return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)

@@ -46,13 +46,15 @@ ITERATION_FAILED = 12  # a loop's iteration failed; the body as in FAILURE, the 
 LOOP_ENDED = 13  # the loop saw the stop and ended after its running iteration
 PARTIAL = 14  # the first items of a chunk that is not done yet; the body as in the chunk's value
 MEASURED = 15  # cost of the call whose answer comes next: `COST`
+CHECKPOINT = 16  # a state that the task saved: `CHECKPOINT_HEAD`, then its pickle
 
 _VALUE_MARK = MARK + VALUE
 _LAST_NUMBERED = LOOP
-_LAST_KIND = MEASURED
+_LAST_KIND = CHECKPOINT
 _ABOUT_NO_REQUEST = (GO_ON, HELLO, LOG_RECORD, BROKEN, MEASURED)
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
+CHECKPOINT_HEAD = struct.Struct("<Q")  # row of the chunk; 0 where there is none
 
 # The longest plausible body of each kind. No machine has the memory for more than `_ANY`.
 _ANY = 2**48
@@ -70,8 +72,11 @@ IS_REUSABLE = 2  # the same function bytes will come again: keep the loaded func
 PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row is a call with an answer of its own
 PARCEL = 8  # the arguments are in a parcel: the label takes their place, the descriptor came through the side socket
 MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not begun
+HAS_SAVED = 32  # between the function's bytes and what follows is a saved state: `SAVED_HEAD`, then its pickle
 # A chunk's value is (values, failures, took): a list with a value for each row, {row: pickled failure}, and seconds.
 # The values of its partial answers come before. If they all are fewer than the rows, the worker left those that follow.
+
+SAVED_HEAD = struct.Struct("<Q")  # length of the pickle of a saved state
 
 # The body of a LOOP has this between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration

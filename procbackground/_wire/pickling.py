@@ -146,6 +146,14 @@ def dump_function(fn: Callable[..., Any]) -> bytes:
         raise _explained("function", fn, error) from error
 
 
+def dump_state(state: Any) -> bytes:
+    """Pickle a state that a task saves. Raises: `SerializationError`."""
+    try:
+        return dumps(state)
+    except Exception as error:
+        raise _explained("state to be saved", state, error) from error
+
+
 def dump_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> bytes | Parcel:
     """Pickle the arguments of a call: `args` alone, or with `kwargs`. Raises: `SerializationError`."""
     arguments = (args, dict(kwargs)) if kwargs else args

@@ -33,7 +33,7 @@ from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
 from procbackground._worker.channel import Channel
 from procbackground._worker.progress import Reporter
-from procbackground._worker.task_context import TaskContext
+from procbackground._worker.task_context import Saved, TaskContext
 from procbackground.context import Context, wait_in_pieces
 
 TYPE_CHECKING = False
@@ -78,6 +78,9 @@ class Executor:
         self.sequence = 0
         self._context: TaskContext | None = None
         self.reporter = Reporter(channel, words)
+        self._chunk_sequence = 0  # of the latest chunk
+        self._saved = Saved(None)  # what came with request `_saved_sequence`
+        self._saved_sequence = 0
         # CPU time of this process, and when it was read. Reading it takes a system call, a fifth of the cost of a short
         # task. So it is read again only when the last reading is older than `WORTH_MEASURING_S`.
         self._cpu_s = self._sampled_s = 0.0
@@ -103,10 +106,14 @@ class Executor:
         self.is_calling = True
         try:
             if flags & wire.PER_ITEM:
+                self._chunk_sequence = sequence
                 self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
+            blob = body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length]
+            if flags & wire.HAS_SAVED:
+                length += self._take_saved(sequence, body, wire.CALL_HEAD_SIZE + length)
             # Receive it first: if the function fails to load, the next task must not find it.
             parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
-            fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
+            fn = self._load_function(blob, flags)
             step = "arguments"
             arguments: Any = ()
             if parcel is not None:
@@ -160,6 +167,13 @@ class Executor:
             self.channel.send_parcel(sequence, answer, prefix)
         else:
             self.channel.send(kind, sequence, answer, prefix)  # type: ignore[arg-type]
+
+    def _take_saved(self, sequence: int, body: bytes, position: int) -> int:
+        """Take the saved state at `position` of a request; return how many bytes it has there."""
+        (size,) = wire.SAVED_HEAD.unpack_from(body, position)
+        begin = position + wire.SAVED_HEAD.size
+        self._saved, self._saved_sequence = Saved(body[begin : begin + size]), sequence
+        return wire.SAVED_HEAD.size + size
 
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
@@ -259,8 +273,11 @@ class Executor:
         """Run iterations until a stop is requested. Between two of them STOP is read, and no message is sent."""
         flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self.sequence = sequence
+        self._saved = Saved(None)
         self._is_loop = True
         position = wire.CALL_HEAD_SIZE + length
+        if flags & wire.HAS_SAVED:
+            position += self._take_saved(sequence, body, position)
         interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
         position += wire.LOOP_HEAD.size
         try:
@@ -349,10 +366,13 @@ class Executor:
         if self._is_loop:
             # Once an iteration has succeeded, the next one is a first attempt.
             attempt = 1 if self.words[self.base + ITERATIONS] else self._attempt
-            return TaskContext(self, self._name, attempt, self.sequence)
+            return TaskContext(self, self._name, attempt, self.sequence, self._saved)
         context = self._context
-        if context is None:
-            context = self._context = TaskContext(self, self._name, self._attempt, self.sequence)
+        # Each row of a chunk is a task of its own, with a state of its own.
+        row = self.words[self.base + ROW] if self._chunk_sequence == self.sequence else 0
+        if context is None or context.row != row:
+            saved = self._saved if self._saved_sequence == self.sequence else Saved(None)
+            context = self._context = TaskContext(self, self._name, self._attempt, self.sequence, saved, row)
         return context
 
     def become_fork(self) -> None:

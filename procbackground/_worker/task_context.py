@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 
+from procbackground._wire import frames as wire
 from procbackground._wire.page import SIGN_NS, STOP
+from procbackground._wire.pickling import dump_state
 from procbackground.context import Context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from procbackground._worker.execute import Executor
 
 
+class Saved:
+    """The state that a task saved last, pickled. A loop's iterations share one."""
+
+    __slots__ = ("data",)
+
+    def __init__(self, data: bytes | None) -> None:
+        self.data: bytes | None = data
+
+
 class TaskContext(Context):
-    """The object that `current()` returns inside a task; made at the first `current()` of a call."""
+    """The object that `current()` returns inside a task; made at the first `current()` of a call or row."""
 
-    __slots__ = ("_executor", "_sequence")
+    __slots__ = ("_executor", "_saved", "_sequence", "row")
 
-    def __init__(self, executor: Executor, name: str, attempt: int, sequence: int) -> None:
+    def __init__(self, executor: Executor, name: str, attempt: int, sequence: int, saved: Saved, row: int = 0) -> None:
         super().__init__(name, attempt)
         self._executor = executor
         self._sequence = sequence
+        self._saved = saved
+        self.row = row  # of a chunk
 
     @property
     def stopping(self) -> bool:
@@ -41,3 +57,29 @@ class TaskContext(Context):
         if not self.stopping:
             self._executor.sleep(seconds)
         return self.stopping
+
+    def save(self, state: Any) -> None:
+        channel = self._executor.channel
+        if channel.is_own:
+            data = dump_state(state)
+            channel.send(wire.CHECKPOINT, self._sequence, wire.CHECKPOINT_HEAD.pack(self.row) + data)
+            self._saved.data = data
+
+    @property
+    def saved(self) -> Any:
+        data = self._saved.data
+        if data is None:
+            return None
+        try:
+            return pickle.loads(data)
+        except Exception as error:
+            self._saved.data = None
+            _warn_of_saved(self.name, error)
+            return None
+
+
+def _warn_of_saved(name: str, error: Exception) -> None:
+    import logging  # here: most workers need it for nothing else
+
+    text = "the state that %r saved cannot be loaded, so it starts afresh: %r"
+    logging.getLogger("procbackground").warning(text, name, error)

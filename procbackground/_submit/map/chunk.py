@@ -147,7 +147,9 @@ class RowHandle(TaskHandle[Any]):
 class Chunk(TaskHandle[Any]):
     """The handle of a request for some rows of a map. It collects answers; the mapper acts on them."""
 
-    __slots__ = ("_bodies", "_goes_on", "_listener", "columns", "first_row", "parts", "row_handles", "rows_begun")
+    __slots__ = (
+        "_bodies", "_goes_on", "_listener", "_saved", "columns", "first_row", "parts", "row_handles", "rows_begun",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -162,6 +164,7 @@ class Chunk(TaskHandle[Any]):
         self.rows_begun: int = 0  # rows whose `on_task_started` was sent
         self._listener = listener
         self._bodies: list[bytes] = []
+        self._saved: dict[int, bytes] = {}  # the state that each row saved last, pickled
         self._goes_on = True  # more may come of it than values; `_settle` knows better
         self.columns: Columns = columns
         self.first_row: int = first_row  # its number in the map
@@ -169,6 +172,9 @@ class Chunk(TaskHandle[Any]):
 
     def _take_part(self, body: bytes) -> None:
         self._bodies.append(body)
+
+    def _take_checkpoint(self, row: int, state: bytes) -> None:
+        self._saved[row] = state
 
     def _settle(
         self,
@@ -225,8 +231,13 @@ class Chunk(TaskHandle[Any]):
         columns = self.columns if self.row_handles is None else (*self.columns, self.row_handles)
         return tuple(column[begin:end] for column in columns)  # type: ignore[misc]  # of lists and ranges
 
+    def saved(self, row: int) -> bytes | None:
+        """Return the state that one row saved last, pickled."""
+        return self._saved.get(row)
+
     def forget_rows(self) -> None:
         """Drop arguments and answers, which are not needed any more."""
         self.columns = ()
         self._bodies = []
         self.row_handles = None
+        self._saved = {}

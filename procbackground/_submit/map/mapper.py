@@ -109,14 +109,18 @@ class Mapper:
         return chunk
 
     def _run(
-        self, row: tuple[Any, ...], failure: bytes | BaseException | None = None, handle: TaskHandle[Any] | None = None
+        self,
+        row: tuple[Any, ...],
+        failure: bytes | BaseException | None = None,
+        handle: TaskHandle[Any] | None = None,
+        saved: bytes | None = None,
     ) -> Part:
-        """Give the supervisor a row as a task of its own; with `failure`, after its first attempt."""
+        """Give the supervisor a row as a task of its own; with `failure`, after its first attempt, which `saved`."""
         if self._is_over:
             self._watch.end_rows([handle], None)
             return []
         if failure is not None:
-            given = self._submitter.submit_failed_row(self._fn, row, failure, handle)
+            given = self._submitter.submit_failed_row(self._fn, row, failure, handle, saved)
         elif handle is not None:
             given = self._submitter.submit_row(self._fn, row, handle)
         else:
@@ -187,7 +191,8 @@ class Mapper:
                 case c.Values(values):
                     parts.append(values)
                 case c.FailedRow(row, failure):
-                    parts.append(self._follow(1, self._run, chunk.row(row), failure, chunk.handle_of(row)))
+                    handle, saved = chunk.handle_of(row), chunk.saved(row)
+                    parts.append(self._follow(1, self._run, chunk.row(row), failure, handle, saved))
                 case c.UntriedRow(row):
                     parts.append(self._follow(1, self._run, chunk.row(row), None, chunk.handle_of(row)))
                 case c.UndoneRows(begin, end):
