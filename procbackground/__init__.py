@@ -32,6 +32,7 @@ The root and the packages. Each package lists its modules in its own docstring:
     observers     Observer and the ready-made observers
     _submit       the caller's side: from a call to a job; map and stream
     _supervisor   the parent's side: the supervisor thread, which owns the scheduler and every worker's pipes
+    _journal      the record of keyed tasks, a SQLite file
     _state        decisions only: no thread, clock, pipe or log
     _wire         what crosses between parent and child
     _worker       the child's side
@@ -44,6 +45,7 @@ from __future__ import annotations
 # The child imports this package too, and needs little of it: names that lead to the parent's side load on first use.
 from procbackground.context import Context, current
 from procbackground.errors import (
+    JournalError,
     ManagerClosedError,
     MemoryLimitError,
     ProcbackgroundError,
@@ -72,6 +74,7 @@ __all__ = [
     "CloseReport",
     "Context",
     "InitializerError",
+    "JournalError",
     "LoguruObserver",
     "Manager",
     "ManagerClosedError",

@@ -126,6 +126,23 @@ class QueueFullError(ProcbackgroundError, RuntimeError):
         self.max_pending = max_pending
 
 
+class JournalError(ProcbackgroundError, OSError):
+    """The journal's file is damaged, full, of another program, of a newer version, or open elsewhere.
+
+    Raised by `Manager(...)`. A journal that fails later costs no task its result: see `Manager`.
+
+    Attributes: `filename`; `errno` where there is one.
+    """
+
+    def __init__(self, message: str = "", *, path: str | None = None, number: int | None = None, **facts: Any) -> None:
+        super().__init__(message, **facts)
+        self.filename = path
+        self.errno = number
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else ""
+
+
 class RemoteTraceback(Exception):
     """The traceback of the child, as text: the `__cause__` of an exception that a task raised."""
 

@@ -43,7 +43,7 @@ class Guard(Protocol):
 class Owner(Protocol):
     """The part of the supervisor that a handle uses."""
 
-    def cancel_job(self, job: Job) -> bool:
+    def cancel_job(self, handle: TaskHandle[Any]) -> bool:
         """End the job of a handle, queued or running; False when it has ended by itself."""
         ...
 
@@ -229,10 +229,9 @@ class TaskHandle(Future[R]):
         A running one is cancelled for the caller at once; behind it SIGTERM goes to its process tree and, `grace`
         seconds later, SIGKILL. No other task is touched. A loop likewise ends in mid-iteration.
         """
-        job = self._job
-        if job is None:
+        if self._job is None:
             return self.cancelled()
-        return self._owner.cancel_job(job) or self.cancelled()
+        return self._owner.cancel_job(self) or self.cancelled()
 
     def result(self, timeout: float | None = None) -> R:
         """Return what the task returned; wait up to `timeout` seconds for it.

@@ -176,7 +176,20 @@ class Manager(_FrontDoor, ExecutorInternals):
             Each must be a variable of a module, so that the child can find it.
         inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
             when the task has ended, a loop runs in a thread. Handles, retries and events are the same. Limits,
-            `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours.
+            `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours. Not with
+            `journal`.
+        journal: a file (SQLite) that records every one-off by its key, `Task(key=...)`. Work that has succeeded in an
+            earlier run is not done again: its handle gets the stored result at once, and has no attempts. What was
+            queued or running when the program was killed, or failed, runs again. By default the key is made from the
+            name of the function and the content of the arguments. So a batch continues after its function was
+            corrected, and whatever the order of its tasks; `f(1)` and `f(x=1)` are different work. A lambda or nested
+            function counts by its code. Tasks that are submitted under one key at once are run once, with the limits of
+            the first. Loops are not recorded.
+            A handle is done once its end is on the disk. If the file cannot be written later on (the disk is full,
+            say), tasks continue, handles get their results, the log has an error, and the report of `close` counts
+            the results that the file does not have. Results are pickles: use only journals that you trust.
+            Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
+            to another program, or to a newer version of this one.
         exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
             default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
             names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
@@ -211,6 +224,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         cpu_affinity: Iterable[int] | None = None,
         context: Iterable[ContextVar[Any]] = (),
         inline: bool = False,
+        journal: str | os.PathLike[str] | None = None,
         exit_timeout: float | None = None,
     ) -> None:
         context_in_use = checks.context_of(mp_context)
@@ -228,6 +242,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls, shows_progress=progress)
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
+            if journal is not None:
+                raise ValueError("inline tasks are not recorded: leave out journal or inline")
             load("procbackground._supervisor.inline")
             from procbackground._supervisor.inline import InlineSupervisor
 
@@ -235,6 +251,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             register_for_exit(close_all_at_exit)
             return
+        writer, with_key = checks.journal_at(journal)
         supervisor = Supervisor(
             context=context_in_use,
             max_workers=max_workers,
@@ -249,9 +266,10 @@ class Manager(_FrontDoor, ExecutorInternals):
             min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
             preload=tuple(preload),
             setup=setup,
+            journal=writer,
             exit_timeout_s=exit_timeout,
         )
-        super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier), max_workers)
+        super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
         register_for_exit(close_all_at_exit)
 
     # -- asking and waiting --------------------------------------------------------------------------------

@@ -55,6 +55,8 @@ class Task(Generic[R]):
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.
+        key: with a journal: tasks of one key are the same work, run to success once. By default a digest of the
+            function's name and the arguments' content; see `Manager`.
     """
 
     fn: Callable[..., R]
@@ -71,6 +73,7 @@ class Task(Generic[R]):
     priority: int = 0
     interval: float = 0.0
     isolate: bool = False
+    key: str | None = None
 
     def __post_init__(self) -> None:
         check_function(self.fn)
@@ -90,6 +93,8 @@ class Task(Generic[R]):
                 object.__setattr__(self, name, as_duration(name, seconds))
         if type(self.interval) is not float or self.interval:
             object.__setattr__(self, "interval", as_duration("interval", self.interval, may_be_zero=True))
+        if self.key is not None and (not isinstance(self.key, str) or not self.key):
+            raise TypeError(f"key must be a str of at least one character, not {self.key!r}")
 
 
 class TaskFields(TypedDict, total=False):
@@ -106,6 +111,7 @@ class TaskFields(TypedDict, total=False):
     priority: int
     interval: float
     isolate: bool
+    key: str | None
 
 
 def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
 import threading
+import time
+from contextlib import closing, suppress
+from pathlib import Path
 
 import pytest
 
 from procbackground import Manager, SerializationError, Task, TaskType, current
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
+from tests.support.scripts import ENVIRONMENT
 from tests.support.tasks import plain, saving
 
 
@@ -119,8 +128,6 @@ def test_forked_process_of_a_task_saves_nothing():
 
 
 def save_in_a_fork():
-    import os
-
     context = current()
     if context.attempt == 2:
         return context.saved
@@ -151,3 +158,54 @@ def leave_a_saving_thread():
 
     threading.Thread(target=save_on_and_on, daemon=True).start()
     begun.wait()
+
+
+# -- the example -----------------------------------------------------------------------------------------------
+
+EXAMPLE = Path(__file__).parents[1] / "examples" / "pi.py"
+SAMPLES = "2400000"
+
+
+def start_example(folder, name):
+    command = [sys.executable, str(EXAMPLE), str(folder / name), "--samples", SAMPLES]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ENVIRONMENT)
+
+
+def look_into(path):
+    """Return when the newest state was saved, and the pids of the workers that run a task."""
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+            (newest,) = connection.execute("SELECT max(saved) FROM checkpoints").fetchone()
+            return newest, [pid for (pid,) in connection.execute("SELECT pid FROM tasks WHERE state = 'running'")]
+    except sqlite3.OperationalError:
+        return None, []  # it is not there yet
+
+
+@pytest.mark.slow
+def test_example_that_is_killed_ten_times_comes_to_the_same_answer(tmp_path):
+    """Five times a worker is killed, and five times the parent, each time after another state was saved."""
+    path = tmp_path / "disturbed.sqlite"
+    with start_example(tmp_path, "undisturbed.sqlite") as undisturbed:
+        expected = undisturbed.communicate(timeout=120)[0].splitlines()[0]
+    process = start_example(tmp_path, path.name)
+    kills = 0
+    seen = None
+    while process.poll() is None and kills < 10:
+        newest, workers = look_into(path)
+        if newest == seen or not workers:
+            time.sleep(0.005)  # between two looks
+            continue
+        seen = newest
+        if kills % 2:
+            process.kill()
+            process.communicate()
+            process = start_example(tmp_path, path.name)
+        else:
+            with suppress(ProcessLookupError):
+                os.kill(workers[0], signal.SIGKILL)
+        kills += 1
+    output = process.communicate(timeout=120)[0]
+    assert kills == 10
+    assert output.splitlines()[0] == expected
+    assert expected.startswith("pi is about 3.14")
+

@@ -21,7 +21,7 @@ from procbackground import (
 )
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
-from tests.support.tasks import plain
+from tests.support.tasks import plain, saving
 
 
 @pytest.fixture
@@ -223,3 +223,15 @@ def test_an_asynchronous_source_can_be_streamed_inline(make_manager):
         return plain, [handle.result() async for handle in manager.stream(tasks(), buffersize=2)]
 
     assert asyncio.run(main()) == ([0, 1, 2, 3], [0, 1, 2, 3])
+
+
+def test_inline_tasks_save_their_state():
+    with Manager(inline=True, retry=3) as manager:
+        handle = manager.run(saving.count_to, 5, (2, 4), "raise")
+        assert handle.result() == 5
+        assert len(handle.attempts) == 3
+
+
+def test_inline_tasks_are_not_recorded(tmp_path):
+    with pytest.raises(ValueError, match="not recorded"):
+        Manager(inline=True, journal=tmp_path / "batch.sqlite")

@@ -45,6 +45,7 @@ SHOWN = {
     "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
     "Inputs that block": ["ONE\nTWO\n"],
     "Backpressure": ["True the queue is full: 2 tasks wait"],
+    "Batches that survive": [" 1 attempts in this run"],
     "Closing": ["1024", "True CloseReport("],
     "asyncio": ["1024", "the sleeping process is stopped"],
     "As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],

@@ -6,7 +6,7 @@ from collections import Counter
 
 from procbackground._state import attempt as a
 from procbackground._state import fleet
-from procbackground._state.job import JUDGED, WAITING, Job
+from procbackground._state.job import FOLLOWING, JUDGED, LOOKED_UP, WAITING, Job
 from procbackground._state.state import State
 
 
@@ -26,6 +26,8 @@ def _check_places(state: State) -> None:
         places.update(waiting)
     places.update(state.loops_queue)
     places.update(state.waiting)
+    places.update(state.aside)
+    assert all(job.state in (LOOKED_UP, FOLLOWING) for job in state.aside), "a job is aside in another state"
     assert all(job.state == WAITING for job in state.waiting), "a job waits for its retry in another state"
     places.update(job for job in state.being_judged if job.worker is None)
     assert all(job.state == JUDGED for job in state.being_judged), "a job is being judged in another state"

@@ -124,8 +124,8 @@ class History:
     """Data of a job that has a deadline, a failure, or anything else but a plain success."""
 
     __slots__ = (
-        "attempts", "checkpoint", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s", "idle_for_s", "iterations",
-        "retry_timer", "send_failures", "stalled_since_s", "unbegun_attempt",
+        "attempts", "checkpoint", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s",
+        "idle_for_s", "iterations", "retry_timer", "send_failures", "stalled_since_s", "unbegun_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -144,6 +144,8 @@ class History:
 
 
 # States between and after attempts, besides those of `_state.attempt`.
+LOOKED_UP = "looked up"  # the journal is asked for a result of its key
+FOLLOWING = "following"  # another job of its key is under way, and this one ends as that does
 JUDGED = "judged"  # the retry policy is being asked about its outcome
 WAITING = "waiting"  # for its next attempt
 SETTLED = "settled"
@@ -231,3 +233,17 @@ class Job:
         if worker is not None and self.state in (a.SENT, a.STOPPING) and not self.recipe.is_loop:
             ended.append(Attempt(self.attempt, worker.pid, worker.wall(self.started_s)))
         return ended
+
+
+class KeyedJob(Job):
+    """A job of a manager with a journal."""
+
+    __slots__ = ("answered_by", "facts", "followers", "is_entered", "is_recorded")
+
+    def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: Any, flags: int, facts: Any) -> None:
+        super().__init__(handle, recipe, payload, flags)
+        self.facts: Any = facts  # the journal's; its key is what this is about
+        self.followers: list[KeyedJob] = []  # jobs of the same key that were given later
+        self.is_entered: bool = False  # the journal had no result, so this will be run and recorded
+        self.answered_by: Worker | None = None  # which keeps the result until it is recorded
+        self.is_recorded: bool = False  # the journal has its end, or will have it in a moment

@@ -46,6 +46,7 @@ def end(state: State, job: Job) -> None:
         (state.fresh_queue if job.needs_fresh_worker else state.queue).note_ended()
     state.being_judged.discard(job)
     state.waiting.discard(job)
+    state.aside.discard(job)
     end_timers(state, job)
     if job.worker is None:
         job.payload = b""  # else its request may be unwritten yet; the job is dropped with its answer
@@ -75,14 +76,31 @@ def fail_as_broken(state: State, job: Job) -> None:
 def requeue(state: State, job: Job) -> None:
     """Put back a job that was sent to a worker and did not begin there; it is in no place now."""
     job.worker = None
-    if state.cancels_queue or state.broken_by is not None:
-        job.state = WAITING  # else it would be taken for one of a queue
-        if state.cancels_queue:
-            cancel(state, job)
-        else:
-            fail_as_broken(state, job)
-        return
-    (state.fresh_queue if job.needs_fresh_worker else state.queue).push_back(job)
+    if _may_queue(state, job):
+        (state.fresh_queue if job.needs_fresh_worker else state.queue).push_back(job)
+
+
+def _may_queue(state: State, job: Job) -> bool:
+    """Whether jobs are queued now; if not, the job is ended."""
+    if not state.cancels_queue and state.broken_by is None:
+        return True
+    job.state = WAITING  # else it would be taken for one of a queue
+    if state.cancels_queue:
+        cancel(state, job)
+    else:
+        fail_as_broken(state, job)
+    return False
+
+
+def admit(state: State, job: Job) -> None:
+    """Queue a job that was aside, for the first time."""
+    state.aside.discard(job)
+    if _may_queue(state, job):
+        if job.recipe.retry is not None or job.recipe.isolate:
+            state.keeps_spare = True
+        job.state = a.QUEUED
+        (state.fresh_queue if job.needs_fresh_worker else state.queue).push(job)
+        state.needs_staff = True
 
 
 def rule(state: State, job: Job, delay_s: float | None, now_s: float) -> str:

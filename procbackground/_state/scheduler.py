@@ -109,6 +109,21 @@ class Scheduler(State):
         job.started_s = now_s
         outcomes.judge(self, job, kind, body, None)
 
+    def set_aside(self, job: Job, job_state: str, now_s: float) -> None:
+        """Take in a one-off that waits for the journal, or for another job of its key."""
+        self.count_in(job)
+        limits.set_deadline(self, job, job.started_s or now_s)
+        job.state = job_state
+        self.aside.add(job)
+
+    def admit(self, job: Job) -> None:
+        """Queue a job that was set aside: it has to be run. Call `staff` afterwards."""
+        outcomes.admit(self, job)
+
+    def end_aside(self, job: Job) -> None:
+        """End a job that was set aside. The handle is the caller's to settle."""
+        outcomes.end(self, job)
+
     def take_in_ended(self, job: Job) -> None:
         """Count a job that ended before it could be sent anywhere. The handle is the caller's to settle."""
         self.count_in(job)

@@ -50,6 +50,7 @@ class State:
         self.loops_queue: deque[Job] = deque()
         self.being_judged: set[Job] = set()  # an attempt has ended, and its verdict is on the way
         self.waiting: set[Job] = set()  # for the time of their next attempt
+        self.aside: set[Job] = set()  # that wait for the journal, or for another job of their key
         self.loops: set[Job] = set()  # running, waiting or being judged
         # Workers.
         self.workers: set[Worker] = set()
@@ -136,11 +137,12 @@ class State:
     def count_queued(self) -> int:
         """Return how many jobs wait, in a queue, behind another in a worker's pipe, or for their next attempt."""
         behind = sum(len(worker.pipeline.jobs) - 1 for worker in self.workers if worker.pipeline.jobs)
-        return self.queue.length + self.fresh_queue.length + len(self.loops_queue) + behind + len(self.waiting)
+        queued = self.queue.length + self.fresh_queue.length + len(self.loops_queue)
+        return queued + behind + len(self.waiting) + len(self.aside)
 
     def all_jobs(self) -> Iterable[Job]:
         """Every job that has not settled, for the case that the supervisor itself fails."""
-        jobs = [*self.queue, *self.fresh_queue, *self.loops, *self.waiting, *self.being_judged]
+        jobs = [*self.queue, *self.fresh_queue, *self.loops, *self.waiting, *self.being_judged, *self.aside]
         for worker in self.workers:
             jobs.extend(job for job in worker.pipeline.jobs if not job.has_settled)
         return dict.fromkeys(jobs)

@@ -6,7 +6,7 @@ from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state import fleet, outcomes
 from procbackground._state.fleet import Worker
-from procbackground._state.job import JUDGED, Job
+from procbackground._state.job import JUDGED, LOOKED_UP, Job
 from procbackground._state.pipeline import READ_MARK_S
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
@@ -155,6 +155,8 @@ def cancel_queued(state: State, now_s: float) -> None:
     for job in (*state.queue, *state.fresh_queue, *state.waiting, *state.being_judged):
         if not job.recipe.is_loop and (job.state != JUDGED or state.is_cut_short):
             outcomes.cancel(state, job)
+    for job in [job for job in state.aside if job.state == LOOKED_UP]:
+        outcomes.cancel(state, job)
 
 
 def cut_short(state: State, subject: None, now_s: float) -> None:

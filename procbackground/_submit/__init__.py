@@ -6,6 +6,7 @@ thread, unless a module says otherwise.
     carry       context variables that travel with tasks
     recipes     recipes (function and limits, shared by many calls) and jobs
     bulk        the calls that run many tasks
+    keyed       keys of jobs, for the journal
     map         `Manager.map`: rows that travel in chunks
     stream      `Manager.stream`: tasks taken lazily
     puller      the thread or asyncio task that takes them, ahead of the consumer; that of lazy maps, too

@@ -70,6 +70,7 @@ class BulkCalls(Executor):
 
         Args:
             timeout: seconds from now within which each result must be there; `TimeoutError` past that.
+            chunksize: with a journal, each item is a task of its own, whatever this says.
             buffersize: with a `chunksize`, of chunks.
             return_exceptions: yield the error of an item in its place, and go on. What is wrong with the iteration
                 itself (an iterable that raises, `timeout`, a manager that is closed) is raised all the same.
@@ -77,13 +78,14 @@ class BulkCalls(Executor):
                 manager shows them anyway. The total is known if an iterable has a length.
         Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
         """
-        checks.check_map(fn, chunksize, buffersize)
+        checks.check_map(fn, chunksize, buffersize, self._submitter.fields)
+        is_apart = self._supervisor.is_inline or self._submitter.with_key is not None
         return start_map(
             self._submitter,
             fn,
             iterables,
             timeout_s=timeout,
-            chunksize=1 if self._supervisor.is_inline else chunksize,
+            chunksize=1 if is_apart else chunksize,
             buffersize=buffersize,
             returns_exceptions=return_exceptions,
             workers=self._max_workers,

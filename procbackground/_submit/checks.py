@@ -13,7 +13,9 @@ if TYPE_CHECKING:
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
+    from procbackground._journal.writer import Writer
     from procbackground._submit.carry import Carrier
+    from procbackground._submit.keyed import WithKey
     from procbackground._submit.setup import Setup
 
 
@@ -32,8 +34,12 @@ def check_buffersize(buffersize: int | None) -> None:
         raise ValueError("buffersize must be None or > 0")
 
 
-def check_map(fn: Callable[..., Any], chunksize: int | None, buffersize: int | None) -> None:
+def check_map(
+    fn: Callable[..., Any], chunksize: int | None, buffersize: int | None, fields: Mapping[str, Any]
+) -> None:
     """Raise `TypeError` or `ValueError` for what `map` cannot take."""
+    if fields.get("key") is not None:
+        raise ValueError("map cannot give all items one key: they would be the same work, done once")
     if chunksize is not None and chunksize < 1:
         raise ValueError("chunksize must be >= 1.")
     check_buffersize(buffersize)
@@ -124,6 +130,14 @@ def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> 
     from procbackground._submit.carry import make_carrier
 
     return make_carrier(context, passengers)
+
+
+def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, WithKey | None]:
+    """Open the journal at `path`, if there is one; return it and what gives jobs their keys. Raises: `JournalError`."""
+    if path is None:
+        return None, None
+    writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
+    return writer.Writer(path), keyed.with_key
 
 
 def as_observers(observer: Any, *, progress: bool = False) -> list[Any]:

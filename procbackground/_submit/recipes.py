@@ -16,13 +16,14 @@ from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import call_sent
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments, dump_function, holds_descriptors, is_stateless
-from procbackground.errors import SerializationError, UnknownTaskTypeError
+from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
 from procbackground.handle import Owner, TaskHandle
 from procbackground.retry import Retry, as_retry
 from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, resolve
 
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
+    from procbackground._submit.keyed import WithKey
     from procbackground._submit.puller import Puller
 
 KEPT_RECIPES = 512
@@ -117,16 +118,20 @@ class Submitter:
     Args:
         fields: of `Task`, for calls that bring only a function and arguments.
         carrier: of the context variables that travel with every call, if there are any.
+        with_key: gives one-offs their keys, in a manager with a journal: `keyed.with_key`.
     """
 
     def __init__(
-        self, port: Port, defaults: Defaults, fields: dict[str, Any], carrier: Carrier | None = None
-    ) -> None:
+        self, port: Port, defaults: Defaults, fields: dict[str, Any], carrier: Carrier | None = None,
+        with_key: WithKey | None = None,
+    ) -> None:  # fmt: skip
         self.port = port
         self.defaults = defaults
         self.fields = fields
         self.carrier = carrier
         self.is_patient: bool = False  # waits for room in the queue, also where the manager refuses others
+        self.with_key = with_key
+        self._keyed_recipes: dict[Any, Recipe] = {}  # by function, of calls, instead of `call_recipes`
         self.make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
         # By function, of calls under the manager's defaults. `Manager.run` looks here; all it finds is plain.
         self.call_recipes: dict[Any, Recipe] = {}
@@ -136,7 +141,7 @@ class Submitter:
 
     def with_fields(self, fields: dict[str, Any]) -> Submitter:
         """Return a submitter whose calls run under other fields of `Task`."""
-        view = Submitter(self.port, self.defaults, fields, self.carrier)
+        view = Submitter(self.port, self.defaults, fields, self.carrier, self.with_key)
         view._chunk_rows = self._chunk_rows
         return view
 
@@ -151,9 +156,10 @@ class Submitter:
         """Return a submitter whose calls have the values that the context variables have now."""
         if self.carrier is None:
             return self
-        frozen = Submitter(self.port, self.defaults, self.fields, self.carrier.frozen())
+        frozen = Submitter(self.port, self.defaults, self.fields, self.carrier.frozen(), self.with_key)
         # Recipes do not contain the values.
         frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
+        frozen._keyed_recipes = self._keyed_recipes
         frozen._chunk_rows, frozen.is_patient = self._chunk_rows, self.is_patient
         return frozen
 
@@ -173,12 +179,21 @@ class Submitter:
             else:
                 self.reject(handle, recipe, job)
             return handle
+        recipe = self._keyed_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
+        if recipe is not None:
+            handle = TaskHandle(self.port, recipe.make_task, args, kwargs or None)
+            self._submit(handle, recipe, None, fn, args, kwargs, self.fields.get("key"))
+            return handle
         if not callable(fn):
             raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
         task = self.make_task(fn, args, kwargs)
         handle = TaskHandle(self.port, None, task)
         recipe, error = self._recipe_of_call(task)
-        self._submit(handle, recipe, error, args, kwargs)
+        if self.with_key is not None and recipe.reusable and type(fn) in HASHED_BY_IDENTITY and not recipe.is_loop:
+            if len(self._keyed_recipes) >= KEPT_RECIPES:
+                self._keyed_recipes.clear()
+            self._keyed_recipes[fn] = recipe
+        self._submit(handle, recipe, error, fn, args, kwargs, task.key)
         return handle
 
     def submit_task(self, handle: TaskHandle[Any], task: Task[Any]) -> None:
@@ -186,12 +201,12 @@ class Submitter:
         if not isinstance(task, Task):
             raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
         recipe, error = self._recipe_of_task(task)
-        self._submit(handle, recipe, error, task.args, task.kwargs)
+        self._submit(handle, recipe, error, task.fn, task.args, task.kwargs, task.key)
 
     def submit_row(self, fn: Callable[..., Any], args: tuple[Any, ...], handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Give a row of a map that has a handle already to the supervisor, as a task of its own."""
         recipe, error = self._recipe_of_call(handle.task)
-        self._submit(handle, recipe, error, args, {})
+        self._submit(handle, recipe, error, fn, args, {})
         return handle
 
     def submit_failed_row(
@@ -258,11 +273,15 @@ class Submitter:
         handle: TaskHandle[Any],
         recipe: Recipe,
         error: SerializationError | None,
+        fn: Callable[..., Any],
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
+        key: str | None,
     ) -> None:
-        job = error or make_job(handle, recipe, args, kwargs, self.carrier)
-        if isinstance(job, SerializationError):
+        job: Job | ProcbackgroundError = error or make_job(handle, recipe, args, kwargs, self.carrier)
+        if self.with_key is not None and isinstance(job, Job) and not recipe.is_loop:
+            job = self.with_key(job, fn, args, kwargs, key)
+        if not isinstance(job, Job):
             self.reject(handle, recipe, job)
             return
         handle._job = job
@@ -271,13 +290,13 @@ class Submitter:
         else:
             self.port.accept(job, self.is_patient)
 
-    def reject(self, handle: TaskHandle[Any], recipe: Recipe, error: SerializationError) -> None:
+    def reject(self, handle: TaskHandle[Any], recipe: Recipe, error: ProcbackgroundError) -> None:
         """Fail a task that cannot be pickled, by way of the supervisor: it is counted, and observers see it."""
         error.task, error.attempt = handle.task, 1
         self.port.reject(Job(handle, recipe, b""), error)
 
     def _recipe_of_call(self, task: Task[Any]) -> tuple[Recipe, SerializationError | None]:
-        if self.fields or self.carrier is not None:
+        if self.fields or self.carrier is not None or self.with_key is not None:
             return self._recipe_of_task(task)
         recipe = self.call_recipes.get(task.fn) if type(task.fn) in HASHED_BY_IDENTITY else None
         return self._new_recipe(self.call_recipes, task.fn, task) if recipe is None else (recipe, None)

@@ -13,6 +13,7 @@ passes them:
     warden                      the helper that ends what directly started workers leave behind
     answers, relay, progress    answers and messages from workers; their log records and progress reports
     exits, stacks               the ends of processes; Python stacks of workers
+    keyed                       jobs with a key: looked up in the journal before, and recorded after
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code
     obstacles, breakage         why a process cannot be started; why no worker can be any more
     unseen                      failures that nobody looked at
@@ -20,7 +21,7 @@ passes them:
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
-    inline                      in place of all this: running each task in its caller's thread
+    inline, inline_context      in place of all this: running each task in its caller's thread; `current()` there
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
 
 Threads and ownership
@@ -36,6 +37,9 @@ Threads for user code (`usercode`), one at first: unpickling, retry policies, do
 inbox. A second such runner with one thread passes log records to handlers, in order.
 
 The observers' thread (`events_out`): takes events from a queue without a bound, in order.
+
+The journal's thread (`_journal.writer`): owns the connection to its file, takes entries from a queue, and posts to the
+inbox what it found and what is committed.
 
 The monitor's thread (`monitor`): reads /proc, asks by the inbox which workers have limits, and reports by it.
 

@@ -179,3 +179,5 @@ class Answers:
         else:
             job.with_history().checkpoint = state
             job.flags |= wire.HAS_SAVED
+            if self._settler.keyed is not None:
+                self._settler.keyed.note_saved(job, state)

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
+JOURNAL_S = 10.0  # for the journal's last group, on a slow disk
+
 MOMENT_S = 1.0  # for what must end and does not depend on tasks: observers, helpers
 PULLER_S = 0.1  # for the threads of streams; one that is in an iterable that blocks is there for good
 AN_OBSERVER = "an observer"  # in a report of what is left
@@ -44,6 +46,8 @@ def finish(loop: Loop) -> None:
         left.append("a callback, retry policy or result that runs code of the user's")
     if not loop.log_records.stop(MOMENT_S):
         left.append("a log handler")
+    if loop.keyed is not None:
+        left += loop.keyed.stop(JOURNAL_S)
     leftovers = _leftovers(loop) if is_ready else ()
     report = make_report(loop, leftovers=leftovers, left=tuple(left))
     loop.report = report
@@ -113,6 +117,8 @@ def crash(loop: Loop, error: BaseException) -> None:
     acceptance = loop.acceptance
     acceptance.failure = error
     acceptance.is_refusing = True
+    if loop.keyed is not None:
+        loop.keyed.is_over = True
     _try(loop.settler.note_all_settled)
     if loop.gate is not None:
         _try(loop.gate.refuse_line, acceptance.failure_error)
@@ -127,6 +133,8 @@ def crash(loop: Loop, error: BaseException) -> None:
     for handle in _unsettled_handles(loop):
         _try(_fail_handle, loop, handle)
     loop.has_drained.set()
+    if loop.keyed is not None:
+        _try(loop.keyed.stop, MOMENT_S)
     for stop in (loop.monitor.stop, loop.user_code.stop, loop.log_records.stop, loop.events.stop):
         _try(stop, MOMENT_S)
     for worker in workers:

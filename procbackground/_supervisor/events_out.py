@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from procbackground._state.fleet import Worker
@@ -34,6 +34,7 @@ class Events:
         self.has_started: bool = "on_task_started" in self.wanted
         self.has_succeeded: bool = "on_task_succeeded" in self.wanted
         self.has_failed: bool = "on_task_failed" in self.wanted
+        self.note_started: Callable[[Job, Worker], None] | None = None  # the journal's, who needs it as observers do
         self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
         self._has_ended: Latch = Latch()
@@ -87,6 +88,8 @@ class Events:
         worker.last_started_event_sequence = job.sequence
         is_known = job.handle._is_begun and job.attempt == 1
         if not is_known and (job.history is None or job.history.unbegun_attempt != job.attempt):
+            if self.note_started is not None:
+                self.note_started(job, worker)
             self.task("on_task_started", job, pid=worker.pid)
 
     def loop_started(self, loop: Job, worker: Worker) -> None:

@@ -25,10 +25,12 @@ from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.inline_context import InlineContext
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
 from procbackground._supervisor.unseen import UnseenFailures
 from procbackground.context import Context
-from procbackground.report import CloseReport, Outcome, ProcessInfo, Progress, Stats
+from procbackground.handle import TaskHandle
+from procbackground.report import CloseReport, Outcome, ProcessInfo, Stats
 
 if TYPE_CHECKING:
     from procbackground._report.run import RunReport
@@ -37,30 +39,6 @@ if TYPE_CHECKING:
 CLOSE_S = 1.0  # for observers to take their last events
 
 _current: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
-
-
-class InlineContext(Context):
-    """What `current()` returns in a task that runs in its caller's process."""
-
-    __slots__ = ("_job", "_supervisor")
-
-    def __init__(self, supervisor: InlineSupervisor, job: Job) -> None:
-        super().__init__(job.recipe.name, job.attempt)
-        self._supervisor = supervisor
-        self._job = job
-
-    @property
-    def stopping(self) -> bool:
-        return self._supervisor.asks_to_stop(self._job)
-
-    def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        handle = self._job.handle
-        handle._progress = Progress(done, total, message)
-        self._supervisor.events.task("on_task_progress", self._job, done=done, total=total, message=message)
-
-    def wait(self, seconds: float) -> bool:
-        self._supervisor.pause(self._job, seconds)
-        return self.stopping
 
 
 class InlineSupervisor:
@@ -246,7 +224,8 @@ class InlineSupervisor:
         if delay_s is None:
             self.events.task("on_task_failed", job, error=error)
             job.attempt = 1
-            job.history = None
+            saved, job.history = job.with_history().checkpoint, None
+            job.with_history().checkpoint = saved
             return
         self.events.task("on_task_retrying", job, error=error, delay=delay_s)
         self.pause(job, delay_s)
@@ -284,9 +263,10 @@ class InlineSupervisor:
 
     # -- what handles call ---------------------------------------------------------------------------------
 
-    def cancel_job(self, job: Job) -> bool:
+    def cancel_job(self, handle: TaskHandle[Any]) -> bool:
         """Settle the job as cancelled: what runs goes on to its end, unless it looks at `current().stopping`."""
-        return self._settle(job, CANCELLED_AND_NOTIFIED)
+        job = handle._job
+        return job is not None and self._settle(job, CANCELLED_AND_NOTIFIED)
 
     def is_running(self, job: Job) -> bool:
         return job in self._running or job in self._loops

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from procbackground._state.fleet import Worker
-from procbackground._state.job import Job
+from procbackground._state.job import Job, KeyedJob
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.keyed import KeyedJobs
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.submit_gate import SubmitQueueGate
+from procbackground.handle import TaskHandle
 
 # Requests that are taken before the workers are looked at again: many while the queue is short, few once it has enough
 # for all workers. With many always, four threads that only submit left the workers 200 tasks a second.
@@ -34,6 +37,7 @@ class Intake:
         send: Callable[[Worker, list[Job]], None],
         max_pending: int | None,
         refuses_when_full: bool,
+        keyed: KeyedJobs | None,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -41,6 +45,7 @@ class Intake:
         self._settler = settler
         self._acceptance = acceptance
         self._send = send
+        self._keyed = keyed
         self.close_began_s: float | None = None
         self.settled_at_close: tuple[int, int] = (0, 0)  # succeeded and failed
         self.gate: SubmitQueueGate | None = None
@@ -80,7 +85,7 @@ class Intake:
     @property
     def _is_plain(self) -> bool:
         """Whether nothing but the scheduler is concerned with a one-off that comes in."""
-        return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted)
+        return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted or self._keyed)
 
     def take_in(self, job: Job, now_s: float) -> None:
         """Take in a job, of whichever kind."""
@@ -92,6 +97,9 @@ class Intake:
             self._events.task("on_task_added", job)
         if job.recipe.is_loop:
             scheduler.accept_loop(job, now_s)
+            return
+        if self._keyed is not None and isinstance(job, KeyedJob):
+            self._keyed.take_in(job, now_s)
             return
         worker = scheduler.accept(job, now_s, not self._inbox.requests)
         if worker is not None:
@@ -119,8 +127,13 @@ class Intake:
         else:
             self._settler.cancel(job)
 
-    def cancel(self, job: Job) -> bool:
-        """End a job wherever it is; return False when it has ended."""
+    def cancel(self, handle: TaskHandle[Any]) -> bool:
+        """End the job of a handle wherever it is; return False when it has ended."""
+        job = handle._job
+        if job is None:
+            return False
+        if self._keyed is not None:
+            job = self._keyed.job_to_cancel(job)
         worker = job.worker
         if not self._scheduler.cancel(job, time.monotonic()):
             return False

@@ -32,8 +32,10 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
+from procbackground._supervisor.keyed import make_keyed_jobs
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
+from procbackground._supervisor.relay import lowest_log_level
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.stacks import StackDumps
@@ -53,6 +55,7 @@ from procbackground.report import CloseReport
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from procbackground._journal.writer import Writer
     from procbackground._submit.puller import Puller
     from procbackground._submit.setup import Setup
 
@@ -78,6 +81,7 @@ class Options(NamedTuple):
     min_free_bytes: int | None
     preload: tuple[str, ...]
     setup: Setup | None
+    journal: Writer | None
     exit_timeout_s: float | None = None
 
 
@@ -124,6 +128,9 @@ class Loop:
         self.settler = Settler(
             self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen
         )
+        self.keyed = make_keyed_jobs(
+            options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
+        )
         self.stacks = StackDumps()
         self.sampler = Sampler(
             self.name, self.scheduler, self.inbox, self.wall, self.events, options.min_free_bytes is not None
@@ -132,7 +139,7 @@ class Loop:
         self.intake = Intake(
             self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
             lambda worker, jobs: self.workers.send(worker, jobs), options.max_pending,
-            options.refuses_when_full,
+            options.refuses_when_full, self.keyed,
         )  # fmt: skip
         self.gate = self.intake.gate
         self.pullers: set[Puller] = set()  # of streams and lazy maps
@@ -181,6 +188,8 @@ class Loop:
             self.life_read_fd, self.life_write_fd = os.pipe()
             undo.callback(self.close_life_pipe)
             self._make_parts()
+            if self.keyed is not None:
+                self.keyed.start(self.page)
             self.watches.watch_wakeup(self.wakeup)
             self.inbox.open(self.wakeup)
             self._start_thread()
@@ -224,7 +233,8 @@ class Loop:
         self.exits = Exits(
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_last
         )
-        boot = Boot(self.initializer, _parent_log_level(), main_path(options.context), options.setup)
+        spool = None if options.journal is None else options.journal.spool
+        boot = Boot(self.initializer, lowest_log_level(), main_path(options.context), options.setup, spool)
         self.warden = Warden(self.page, self.life_write_fd)
         direct = Direct(
             options.context, boot, self.page.fd, self.life_read_fd, self._launched, self.workers.launch_failed,
@@ -378,6 +388,8 @@ class Loop:
             case c.ProcessReady(worker):
                 workers.note_ready(worker)
             case c.ProcessGone(worker):
+                if self.keyed is not None:
+                    self.keyed.note_gone(worker)
                 self.events.process("on_process_exited", worker, exit_code=worker.death.exit_code)
             case c.WatchMemory():
                 if not self.monitor.request_watch():
@@ -401,10 +413,3 @@ class Loop:
         if self.gate is not None:
             self.gate.refuse_line(breakage.error)
 
-
-def _parent_log_level() -> int:
-    """Return the lowest level at which any of the parent's loggers lets records through."""
-    levels = [logging.root.level or logging.WARNING]
-    known = logging.root.manager.loggerDict.values()
-    levels += [logger.level for logger in known if isinstance(logger, logging.Logger) and logger.level]
-    return min(levels)

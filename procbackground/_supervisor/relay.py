@@ -54,3 +54,11 @@ def _relay_to_loguru(facts: dict[str, Any], task_name: str | None, attempt: int 
         bound.log(facts["level"], "{}", message)
     except ValueError:  # a level that is defined in the child only
         bound.log(facts["level_no"], "{}", message)
+
+
+def lowest_log_level() -> int:
+    """Return the lowest level at which any of the parent's loggers lets records through."""
+    levels = [logging.root.level or logging.WARNING]
+    known = logging.root.manager.loggerDict.values()
+    levels += [logger.level for logger in known if isinstance(logger, logging.Logger) and logger.level]
+    return min(levels)

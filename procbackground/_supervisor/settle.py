@@ -33,6 +33,7 @@ from procbackground.report import Attempt, Outcome
 
 if TYPE_CHECKING:
     from procbackground._supervisor.exiting import Losses
+    from procbackground._supervisor.keyed import KeyedJobs
 
 logger = logging.getLogger("procbackground")
 
@@ -64,6 +65,7 @@ class Settler:
         unseen: UnseenFailures,
     ) -> None:
         self.batches: list[ResultBatch] = []  # that came, and whose handles are not settled
+        self.keyed: KeyedJobs | None = None  # those whose end the journal records first
         self._scheduler = scheduler
         self._wall = scheduler.wall
         self._events = events
@@ -99,6 +101,7 @@ class Settler:
         worker, jobs, values, cost, since_s, now_s = batch
         has_event = self._events.has_succeeded
         may_extend = bool(EXTENSION_CODES)
+        keyed = self.keyed
         pid = worker.pid
         name, in_a_row, tasks, row_since_s = "", 0, 0, since_s  # answers in a row of one name, for the figures
         each_s = (now_s - since_s) / len(jobs)
@@ -117,7 +120,13 @@ class Settler:
                     or (STACK_GLOBAL in body and not is_plain(body))
                 )
             ):
+                if keyed is not None:
+                    keyed.note_answer(job, worker)
                 self._scheduler.value_wants_judging(job, body, worker, cost)
+                cost = None
+                continue
+            if keyed is not None and keyed.takes_value(job, body, worker, cost, now_s):
+                self._note_attempt(job)
                 cost = None
                 continue
             handle: Any = job.handle
@@ -181,6 +190,8 @@ class Settler:
             ruling = self._scheduler.judged(job, verdict.delay_s, now_s)
         if ruling == outcomes.RETRY:
             self._figures.of(job.recipe.name).retried += 1
+            if self.keyed is not None:
+                self.keyed.note_retry(job)
             self._events.task("on_task_retrying", job, attempt, error=error, delay=verdict.delay_s)
         elif ruling == outcomes.FINAL:
             if is_iteration:
@@ -189,8 +200,8 @@ class Settler:
                 self._events.task("on_task_failed", job, attempt, error=error)
             elif error is not None:
                 self.fail(job, error)
-            else:
-                self._succeed(job, verdict.value)
+            elif self.keyed is None or not self.keyed.takes_judged_value(job, verdict.value, command.body):
+                self.succeed(job, verdict.value)
 
     def _note_attempt(self, job: Job) -> None:
         """Add the attempt that was just recorded to the figures."""
@@ -209,9 +220,10 @@ class Settler:
         elif how == "succeeded":
             self._figures.rows(job.recipe.name, job.handle.plain_rows(), 0.0)  # type: ignore[attr-defined]
 
-    def _succeed(self, job: Job, value: Any) -> None:
+    def succeed(self, job: Job, value: Any) -> None:
+        """Settle the handle of a job with its value."""
         handle = job.handle
-        handle._history = tuple(job.with_history().attempts)
+        handle._history = tuple(job.history.attempts) if job.history is not None else ()
         has_callbacks = handle._settle(FINISHED, value, None)
         self._note_end(job, "succeeded")
         self._events.task("on_task_succeeded", job, result=value)
@@ -219,6 +231,8 @@ class Settler:
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Settle the handle of a job with an error."""
+        if self.keyed is not None and self.keyed.takes_failure(job, error):
+            return
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
         if not (self._events.has_failed or job.recipe.is_chunk):
@@ -232,6 +246,8 @@ class Settler:
 
     def cancel(self, job: Job, worker: Worker | None = None) -> None:
         """Settle the handle of a job as cancelled; `worker` is the one that ran it, if one did."""
+        if self.keyed is not None:
+            self.keyed.note_cancelled(job)
         handle = job.handle
         attempts: list[Attempt] = list(job.history.attempts) if job.history is not None else []
         if worker is not None and worker.pid and not job.recipe.is_loop:

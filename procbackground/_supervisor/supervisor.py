@@ -52,7 +52,7 @@ class Supervisor:
     is_inline = False  # see `inline.InlineSupervisor`
 
     def __init__(self, **options: Any) -> None:
-        self._loop = Loop(self, Options(**{"setup": None, **options}))
+        self._loop = Loop(self, Options(**{"setup": None, "journal": None, **options}))
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)
@@ -151,11 +151,11 @@ class Supervisor:
 
     # -- one task ------------------------------------------------------------------------------------------
 
-    def cancel_job(self, job: Job) -> bool:
+    def cancel_job(self, handle: TaskHandle[Any]) -> bool:
         """End the job of a handle, queued or running; False when it has ended by itself."""
-        if self._acceptance.is_foreign or job.has_settled:
+        if self._acceptance.is_foreign or handle.done():
             return False
-        return self.ask(lambda: self._loop.intake.cancel(job))  # type: ignore[no-any-return]
+        return self.ask(lambda: self._loop.intake.cancel(handle))  # type: ignore[no-any-return]
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job is in a process now."""

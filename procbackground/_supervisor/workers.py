@@ -10,7 +10,7 @@ from collections.abc import Callable
 from procbackground import _platform
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
-from procbackground._state.job import Job
+from procbackground._state.job import Job, KeyedJob
 from procbackground._state.launches import FINAL
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
@@ -215,6 +215,9 @@ class Workers:
         self._events.process("on_process_started", worker)
 
 
+_VARYING = wire.PARCEL | wire.HAS_SAVED | wire.HAS_KEY  # requests whose beginning is not the same for each job
+
+
 def call_frame(job: Job) -> bytes:
     """Return the request of a job, whole."""
     recipe = job.recipe
@@ -224,11 +227,15 @@ def call_frame(job: Job) -> bytes:
     payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
         payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+    if isinstance(job, KeyedJob) and not recipe.needs_judge:  # else only the policy knows what is a result
+        key = job.facts.key.encode()
+        flags |= wire.HAS_KEY
+        payload = wire.KEY_HEAD.pack(len(key)) + key + payload
     if flags & wire.HAS_SAVED:
         assert job.history is not None
         assert job.history.checkpoint is not None
         payload = wire.SAVED_HEAD.pack(len(job.history.checkpoint)) + job.history.checkpoint + payload
     rest = wire.call_rest(flags, job.attempt, recipe.blob)
-    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & (wire.PARCEL | wire.HAS_SAVED):
+    if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & _VARYING:
         recipe.first_flags, recipe.first_call = flags, rest
     return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)

@@ -6,6 +6,7 @@
     loading      loads pickles
     parcel       large payloads, sent as the descriptor of a file in memory
     descriptors  connections and sockets within payloads
+    spool        records of results that workers keep until the journal has them
     page         the shared page: words that parent and child read without messages
     progress     progress reports, and their places in the shared page
 """

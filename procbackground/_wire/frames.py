@@ -73,10 +73,13 @@ PER_ITEM = 4  # the arguments are a chunk: a list for each parameter; each row i
 PARCEL = 8  # the arguments are in a parcel: the label takes their place, the descriptor came through the side socket
 MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not begun
 HAS_SAVED = 32  # between the function's bytes and what follows is a saved state: `SAVED_HEAD`, then its pickle
+HAS_KEY = 64  # and then the key of the task, for the journal: `KEY_HEAD`, then its bytes
 # A chunk's value is (values, failures, took): a list with a value for each row, {row: pickled failure}, and seconds.
 # The values of its partial answers come before. If they all are fewer than the rows, the worker left those that follow.
 
 SAVED_HEAD = struct.Struct("<Q")  # length of the pickle of a saved state
+
+KEY_HEAD = struct.Struct("<I")  # length of a key
 
 # The body of a LOOP has this between the function's bytes and the arguments.
 LOOP_HEAD = struct.Struct("<dB")  # interval in seconds, whether to note the start of each iteration

@@ -32,6 +32,7 @@ STOP = 9  # 1 once a stop was requested
 # made changes it, too, so that the fork's copy of the chunk comes to its end; for the worker that is one reading more.
 LOOKS = 10
 MARK = 11  # by which what the worker starts is recognised (`_platform.marks`); 0 once the worker has ended
+RECORDED = 12  # the journal has the answers to all requests up to this number
 
 NO_ROW = 2**64 - 1
 

@@ -31,6 +31,7 @@ FEW = 16  # parcels that are always allowed: hardly any process ever has more
 SHARE = 4  # parcels may use one in this many of the descriptors that this process may have
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and the widest vector registers
 _COUNTS = struct.Struct("<II")  # of the parts, and of the files
+_STORED_COUNT = struct.Struct("<I")  # of the parts of a parcel that is kept as bytes; their sizes follow, and the file
 
 
 class Parcel:
@@ -48,6 +49,15 @@ class Parcel:
         self.label: bytes = b""  # the sizes of the parts, and the number of files, as bytes for the frame
         Parcel.living.add(self)
 
+    def stored(self) -> bytes | None:
+        """Return a copy of its content that `load_stored` takes; None where descriptors cross with it."""
+        if len(self.files) > 1:
+            return None
+        part_count, _ = _COUNTS.unpack_from(self.label)
+        sizes = struct.unpack_from(f"<{part_count}Q", self.label, _COUNTS.size)
+        with mmap.mmap(self.files[0].fileno(), sum(map(_padded, sizes)), mmap.MAP_PRIVATE, mmap.PROT_READ) as mapping:
+            return _stored(sizes, bytes(mapping))
+
 
 class ReceivedParcel:
     """A parcel on the other side. What is large in it needs no descriptor any more."""
@@ -62,14 +72,40 @@ class ReceivedParcel:
     def load(self) -> Any:
         """Return the value. Its buffers share the pages of the file until they are written to."""
         view = memoryview(self._mapping)
-        parts = []
-        position = 0
-        for size in self._sizes:
-            parts.append(view[position : position + size])
-            position += _padded(size)
         if not self._files:
-            return loads(parts[0], parts[1:])
-        return load_with(self._files, lambda: loads(parts[0], parts[1:]))
+            return _load_parts(self._sizes, view)
+        return load_with(self._files, lambda: _load_parts(self._sizes, view))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file."""
+        return len(self._mapping)
+
+    def stored(self) -> bytes | None:
+        """Return a copy that `load_stored` takes; None where descriptors cross with it, which cannot be kept."""
+        return None if self._files else _stored(self._sizes, bytes(self._mapping))
+
+
+def load_stored(data: bytes) -> Any:
+    """Return the value of a parcel that was kept as bytes."""
+    (count,) = _STORED_COUNT.unpack_from(data)
+    begin = _STORED_COUNT.size + 8 * count
+    # In a bytearray, so that arrays can be written to, as those of a value that has just come.
+    content = memoryview(bytearray(data[begin:]))
+    return _load_parts(struct.unpack_from(f"<{count}Q", data, _STORED_COUNT.size), content)
+
+
+def _stored(sizes: Sequence[int], content: bytes) -> bytes:
+    return _STORED_COUNT.pack(len(sizes)) + struct.pack(f"<{len(sizes)}Q", *sizes) + content
+
+
+def _load_parts(sizes: Sequence[int], view: memoryview) -> Any:
+    parts = []
+    position = 0
+    for size in sizes:
+        parts.append(view[position : position + size])
+        position += _padded(size)
+    return loads(parts[0], parts[1:])
 
 
 def may_pack() -> bool:

@@ -8,6 +8,7 @@
     inbox, channel          the child's ends of the two pipes
     execute                 calls one function and sends its outcome
     task_context, progress  what `current()` returns inside a task; its progress reports → the parent
+    spool                   keeps results until the journal has them
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent
     warden, descendants     ending what workers have started, when the manager's process dies

@@ -40,6 +40,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from procbackground._worker.spool import Spool
+
 # Shorter attempts are not measured: the system calls, and the bytes of the report, would cost too much.
 WORTH_MEASURING_S = 0.001
 
@@ -81,6 +83,9 @@ class Executor:
         self._chunk_sequence = 0  # of the latest chunk
         self._saved = Saved(None)  # what came with request `_saved_sequence`
         self._saved_sequence = 0
+        self.spool: Spool | None = None  # where a journal is kept
+        self._key = b""
+        self._started = 0.0
         # CPU time of this process, and when it was read. Reading it takes a system call, a fifth of the cost of a short
         # task. So it is read again only when the last reading is older than `WORTH_MEASURING_S`.
         self._cpu_s = self._sampled_s = 0.0
@@ -109,8 +114,8 @@ class Executor:
                 self._chunk_sequence = sequence
                 self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
             blob = body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length]
-            if flags & wire.HAS_SAVED:
-                length += self._take_saved(sequence, body, wire.CALL_HEAD_SIZE + length)
+            if flags & (wire.HAS_SAVED | wire.HAS_KEY):
+                length += self._take_extras(sequence, flags, body, wire.CALL_HEAD_SIZE + length)
             # Receive it first: if the function fails to load, the next task must not find it.
             parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
             fn = self._load_function(blob, flags)
@@ -152,6 +157,8 @@ class Executor:
             self.is_calling = False
         if self.is_fork:
             raise SystemExit(0)  # the answer is the worker's to give
+        if flags & wire.HAS_KEY and kind != wire.FAILURE:
+            self._keep(sequence, answer)
         prefix = b""
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
@@ -168,9 +175,25 @@ class Executor:
         else:
             self.channel.send(kind, sequence, answer, prefix)  # type: ignore[arg-type]
 
+    def _take_extras(self, sequence: int, flags: int, body: bytes, position: int) -> int:
+        """Take what lies between function and arguments of some requests; return how many bytes it has there."""
+        begin = position
+        if flags & wire.HAS_SAVED:
+            position += self._take_saved(sequence, body, position)
+        if flags & wire.HAS_KEY:
+            (size,) = wire.KEY_HEAD.unpack_from(body, position)
+            position += wire.KEY_HEAD.size + size
+            self._key, self._started = body[position - size : position], time.time()
+        return position - begin
+
+    def _keep(self, sequence: int, answer: bytes | Parcel) -> None:
+        """Keep the answer until the journal has it."""
+        if self.spool is not None and self.channel.is_own:
+            self.spool.keep(sequence, self._key, self._attempt, self._started, answer)
+
     def _take_saved(self, sequence: int, body: bytes, position: int) -> int:
         """Take the saved state at `position` of a request; return how many bytes it has there."""
-        (size,) = wire.SAVED_HEAD.unpack_from(body, position)
+        size: int = wire.SAVED_HEAD.unpack_from(body, position)[0]
         begin = position + wire.SAVED_HEAD.size
         self._saved, self._saved_sequence = Saved(body[begin : begin + size]), sequence
         return wire.SAVED_HEAD.size + size

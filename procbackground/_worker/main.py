@@ -50,11 +50,13 @@ class Boot:
         log_level: int,
         main_path: str | None = None,
         setup: Setup | None = None,
+        spool: str | None = None,
     ) -> None:
         self.initializer = initializer
         self.log_level = log_level  # of the parent: records below it are not sent
         self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
         self.setup = setup
+        self.spool = spool  # the beginning of the names of files in which results are kept for the journal
 
 
 class WorkerFds:
@@ -129,6 +131,11 @@ class Worker:
         self.pid = os.getpid()  # from here on, the handler of SIGTERM reads the line
         self.channel.open(fds.results, fds.side, self.pid)
         self.executor.open(self.base, fds.tasks)
+        if self.boot.spool is not None:
+            from procbackground._worker.spool import Spool
+
+            self.executor.spool = Spool(f"{self.boot.spool}{self.pid}", self.words, self.base)
+            self.executor.spool.open()  # before the first request: a later manager waits for the end of this process
         self.words[self.base + PID] = self.pid  # for the warden
         set_finder(self.executor.current)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:

@@ -67,19 +67,21 @@ class TaskContext(Context):
 
     @property
     def saved(self) -> Any:
-        data = self._saved.data
-        if data is None:
-            return None
-        try:
-            return pickle.loads(data)
-        except Exception as error:
-            self._saved.data = None
-            _warn_of_saved(self.name, error)
-            return None
+        state = load_state(self._saved.data, self.name)
+        if state is None:
+            self._saved.data = None  # one warning is enough
+        return state
 
 
-def _warn_of_saved(name: str, error: Exception) -> None:
-    import logging  # here: most workers need it for nothing else
+def load_state(data: bytes | None, name: str) -> Any:
+    """Return the state that a task saved; None, with a warning, where it cannot be loaded."""
+    if data is None:
+        return None
+    try:
+        return pickle.loads(data)
+    except Exception as error:
+        import logging  # here: most workers need it for nothing else
 
-    text = "the state that %r saved cannot be loaded, so it starts afresh: %r"
-    logging.getLogger("procbackground").warning(text, name, error)
+        text = "the state that %r saved cannot be loaded, so it starts afresh: %r"
+        logging.getLogger("procbackground").warning(text, name, error)
+        return None

@@ -25,7 +25,7 @@ HANDLES = 2000
 class NoOwner:
     """Of handles that belong to no manager."""
 
-    def cancel_job(self, job: Job) -> bool:
+    def cancel_job(self, handle: TaskHandle[Any]) -> bool:
         return False
 
     def is_running(self, job: Job) -> bool:

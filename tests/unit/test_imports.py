@@ -18,9 +18,10 @@ CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
     "_compat": {"_supervisor", "_state", "_load"},
-    "_supervisor": {"_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
+    "_supervisor": {"_journal", "_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
-    "_submit": {"_state", "handle", "observers", "_wire"} | LEAVES,
+    "_journal": {"_wire", "errors", "report"},
+    "_submit": {"_journal", "_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},

@@ -1,0 +1,138 @@
+"""One manager for a file: a lock that ends with its process, however that ends. And whether a file is on a network."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import struct
+import sys
+import threading
+
+from procbackground.errors import JournalError
+
+SUFFIX = "-lock"
+
+# File systems on which locks and shared memory are not reliable between hosts; SQLite says not to use its WAL there.
+_NETWORK = frozenset(
+    {
+        "9p", "afs", "beegfs", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.s3fs", "fuse.sshfs", "glusterfs",
+        "gpfs", "lustre", "ncpfs", "nfs", "nfs4", "orangefs", "smb3", "smbfs",
+    }
+)  # fmt: skip
+
+# Locks of one process do not keep each other out, so the process has a list of its own.
+_held: set[tuple[int, str]] = set()  # pid, path
+# Closing any descriptor of a file ends all locks that the process has on it, so that happens under this lock.
+_list_lock = threading.RLock()  # the garbage collector may release one amid all that
+
+
+class FileLock:
+    """Held from the moment it is made. Raises: `JournalError` where another manager has it."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path + SUFFIX
+        self._entry = (os.getpid(), path)
+        self._fd = -1
+        with _list_lock:
+            if self._entry in _held:
+                raise _taken(path, f"this process ({os.getpid()})")
+            self._fd = _locked(self._path, path)
+            _held.add(self._entry)
+
+    def __del__(self) -> None:
+        self.release()  # of a manager that was dropped without a task
+
+    def release(self) -> None:
+        """Give the lock back, and remove its file. Does nothing in a fork of the process that has it."""
+        if self._entry[0] != os.getpid():
+            return
+        with _list_lock:
+            if self._fd >= 0:
+                try:
+                    os.unlink(self._path)  # while it is locked: a file that somebody else has locked must stay
+                except OSError:
+                    pass
+                os.close(self._fd)
+                self._fd = -1
+                _held.discard(self._entry)
+
+
+def is_held(path: str) -> bool:
+    """Whether a manager, of this process or another, has the file at `path` now."""
+    with _list_lock:
+        if (os.getpid(), path) in _held:
+            return True
+        try:
+            fd = os.open(path + SUFFIX, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            return _holder(fd) != 0
+        finally:
+            os.close(fd)
+
+
+def _locked(lock_path: str, path: str) -> int:
+    """Return a descriptor of the file at `lock_path`, locked. Raises: `JournalError`, `OSError`."""
+    while True:
+        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        try:
+            # Not `flock`, which a fork of this process would keep.
+            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(fd), os.stat(lock_path)):
+                return fd
+        except FileNotFoundError:
+            pass
+        except OSError as error:
+            holder = _holder(fd)
+            os.close(fd)
+            if error.errno in (errno.EACCES, errno.EAGAIN):
+                raise _taken(path, f"process {holder}" if holder else "another process") from None
+            raise
+        os.close(fd)  # its owner has removed the file meanwhile
+
+
+def _holder(fd: int) -> int:
+    """Return the pid of the process that has the lock; 0 for none, or where it cannot be known."""
+    # struct flock: type, whence, start, length, pid; of Linux with 64 bits.
+    if not sys.platform.startswith("linux"):
+        return 0
+    asked = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    kind, _, _, _, pid = struct.unpack("hhqqi4x", fcntl.fcntl(fd, fcntl.F_GETLK, asked))
+    return 0 if kind == fcntl.F_UNLCK else pid
+
+
+def _taken(path: str, by: str) -> JournalError:
+    return JournalError(
+        f"the journal {path!r} is in use by a manager of {by}: wait until that has ended, or use another file",
+        path=path,
+        number=errno.EBUSY,
+    )
+
+
+def network_of(path: str) -> str | None:
+    """Return the type of the network file system that `path` is on, or None for a local or unknown one."""
+    try:
+        with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+            mounts = [line.split() for line in file]
+    except OSError:
+        return None
+    best = ("", "")
+    for fields in mounts:
+        try:
+            point = fields[4].replace("\\040", " ").replace("\\011", "\t")
+            kind = fields[fields.index("-") + 1]
+        except (ValueError, IndexError):
+            continue
+        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best[0]):
+            best = (point, kind)
+    return best[1] if best[1] in _NETWORK else None
+
+
+def _renew_in_fork() -> None:
+    global _list_lock
+    _list_lock = threading.RLock()  # another thread may have had it
+
+
+os.register_at_fork(after_in_child=_renew_in_fork)

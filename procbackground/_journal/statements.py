@@ -1,0 +1,138 @@
+"""A batch of entries → few statements, each for many rows.
+
+SQLite's module gives the interpreter's lock away in each step of a statement, and gets it back only when another thread
+lets go of it: up to 5 ms later, while one computes. So there is one step for many rows, not one for each.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+from procbackground._journal import records as r
+from procbackground._journal.values import is_whole
+
+MAX_ROWS = 256  # of one statement; their parameters are far below SQLite's limit of 32766
+
+
+class Found(NamedTuple):
+    """The answer to `Asked`: a stored result, or the state that the task saved in an earlier run, or neither."""
+
+    form: str | None  # of a result, as in `values`
+    data: bytes
+    function: str  # of the task that has the key in the file
+    checkpoint: bytes | None
+
+
+NOTHING = Found(None, b"", "", None)
+
+
+def begin_run(connection: sqlite3.Connection, facts: tuple[Any, ...]) -> int:
+    """Enter a new manager; what an earlier one was running when it was killed counts as interrupted. Returns its id."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute("UPDATE tasks SET state = 'interrupted', outcome = 'interrupted' WHERE state = 'running'")
+    columns = "started, pid, host, command, version"
+    run = connection.execute(f"INSERT INTO runs ({columns}) VALUES ({_marks(5)})", facts).lastrowid
+    connection.execute("COMMIT")
+    assert run is not None
+    return run
+
+
+def answer(connection: sqlite3.Connection, asked: Sequence[r.Asked]) -> tuple[dict[str, Found], list[str]]:
+    """Return what is found under the keys, and which of them have an earlier attempt to be kept."""
+    found: dict[str, Found] = {}
+    tried: list[str] = []
+    for keys in _pieces([entry.facts.key for entry in asked]):
+        rows = connection.execute(
+            "SELECT tasks.key, tasks.state, function, format, tasks.crc, result, started, checkpoints.crc, "
+            f"checkpoints.state FROM tasks LEFT JOIN checkpoints USING (key) WHERE tasks.key IN ({_marks(len(keys))})",
+            keys,
+        )
+        for key, state, function, form, crc, data, started, saved_crc, saved in rows:
+            if state == r.SUCCEEDED and is_whole(form, crc, data):
+                found[key] = Found(form, data or b"", function, None)
+                continue
+            is_saved_whole = saved is not None and zlib.crc32(saved) == saved_crc
+            found[key] = Found(None, b"", function, saved if is_saved_whole else None)
+            if started is not None:
+                tried.append(key)
+    return found, tried
+
+
+def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Copy the last attempt of tasks that will run again."""
+    columns = ", ".join(r.ATTEMPT_COLUMNS)
+    for piece in _pieces(keys):
+        chosen = f"SELECT {columns} FROM tasks WHERE key IN ({_marks(len(piece))})"
+        connection.execute(f"INSERT OR IGNORE INTO attempts ({columns}) {chosen}", piece)
+
+
+def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) -> None:
+    """Write entries, in their order; of one task only the last state."""
+    tasks: dict[str, r.Asked | r.Started | r.Retrying | r.Ended] = {}
+    attempts: list[tuple[Any, ...]] = []
+    checkpoints: dict[str, r.Saved] = {}
+    done: list[str] = []
+    for entry in entries:
+        if isinstance(entry, r.Gone):
+            continue
+        key = entry.facts.key
+        if isinstance(entry, r.Saved):
+            checkpoints[key] = entry
+            continue
+        tasks[key] = entry
+        if isinstance(entry, r.Retrying):
+            attempts.append(r.attempt_row(entry, run))
+        elif isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED and entry.has_checkpoint:
+            checkpoints.pop(key, None)
+            done.append(key)
+    queued = [r.queued_row(each, run) for each in tasks.values() if isinstance(each, (r.Asked, r.Retrying))]
+    running = [r.running_row(each, run) for each in tasks.values() if isinstance(each, r.Started)]
+    ended = [r.ended_row(each, run) for each in tasks.values() if isinstance(each, r.Ended)]
+    _insert(connection, "tasks", r.QUEUED_COLUMNS, queued, _REPLACED_BY_QUEUED)
+    _insert(connection, "tasks", r.RUNNING_COLUMNS, running, _REPLACED_BY_RUNNING)
+    _insert(connection, "tasks", r.TASK_COLUMNS, ended, _REPLACED_BY_ENDED)
+    _insert(connection, "attempts", r.ATTEMPT_COLUMNS, attempts, " ON CONFLICT DO NOTHING")
+    saved = [r.checkpoint_row(entry, run) for entry in checkpoints.values()]
+    _insert(connection, "checkpoints", r.CHECKPOINT_COLUMNS, saved, _REPLACED_BY_CHECKPOINT)
+    for keys in _pieces(done):
+        connection.execute(f"DELETE FROM checkpoints WHERE key IN ({_marks(len(keys))})", keys)
+
+
+def _replacing(columns: tuple[str, ...], given: tuple[str, ...], condition: str = "") -> str:
+    """Return the end of a statement that puts the columns `given` in place of a row with the same key."""
+    changes = ", ".join(f"{name} = {f'excluded.{name}' if name in given else 'NULL'}" for name in columns[1:])
+    return f" ON CONFLICT (key) DO UPDATE SET {changes}{condition}"
+
+
+# Nothing takes the place of a result but another result.
+_UNLESS_FINISHED = " WHERE tasks.state <> 'succeeded' OR excluded.state = 'succeeded' OR tasks.format = 'not kept'"
+_REPLACED_BY_QUEUED = _replacing(r.TASK_COLUMNS, r.QUEUED_COLUMNS, _UNLESS_FINISHED)
+_REPLACED_BY_RUNNING = _replacing(r.TASK_COLUMNS, r.RUNNING_COLUMNS, _UNLESS_FINISHED)
+_REPLACED_BY_ENDED = _replacing(r.TASK_COLUMNS, r.TASK_COLUMNS, _UNLESS_FINISHED)
+_REPLACED_BY_CHECKPOINT = _replacing(r.CHECKPOINT_COLUMNS, r.CHECKPOINT_COLUMNS)
+
+
+def _insert(
+    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], tail: str
+) -> None:
+    row_marks = f"({_marks(len(columns))})"
+    for piece in _pieces(rows):
+        values = [value for row in piece for value in row]
+        marks = ", ".join([row_marks] * len(piece))
+        connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES {marks}{tail}", values)
+
+
+def _marks(count: int) -> str:
+    return ", ".join("?" * count)
+
+
+def _pieces(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
+    """Cut into pieces whose lengths are powers of two: so there are few different statements to compile."""
+    position = 0
+    while position < len(items):
+        size = min(MAX_ROWS, 1 << (len(items) - position).bit_length() - 1)
+        yield items[position : position + size]
+        position += size

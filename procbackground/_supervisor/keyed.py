@@ -1,0 +1,324 @@
+"""Jobs with a key, in a manager with a journal: looked up before they run, recorded before their handles are settled.
+
+The first job of a key that is under way is the leader; later ones follow it, and end as it does. Everything here is
+called in the supervisor thread, but `_deliver`, which posts to it.
+
+    taken in → looked up → stored: settled
+                         → queued, run, judged → recorded → settled, and the followers with it
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from procbackground._journal import records as r
+from procbackground._journal import values
+from procbackground._journal.statements import Found
+from procbackground._journal.writer import Writer
+from procbackground._state.fleet import Worker
+from procbackground._state.job import FOLLOWING, LOOKED_UP, Job, KeyedJob
+from procbackground._state.scheduler import Scheduler
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.page import Page
+from procbackground._supervisor.settle import PLAIN_LIMIT, Settler
+from procbackground._supervisor.usercode import UserCodeRunner
+from procbackground._wire import frames as wire
+from procbackground._wire.page import RECORDED
+from procbackground._wire.parcel import ReceivedParcel
+from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
+from procbackground.errors import SerializationError
+from procbackground.report import Outcome
+
+logger = logging.getLogger("procbackground")
+
+
+class KeyedJobs:
+    """The supervisor's end of a journal."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        scheduler: Scheduler,
+        settler: Settler,
+        events: Events,
+        user_code: UserCodeRunner,
+        post: Callable[[Callable[[], object]], None],
+        name: str,
+    ) -> None:
+        self._writer = writer
+        self._scheduler = scheduler
+        self._settler = settler
+        self._user_code = user_code
+        self._post = post  # to the supervisor
+        self._name = name
+        self._leaders: dict[str, KeyedJob] = {}
+        self._kept: dict[Worker, dict[int, None]] = {}  # numbers of answers that are not recorded, in order
+        self.is_over: bool = False  # after a bug: all handles are done
+        settler.keyed = self
+        events.note_started = self._note_started
+        events.has_started = True
+
+    def start(self, page: Page) -> None:
+        """Start the journal's thread. Raises: `RuntimeError` when the system has none to give."""
+        self._page = page
+        self._writer.start(self._deliver, self._name)
+
+    def stop(self, timeout_s: float) -> list[str]:
+        """Have everything written; return what could not be, in words."""
+        if not self._writer.stop(timeout_s):
+            return [f"the journal {self._writer.path!r}, which has not written everything"]
+        if self._writer.lost:
+            why = f" ({self._writer.error})" if self._writer.error is not None else ""
+            return [f"{self._writer.lost} results that the journal does not have{why}"]
+        return []
+
+    # -- before the run ------------------------------------------------------------------------------------
+
+    def take_in(self, job: KeyedJob, now_s: float) -> None:
+        """Take in a job: ask the journal, or let it follow the one of its key that is under way."""
+        key = job.facts.key
+        leader = self._leaders.get(key)
+        if leader is not None:
+            self._scheduler.set_aside(job, FOLLOWING, now_s)
+            leader.followers.append(job)
+            return
+        self._scheduler.set_aside(job, LOOKED_UP, now_s)
+        self._leaders[key] = job
+        self._writer.put(r.Asked(job.facts, job))
+
+    def _deliver(self, asked: list[tuple[Any, Found]], ended: list[Any]) -> None:
+        self._post(lambda: self._act_on(asked, ended))
+
+    def _act_on(self, asked: list[tuple[KeyedJob, Found]], ended: list[Callable[[], None]]) -> None:
+        """A group of entries is committed."""
+        if self.is_over:
+            return
+        for settle in ended:
+            settle()
+        for job, found in asked:
+            if job.state != LOOKED_UP:
+                continue  # it was cancelled
+            if found.form is not None:
+                self._give_stored(job, found)
+            else:
+                if found.checkpoint is not None:
+                    job.with_history().checkpoint = found.checkpoint
+                    job.flags |= wire.HAS_SAVED
+                self._run(job)
+
+    def _run(self, job: KeyedJob) -> None:
+        job.is_entered = True
+        self._scheduler.admit(job)
+        if self._scheduler.needs_staff:
+            self._scheduler.staff(time.monotonic())
+
+    def _give_stored(self, job: KeyedJob, found: Found) -> None:
+        """Settle a job with the result of an earlier run; if that cannot be loaded any more, run it."""
+        if found.function != job.facts.function:
+            text = "the key %r has a result of %s in the journal, and %s gets it"
+            self._user_code.put(logger.warning, text, job.facts.key, found.function, job.facts.function)
+
+        def settle(value: Any) -> None:
+            if job.state == LOOKED_UP:
+                self._settle_all(job, lambda: (form, found.data), value)
+
+        def run_again(error: BaseException) -> None:
+            if job.state == LOOKED_UP:
+                text = "the stored result of %s cannot be loaded, so it runs again: %r"
+                self._user_code.put(logger.warning, text, job.facts.command, error)
+                self._run(job)
+
+        assert found.form is not None
+        form = found.form
+        load: Callable[[], Any] = partial(values.load, form, found.data)
+        if found.form == values.NONE or (found.form == values.PICKLE and _is_plain_data(found.data)):
+            settle(load())
+        else:
+            self._load_aside(load, settle, run_again)
+
+    def _load_aside(
+        self, load: Callable[[], Any], use: Callable[[Any], None], refuse: Callable[[BaseException], None]
+    ) -> None:
+        """Load a value in a thread for user code, and use it here."""
+
+        def load_and_report() -> None:
+            try:
+                value = load()
+            except BaseException as error:
+                failure = error
+                self._post(lambda: refuse(failure))
+            else:
+                self._post(lambda: use(value))
+
+        self._user_code.put(load_and_report)
+
+    # -- during the run ------------------------------------------------------------------------------------
+
+    def _note_started(self, job: Job, worker: Worker) -> None:
+        if isinstance(job, KeyedJob):
+            started = worker.wall(max(job.started_s, worker.pipeline.head_since_s))
+            self._writer.put(r.Started(job.facts, job.attempt, worker.pid, started))
+
+    def note_retry(self, job: Job) -> None:
+        """An attempt has ended, and another one will follow."""
+        self._forget_answer(job)
+        if isinstance(job, KeyedJob) and job.history is not None and job.history.attempts:
+            self._writer.put(r.Retrying(job.facts, job.history.attempts[-1]))
+
+    def note_saved(self, job: Job, state: bytes) -> None:
+        """The running attempt saved its state."""
+        if isinstance(job, KeyedJob):
+            self._writer.put(r.Saved(job.facts, job.attempt, time.time(), state))
+
+    def job_to_cancel(self, job: Job) -> Job:
+        """Return the job that ends when the handle of this one is cancelled.
+
+        While others follow it, that is one of those: the two change handles, and the work goes on for the others.
+        """
+        if not isinstance(job, KeyedJob) or self._leaders.get(job.facts.key) is not job:
+            return job
+        living = [each for each in job.followers if not each.has_settled]
+        if not living or job.is_recorded:
+            return job
+        heir = living[0]
+        job.followers = living[1:]
+        heir.handle, job.handle = job.handle, heir.handle
+        heir.handle._job, job.handle._job = heir, job
+        return heir
+
+    # -- after the run -------------------------------------------------------------------------------------
+
+    def takes_value(
+        self, job: Job, body: bytes, worker: Worker, cost: tuple[float | None, int | None] | None, now_s: float
+    ) -> bool:
+        """Have a plain value recorded, and its handle settled afterwards; return whether that is how this job ends."""
+        if not isinstance(job, KeyedJob):
+            return False
+        self.note_answer(job, worker)
+        job.record(Outcome.SUCCEEDED, now_s, self._scheduler.wall, pid=worker.pid, cost=cost)
+
+        def settle() -> None:
+            self._settle_all(job, lambda: _form_of(body), pickle.loads(body) if body else None)
+
+        self._record(job, r.SUCCEEDED, body, None, settle)
+        return True
+
+    def note_answer(self, job: Job, worker: Worker) -> None:
+        """A worker has answered, and keeps the result until it is recorded."""
+        if isinstance(job, KeyedJob):
+            job.answered_by = worker
+            self._kept.setdefault(worker, {})[job.sequence] = None
+
+    def _forget_answer(self, job: Job) -> None:
+        """A result is recorded, or is none: its worker need not keep it any more."""
+        worker = job.answered_by if isinstance(job, KeyedJob) else None
+        kept = self._kept.get(worker) if worker is not None else None
+        if worker is None or kept is None:
+            return
+        job.answered_by = None  # type: ignore[attr-defined]
+        kept.pop(job.sequence, None)
+        self._page.write(worker, RECORDED, next(iter(kept)) - 1 if kept else job.sequence)
+
+    def note_gone(self, worker: Worker) -> None:
+        """A worker has ended: what it kept is not needed once all that came from it is recorded."""
+        self._kept.pop(worker, None)
+        self._writer.put(r.Gone(worker.pid))
+
+    def takes_judged_value(self, job: Job, value: Any, body: bytes | ReceivedParcel) -> bool:
+        """As `takes_value`, for a value that was loaded and judged, its attempt recorded."""
+        if not isinstance(job, KeyedJob):
+            return False
+        self._record(job, r.SUCCEEDED, body, None, lambda: self._settle_all(job, lambda: _form_of(body), value))
+        return True
+
+    def takes_failure(self, job: Job, error: BaseException) -> bool:
+        """Have a failure recorded, and its handle settled afterwards; return whether that is how this job ends."""
+        if not isinstance(job, KeyedJob) or job.is_recorded or self._leaders.get(job.facts.key) is not job:
+            return False
+
+        def settle() -> None:
+            self._forget_answer(job)
+            for each in (job, *self._dismiss(job)):
+                self._settler.fail(each, error)
+
+        if job.is_entered:
+            self._record(job, r.FAILED, None, error, settle)
+        else:
+            job.is_recorded = True  # it never came to run, so the journal keeps what it has
+            settle()
+        return True
+
+    def note_cancelled(self, job: Job) -> None:
+        """A job is being cancelled: so are those that follow it."""
+        if not isinstance(job, KeyedJob) or self._leaders.get(job.facts.key) is not job:
+            return
+        self._forget_answer(job)
+        followers = self._dismiss(job)
+        if job.is_entered and not job.is_recorded:
+            self._record(job, r.CANCELLED, None, None, None)
+        for each in followers:
+            self._settler.cancel(each)
+
+    def _record(
+        self,
+        job: KeyedJob,
+        state: str,
+        body: bytes | ReceivedParcel | None,
+        error: BaseException | None,
+        settle: Callable[[], None] | None,
+    ) -> None:
+        job.is_recorded = True
+        history = job.history
+        attempt = history.attempts[-1] if history is not None and history.attempts else None
+        has_checkpoint = history is not None and history.checkpoint is not None
+        self._writer.put(r.Ended(job.facts, state, attempt, body, error, settle, has_checkpoint))
+
+    def _settle_all(self, job: KeyedJob, copy: Callable[[], tuple[str, bytes]], value: Any) -> None:
+        """Settle a job with its value, and each that follows it with a copy."""
+        self._forget_answer(job)
+        if job.state == LOOKED_UP:
+            self._scheduler.end_aside(job)
+        followers = self._dismiss(job)
+        form, data = copy() if followers else ("", b"")  # before the caller can change a value that shares memory
+        self._settler.succeed(job, value)
+        for each in followers:
+            load = partial(values.load, form, data)
+            self._load_aside(load, partial(self._settler.succeed, each), partial(self._refuse, each))
+
+    def _refuse(self, job: KeyedJob, error: BaseException) -> None:
+        failure = SerializationError(f"the result could not be loaded in the parent: {error!r}", task=job.handle.task)
+        failure.__cause__ = error
+        self._settler.fail(job, failure)
+
+    def _dismiss(self, job: KeyedJob) -> list[KeyedJob]:
+        """The job of a key is done: return those that followed it, which are for the caller to settle."""
+        self._leaders.pop(job.facts.key, None)
+        followers = [each for each in job.followers if not each.has_settled]
+        job.followers = []
+        for each in followers:
+            self._scheduler.end_aside(each)
+        return followers
+
+
+def make_keyed_jobs(writer: Writer | None, *parts: Any) -> KeyedJobs | None:
+    """Return the supervisor's end of a journal, or None without one."""
+    return None if writer is None else KeyedJobs(writer, *parts)
+
+
+def _is_plain_data(pickled: bytes) -> bool:
+    """Whether loading this is quick and runs none of the user's code."""
+    return (
+        not EXTENSION_CODES
+        and len(pickled) <= PLAIN_LIMIT
+        and (STACK_GLOBAL not in pickled or is_plain(pickled))
+    )
+
+
+def _form_of(body: bytes | ReceivedParcel) -> tuple[str, bytes]:
+    form, _, data = values.stored_form(body)
+    return form, data or b""
