@@ -206,7 +206,7 @@ class Submitter:
     def submit_row(self, fn: Callable[..., Any], args: tuple[Any, ...], handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Give a row of a map that has a handle already to the supervisor, as a task of its own."""
         recipe, error = self._recipe_of_call(handle.task)
-        self._submit(handle, recipe, error, fn, args, {})
+        self._submit(handle, recipe, error, fn, args, {}, handle.task.key)
         return handle
 
     def submit_failed_row(
