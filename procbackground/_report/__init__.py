@@ -2,7 +2,7 @@
 
     run                 `RunReport`: the figures as a dict, as text, and as a page
     lines               a file of events → the figures
-    text                the report as text, through rich where it is installed
+    text                the report as text
     page, plots         the report as one HTML page; its plots as SVG
     command             `python -m procbackground.report FILE`
 

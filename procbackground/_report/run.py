@@ -128,8 +128,8 @@ class RunReport:
         """Return the report as text: a table of the task names, and lines on the whole.
 
         Args:
-            width: columns; by default as many as needed.
-            color: with the codes of a terminal, where `rich` is installed.
+            width: of the terminal; columns of the table that do not fit are left out. By default there is room for all.
+            color: with a bold head, by the codes of a terminal.
         """
         from procbackground._report.text import text_of
 

@@ -1,8 +1,7 @@
-"""The report of a run as text: a table by `rich` where it is installed, else aligned columns."""
+"""The report of a run as text: a table with aligned columns, and lines on the whole."""
 
 from __future__ import annotations
 
-import io
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -71,23 +70,6 @@ def size(bytes_: int | None) -> str:
 
 
 def _table(rows: list[list[str]], width: int | None, color: bool) -> str:
-    try:
-        from rich.console import Console
-        from rich.table import Table
-    except ImportError:
-        return _columns(rows, width)
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for head in HEADS:
-        table.add_column(head, justify="left" if head == HEADS[0] else "right", overflow="fold")
-    for row in rows:
-        table.add_row(*row, style="bold" if row[0] == "total" and row is rows[-1] else None)
-    out = io.StringIO()
-    console = Console(file=out, width=width or 1000, force_terminal=color, no_color=not color, highlight=False)
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().strip("\n").splitlines())
-
-
-def _columns(rows: list[list[str]], width: int | None) -> str:
     """Return the table as aligned columns; where `width` is too small for all, without the last ones."""
     columns = list(zip(HEADS, *rows, strict=True))
     widths = [max(map(len, column)) for column in columns]
@@ -98,4 +80,7 @@ def _columns(rows: list[list[str]], width: int | None) -> str:
         [cell.rjust(broad) if number else cell.ljust(broad) for cell in column]
         for number, (column, broad) in enumerate(zip(columns, widths, strict=True))
     ]
-    return "\n".join("  ".join(cells).rstrip() for cells in zip(*aligned, strict=True))
+    lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
+    if color:
+        lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
+    return "\n".join(lines)

@@ -37,7 +37,7 @@ from procbackground._worker.main import Boot
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-ANSWER_S = 2.0  # a fork takes a millisecond
+ANSWER_S = 10.0  # a fork takes a millisecond; on a machine with ten times the work of its cores, seconds at times
 CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
 DEATH_S = 0.5  # between the end of its socket and its exit code
 DIED = "the zygote, the process that forks workers, died"
