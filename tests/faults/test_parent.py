@@ -33,7 +33,8 @@ def script(gate, method: str, works, ending: str) -> str:
     lines = [
         "import multiprocessing",
         f"context = multiprocessing.get_context({method!r})",
-        f"manager = Manager(max_workers={max(2, len(works))}, mp_context=context, grace=0.2, retry=2)",
+        f"options = dict(max_workers={max(2, len(works))}, mp_context=context, retry=2)",
+        "manager = Manager(**options, grace=0.2, exit_timeout=0.2)",
         *works,
         "stop_at_gate(address, 'parent')",
         *textwrap.dedent(ending).strip().splitlines(),
