@@ -94,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             checksums.append(handle)
         logger.info("service started in process {}", os.getpid())
         wait([loop])  # a loop is done only when the manager closes
+        logger.info("service is closing")
     logger.info("service ended")
     return int(any(not handle.cancelled() and handle.exception() is not None for handle in checksums))
 

@@ -382,7 +382,7 @@ def test_service_loops_until_a_signal_closes_it(tmp_path: Path, stop: signal.Sig
         program.process.send_signal(stop)
         assert program.wait(PROMPT_S) == 0
         assert "service started" in program.stderr
-        _, ended, after = program.stderr.partition("task report_load cancelled")
+        _, ended, after = program.stderr.partition("service is closing")
         assert ended
         assert after.count("% full") <= 1  # the iteration that ran at the time, and none after it
         assert "manager closed" in program.stderr
@@ -397,17 +397,17 @@ def test_service_lets_running_work_finish_before_it_ends(tmp_path: Path) -> None
     with Program("service.py", "--interval", "0.05", "--close-timeout", str(PATIENCE_S), pipe) as program:
         with pipe.open("wb") as writer:  # returns once the checksum has opened the other end, so it runs
             program.process.terminate()
-            program.wait_for_lines("task report_load cancelled")  # the close has begun
+            program.wait_for_lines("service is closing")
             writer.write(b"late")
         assert program.wait() == 0
         assert hashlib.sha256(b"late").hexdigest() in program.stderr
-        assert "1 finished" in program.stderr
+        assert "1 succeeded, 0 failed" in program.stderr
 
 
 def test_service_stops_work_that_outlasts_the_close_timeout(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
-    with Program("service.py", "--close-timeout", "0.2", pipe) as program, pipe.open("wb"):
+    with Program("service.py", "--verbose", "--close-timeout", "0.2", pipe) as program, pipe.open("wb"):
         program.process.terminate()
         assert program.wait(PROMPT_S) == 0
         assert f"task checksum of {pipe} cancelled" in program.stderr

@@ -22,7 +22,7 @@ class Source(NamedTuple):
     line: int
 
 
-MANAGER = Source("procbackground", "", "", 0)
+MANAGER = Source("procbackground", "Manager", "", 0)
 
 
 def source_of(task: Task[Any] | None) -> Source:
