@@ -193,6 +193,15 @@ class Manager(_FrontDoor, ExecutorInternals):
         exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
             default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
             names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
+        main_import: who imports the main module, with the default context on Linux: "each" worker for itself, as
+            `multiprocessing` does; or "once" a process of which workers are then quick copies, which share what the
+            import has opened, and draw the same numbers from a random generator that it has made. By default "auto":
+            once where the import leaves neither open files, connections, shared memory, processes, threads nor
+            generators of `random` or numpy, else each.
+
+    Workers have the environment variables, umask, directory, `sys.path` and resource limits that the parent has when
+    the manager is made, whatever the start method. What Python reads as it starts is that of the process that starts
+    them: the hash seed, warning filters and encodings; with a fork server, as they were at its start.
 
     If a starting worker cannot be given its `cwd`, niceness or CPUs, tasks fail with `InitializerError`.
     """
@@ -226,6 +235,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         inline: bool = False,
         journal: str | os.PathLike[str] | None = None,
         exit_timeout: float | None = None,
+        main_import: str = "auto",
     ) -> None:
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
@@ -233,6 +243,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         grace = as_duration("grace", grace, may_be_zero=True)
         start_timeout = as_duration("start_timeout", start_timeout)
         exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
+        from_parent = checks.what_children_get(main_import)
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         if max_workers is None:
             max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
@@ -268,6 +279,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             setup=setup,
             journal=writer,
             exit_timeout_s=exit_timeout,
+            **from_parent,
         )
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
         register_for_exit(close_all_at_exit)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import os
 import sys
 
-_RLIMIT_LOCKS = 10  # the module `resource` has no name for it
+RLIMIT_LOCKS = 10  # the module `resource` has no name for it
 _NUMBER_BITS = 24
 _LIMITS_BYTES = 4096
 HELPER = 0  # the number in the mark of a manager's own helper; workers have others
@@ -49,8 +49,8 @@ def set_mark(mark: int, pid: int = 0) -> None:
     try:
         import resource
 
-        _, hard = resource.prlimit(pid, _RLIMIT_LOCKS)
-        resource.prlimit(pid, _RLIMIT_LOCKS, (mark or hard, hard))
+        _, hard = resource.prlimit(pid, RLIMIT_LOCKS)
+        resource.prlimit(pid, RLIMIT_LOCKS, (mark or hard, hard))
     except (ImportError, OSError, ValueError):
         pass  # no descriptor is left to load the module, or the hard limit is lower
 

@@ -13,8 +13,9 @@ from contextvars import ContextVar, copy_context
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
+from procbackground._wire.mainmodule import MAIN_NAMES, main_module
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import _explained, dump_arguments, dump_function, dumps, main_is_importable
+from procbackground._wire.pickling import _explained, dump_arguments, dump_function, dumps
 from procbackground.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 Home: TypeAlias = tuple[str, str]  # module and name of a variable there
 
 _UNSET = object()
-_MAIN = ("__main__", "__mp_main__")
 
 
 class Passenger(Protocol):
@@ -187,7 +187,7 @@ def _home_of(variable: Any) -> Home:
     if not isinstance(variable, ContextVar):
         raise TypeError(f"context takes context variables, not {variable!r}")
     modules = [(name, getattr(module, "__dict__", {})) for name, module in list(sys.modules.items())]
-    modules.sort(key=lambda module: module[0] in _MAIN)  # those that every child can import first
+    modules.sort(key=lambda module: module[0] in MAIN_NAMES)  # those that every child can import first
     for module, names in modules:
         if names.get(name := variable.name) is variable:
             return _checked(module, name)
@@ -198,9 +198,9 @@ def _home_of(variable: Any) -> Home:
 
 
 def _checked(module: str, name: str) -> Home:
-    if module in _MAIN and not main_is_importable():
+    if module in MAIN_NAMES and not main_module().has(name):
         raise ValueError(
             f"context: {name!r} is a variable of `__main__`, which a child cannot import here; define it in "
             "a module"
         )
-    return "__main__" if module in _MAIN else module, name
+    return "__main__" if module in MAIN_NAMES else module, name

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
+from procbackground._wire.mainmodule import look_again
+from procbackground._wire.surroundings import Surroundings
 from procbackground.task import as_duration, check_function
 
 if TYPE_CHECKING:
@@ -77,6 +79,18 @@ def check_when_full(when_full: str) -> None:
     """Raise `ValueError` unless it is one of the two words."""
     if when_full not in ("wait", "raise"):
         raise ValueError(f'when_full must be "wait" or "raise", not {when_full!r}')
+
+
+def what_children_get(main_import: str) -> dict[str, Any]:
+    """Return what children get of this process as it is now: options of a supervisor.
+
+    Raises: `ValueError` unless `main_import` is one of its three words.
+    """
+    if main_import not in ("auto", "once", "each"):
+        raise ValueError(f"main_import must be 'auto', 'once' or 'each', not {main_import!r}")
+    main = look_again()
+    origin = (main.name, main.path) if main.is_importable else None
+    return {"surroundings": Surroundings(), "main": origin, "main_import": main_import}
 
 
 def context_of(mp_context: BaseContext | str | None) -> BaseContext:

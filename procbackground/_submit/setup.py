@@ -1,9 +1,10 @@
 """Settings of a manager's children: environment, thread caps, directory, niceness and CPUs.
 
-Checked in the parent, by `make_setup`, when the manager is made. In the child it comes twice. `EarlyName` brings it
-before `multiprocessing` imports the user's `__main__`, because a numpy that is imported there or preloaded into the
-zygote reads its thread caps then and never again. `Setup.apply`, in each worker before its initializer, does what is
-still missing and says what cannot be done. A manager without any of these settings never imports this module.
+Checked in the parent, by `make_setup`, when the manager is made. In the child it comes twice. `EarlyName` brings it,
+after the parent's `Surroundings` and before the user's `__main__` is imported, because a numpy that is imported there
+or preloaded into the zygote reads its thread caps then and never again. `Setup.apply`, in each worker before its
+initializer, does what is still missing and says what cannot be done. A manager without any of these settings never
+imports this module.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from importlib import import_module
-from operator import itemgetter
 from typing import Any, NamedTuple
+
+from procbackground._wire.surroundings import SetupError
 
 # Read by the native libraries when they are loaded: OpenMP, the BLAS flavours and what brings a pool of its own.
 THREAD_CAPS = (
@@ -36,10 +38,6 @@ _READ_CAPS = ("numpy", "scipy", "sklearn", "torch", "numexpr", "numba")
 LOWEST_NICENESS, HIGHEST_NICENESS = -20, 19
 
 
-class SetupError(OSError):
-    """A worker could not be given what its manager was made with."""
-
-
 class Setup(NamedTuple):
     """The settings of every worker of a manager; checked. Crosses by pickle, or by fork."""
 
@@ -48,6 +46,16 @@ class Setup(NamedTuple):
     niceness: int | None  # not an increment: to be set twice must not be to be nicer twice
     cpus: tuple[int, ...] | None
     threads: int | None
+
+    def apply_early(self) -> None:
+        """Set what user code could notice at its import, in a child that has imported nothing of it.
+
+        Errors are ignored here, where they would not be seen: the worker reports them (`apply`).
+        """
+        try:
+            self.apply()
+        except SetupError:
+            pass
 
     def apply(self) -> None:
         """Give this process what it has not got yet. Raises: `SetupError`."""
@@ -171,96 +179,10 @@ def _checked_cpus(cpu_affinity: Iterable[int]) -> tuple[int, ...]:
     return cpus
 
 
-class EarlyName(str):
-    """The name of a `multiprocessing` process that gives the process its setup on the way.
-
-    The name is among the first that a child of `spawn` and of the fork server unpickles, before it imports
-    `__main__`. What `multiprocessing` has for such purposes, the process's arguments, comes after that.
-    """
-
-    _setup: Setup
-
-    def __new__(cls, name: str, setup: Setup) -> EarlyName:
-        self = super().__new__(cls, name)
-        self._setup = setup
-        return self
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # The parent's `sys.path`, too, is only set afterwards, and this package may be found by nothing else: the
-        # first of the pair sets it as it is unpickled, the second is the name.
-        return itemgetter(1), ((_FirstPath(), _LateName(str(self), self._setup)),)
-
-
-class _FirstPath:
-    """Unpickles into the parent's `sys.path`, with nothing but builtins."""
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        from multiprocessing import process
-
-        origin: str = process.ORIGINAL_DIR  # type: ignore[attr-defined]  # what `multiprocessing` puts for ""
-        return exec, (f"import sys; sys.path[:] = {[entry or origin for entry in sys.path]!r}",)
-
-
-class _LateName:
-    """Unpickles into the name, when the setup is in force."""
-
-    def __init__(self, name: str, setup: Setup) -> None:
-        self._name, self._setup = name, setup
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return take_early, (self._name, self._setup)
-
-
-def leave_main_to_children(context: Any) -> None:
-    """Keep the fork server, if it is not running yet, from importing `__main__` itself (Python 3.13.8 and later).
-
-    What `__main__` imports would have read its thread caps before any child could set them.
-    """
-    from multiprocessing.forkserver import _forkserver
-
-    if getattr(_forkserver, "_preload_modules", None) == ["__main__"]:  # the default, not the user's choice
-        context.set_forkserver_preload([])
-
-
 # -- in the child --------------------------------------------------------------------------------------------
 
 _applied_env: tuple[tuple[str, str | None], ...] | None = None  # that this process has, from the zygote maybe
 _caps_came_late = False
-
-
-def take_early(name: str, setup: Setup) -> str:
-    """Set what user code could notice at its import; called when a child unpickles its name, which it returns.
-
-    Errors are ignored here, where they would not be seen: the worker reports them (`Setup.apply`).
-    """
-    if _applied_env == setup.env:
-        return name  # the name comes with the process object once more
-    try:
-        setup._replace(cwd=None).apply()
-    except SetupError:
-        pass
-    if setup.cwd is not None:
-        _enter_before_main(setup.cwd)
-    return name
-
-
-def _enter_before_main(cwd: str) -> None:
-    """Have `multiprocessing`, which is about to enter the parent's directory, enter `cwd` before `__main__`."""
-    from multiprocessing import spawn
-
-    prepare = spawn.prepare
-
-    def prepare_elsewhere(data: Mapping[str, Any]) -> None:
-        spawn.prepare = prepare
-        main = {key: data[key] for key in data if key.startswith("init_main_from_")}
-        prepare({key: data[key] for key in data if key not in main})
-        try:
-            _enter(cwd)
-        except OSError:
-            pass  # the worker reports it
-        prepare(main)
-
-    spawn.prepare = prepare_elsewhere
 
 
 def _enter(cwd: str) -> None:

@@ -14,6 +14,7 @@ from procbackground._state.job import Job
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.obstacles import HelperLost, advice, advice_on_exit
 from procbackground._supervisor.relay import lines_of
+from procbackground._wire.surroundings import SetupError
 from procbackground.errors import ProcbackgroundError, RemoteTraceback, death_phrase
 
 FORGOTTEN_GUARD = "a script that starts a manager when it is imported lacks `if __name__ == '__main__':`"
@@ -54,8 +55,6 @@ def explain(what: str, why: Any, has_initializer: bool) -> Breakage:
         return _explain_error(what, why)
     is_initializers = isinstance(why, bytes) or has_initializer
     if isinstance(why, bytes):
-        from procbackground._submit.setup import SetupError
-
         raised, _ = load_failure_safely(why)
         if isinstance(raised, SetupError):
             return Breakage(str(raised), is_initializers, None, raised)

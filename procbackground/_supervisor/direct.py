@@ -13,7 +13,6 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
-from multiprocessing import process as mp_process
 from multiprocessing.context import BaseContext
 from typing import Any
 
@@ -24,24 +23,16 @@ from procbackground._supervisor.obstacles import check_executable, fork_server_w
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.warden import Warden
-from procbackground._wire.pickling import main_is_importable
+from procbackground._wire.surroundings import EarlyName
+from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_worker
-from procbackground._worker.main import Boot
 
 
-@contextlib.contextmanager
-def startable_main() -> Iterator[None]:
-    """Hide a `__main__.__file__` that is no file, such as "<stdin>": the child would try to run it."""
-    main = sys.modules.get("__main__")
-    path = getattr(main, "__file__", None)
-    if main is None or path is None or main_is_importable():
-        yield
-        return
-    del main.__file__
-    try:
-        yield
-    finally:
-        main.__file__ = path
+def make_main_startable() -> None:
+    """Give `__main__` what `multiprocessing` looks for at each start, and debuggers leave out."""
+    main: Any = sys.modules.get("__main__")
+    if main is not None and not hasattr(main, "__spec__"):
+        main.__spec__ = None
 
 
 @contextlib.contextmanager
@@ -79,27 +70,25 @@ def forget_foreign_fork_server(method: str) -> None:
         server._forkserver_alive_fd = server._forkserver_address = server._forkserver_pid = None
 
 
-def main_path(context: BaseContext) -> str | None:
-    """Return the script that is `__main__` here, for children that must import it."""
-    main = sys.modules.get("__main__")
-    has_name = getattr(getattr(main, "__spec__", None), "name", None) is not None
-    path = getattr(main, "__file__", None)  # None once the script has ended, too
-    if context.get_start_method() == "fork" or has_name or path is None or not main_is_importable():
-        return None
-    folder = getattr(mp_process, "ORIGINAL_DIR", None) or ""  # of the time when a relative path was right
-    return os.path.normpath(os.path.join(folder, path))
+def leave_main_to_children(context: Any) -> None:
+    """Keep the fork server, if it is not running yet, from importing `__main__` itself (Python 3.13.8 and later).
+
+    Its children would share the state of the module, and what it imports would have read its thread caps too early.
+    """
+    from multiprocessing.forkserver import _forkserver
+
+    if getattr(_forkserver, "_preload_modules", None) == ["__main__"]:  # the default, not the user's choice
+        context.set_forkserver_preload([])
 
 
 def name_process(name: str, boot: Boot, context: Any) -> str:
-    """Return `name`, such that it brings the setup of the manager's children with it, if they have one."""
+    """Return `name`, such that it brings the surroundings and the setup of the manager's children with it."""
     method = context.get_start_method()
-    if boot.setup is None or method == "fork":
+    if boot.surroundings is None or method == "fork":
         return name
-    from procbackground._submit.setup import EarlyName, leave_main_to_children
-
     if method == "forkserver":
         leave_main_to_children(context)
-    return EarlyName(name, boot.setup)
+    return EarlyName(name, boot.surroundings, boot.setup)
 
 
 def is_at_end(pipe_fd: int) -> bool:
@@ -220,9 +209,8 @@ class Direct:
             forget_foreign_fork_server(method)
             if method == "spawn":
                 check_executable()
-            with (
-                startable_main(), fork_server_watched(method), known_start_method(method), interrupts_held_back(method)
-            ):  # fmt: skip
+            make_main_startable()
+            with fork_server_watched(method), known_start_method(method), interrupts_held_back(method):
                 process.start()
         except BaseException:
             for fd in fds:

@@ -27,7 +27,7 @@ from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.answers import Answers
 from procbackground._supervisor.breakage import first_words
 from procbackground._supervisor.clock import WallClock
-from procbackground._supervisor.direct import Direct, main_path
+from procbackground._supervisor.direct import Direct
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
@@ -48,8 +48,8 @@ from procbackground._supervisor.workers import Workers
 from procbackground._supervisor.zygote import Zygote
 from procbackground._sync import Latch
 from procbackground._wire.page import LINES, PAGE_SIZE
+from procbackground._worker.boot import Boot
 from procbackground._worker.initializer import Initializer
-from procbackground._worker.main import Boot
 from procbackground.report import CloseReport
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from procbackground._journal.writer import Writer
     from procbackground._submit.puller import Puller
     from procbackground._submit.setup import Setup
+    from procbackground._wire.surroundings import Surroundings
 
 logger = logging.getLogger("procbackground")
 
@@ -80,9 +81,12 @@ class Options(NamedTuple):
     start_timeout_s: float
     min_free_bytes: int | None
     preload: tuple[str, ...]
-    setup: Setup | None
-    journal: Writer | None
+    setup: Setup | None = None
+    journal: Writer | None = None
     exit_timeout_s: float | None = None
+    surroundings: Surroundings | None = None
+    main: tuple[str | None, str | None] | None = None  # name or path by which children can import `__main__`
+    main_import: str = "auto"
 
 
 class Loop:
@@ -234,18 +238,18 @@ class Loop:
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_last
         )
         spool = None if options.journal is None else options.journal.spool
-        boot = Boot(self.initializer, lowest_log_level(), main_path(options.context), options.setup, spool)
+        main = None if options.context.get_start_method() == "fork" else options.main  # a fork has it
+        boot = Boot(
+            self.initializer, lowest_log_level(), main, options.setup, spool, options.surroundings, options.main_import
+        )
         self.warden = Warden(self.page, self.life_write_fd)
-        direct = Direct(
-            options.context, boot, self.page.fd, self.life_read_fd, self._launched, self.workers.launch_failed,
-            self.warden, self.starter, options.start_timeout_s,
-        )  # fmt: skip
-        self.launcher = direct
+        base = (options.context, boot, self.page.fd, self.life_read_fd)
+        rest = (self.warden, self.starter, options.start_timeout_s)
+        launched, failed, exited = self._launched, self.workers.launch_failed, self.exits.exit_code_came
         if _platform.IS_LINUX and options.context.get_start_method() == "forkserver" and _platform.has_pidfd():
-            self.launcher = Zygote(
-                options.context, boot, self.page.fd, self.life_read_fd, self.preload, self.watches, self._launched,
-                self.workers.launch_failed, self.exits.exit_code_came, direct, self.starter, options.start_timeout_s,
-            )  # fmt: skip
+            self.launcher = Zygote(*base, self.preload, self.watches, launched, failed, exited, *rest)
+        else:
+            self.launcher = Direct(*base, launched, failed, *rest)
 
     # -- the thread ----------------------------------------------------------------------------------------
 

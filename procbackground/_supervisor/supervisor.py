@@ -52,7 +52,7 @@ class Supervisor:
     is_inline = False  # see `inline.InlineSupervisor`
 
     def __init__(self, **options: Any) -> None:
-        self._loop = Loop(self, Options(**{"setup": None, "journal": None, **options}))
+        self._loop = Loop(self, Options(**options))
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)

@@ -6,7 +6,9 @@ from the fork server: it is a clean, single-threaded process even if the parent 
 
 from __future__ import annotations
 
+import copy
 import errno
+import logging
 import os
 import signal
 import socket
@@ -19,23 +21,28 @@ from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.direct import (
-    Direct,
     forget_foreign_fork_server,
     interrupts_held_back,
     known_start_method,
+    make_main_startable,
     name_process,
-    startable_main,
 )
 from procbackground._supervisor.obstacles import HelperLost, fork_server_watched, room_for_start
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
+from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
 from procbackground._worker import forker as child
+from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_zygote
-from procbackground._worker.main import Boot
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
+
+logger = logging.getLogger("procbackground")
+
+# Modules whose import leaves what forks must not share; the main module with where it is. Known to all managers.
+_unfit: set[Any] = set()
 
 ANSWER_S = 10.0  # a fork takes a millisecond; on a machine with ten times the work of its cores, seconds at times
 CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
@@ -58,7 +65,7 @@ class Zygote:
         launched: Callable[[WorkerProcess], None],
         launch_failed: LaunchFailed,
         exited: Callable[[WorkerProcess], None],
-        direct: Direct,
+        warden: Warden,
         starter: Starter,
         start_timeout_s: float,
     ) -> None:
@@ -66,13 +73,12 @@ class Zygote:
         self._boot = boot
         self._page_fd = page_fd
         self._life_fd = life_fd
-        self._preloaded = list(preload)
-        self._unfit: set[str] = set()  # modules that start threads when imported
+        self._preloaded = [module for module in preload if module not in _unfit]
         self._watches = watches
         self._launched = launched
         self._launch_failed = launch_failed
         self._exited = exited
-        self._direct = direct  # for a `__main__` that starts threads: a process with threads must not fork
+        self._warden = warden  # for what workers leave that have outlived their zygote
         self._starter = starter
         self._control: socket.socket | None = None
         self._process: BaseProcess | None = None  # None also while it is being started
@@ -87,9 +93,6 @@ class Zygote:
     # -- what the supervisor asks --------------------------------------------------------------------------
 
     def launch(self, worker: Worker) -> None:
-        if "__main__" in self._unfit:
-            self._direct.launch(worker)
-            return
         try:
             if self._control is None:
                 self._start()
@@ -121,10 +124,10 @@ class Zygote:
         self._living.pop(process.pid, None)
         self._ask(child.REAP + child.PID.pack(process.pid))
         if not process.is_held:
-            self._direct.warden.worker_ended()  # nobody else looks at what it has left
+            self._warden.worker_ended()  # nobody else looks at what it has left
 
     def preload(self, module: str) -> None:
-        if module == "__main__" or module in self._preloaded or module in self._unfit:
+        if module == "__main__" or module in self._preloaded or module in _unfit:
             return
         self._preloaded.append(module)
         self._ask(child.PRELOAD + module.encode())
@@ -136,16 +139,15 @@ class Zygote:
     @property
     def is_starting(self) -> bool:
         """Whether a start is under way."""
-        return bool(self._pending) or self._direct.is_starting
+        return bool(self._pending)
 
     @property
     def look_s(self) -> float:
         """When `look_after` is due; `inf` while nothing is asked of the zygote."""
-        return min(self._next_look_s if self._pending else NO_LOOK_S, self._direct.look_s)
+        return self._next_look_s if self._pending else NO_LOOK_S
 
     def look_after(self, now_s: float) -> None:
         """End a zygote that has not answered in time, or that cannot because it is stopped (SIGSTOP)."""
-        self._direct.look_after(now_s)
         if not self._pending:
             return
         self._next_look_s = now_s + LOOK_S
@@ -164,7 +166,6 @@ class Zygote:
         return pid is not None and _platform.is_stopped(pid)
 
     def abandon_in_fork(self) -> None:
-        self._direct.abandon_in_fork()
         if self._control is not None:
             # Its descriptor is closed by number; the object would close whatever file has that number later.
             self._control.detach()
@@ -175,26 +176,28 @@ class Zygote:
         """Start a zygote in the starter's thread; until it runs, requests wait in its socket. Raises: `OSError`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         preload = tuple(self._preloaded)
+        boot = self._boot_of_zygote()
         ours.setblocking(False)
         self._control = ours
         self._process = None
         self._has_answered = False
         self._watches.watch_deferred(ours.fileno(), self._read)
         self._starter.do(
-            lambda: self._start_process(theirs, preload),
+            lambda: self._start_process(theirs, boot, preload),
             lambda process, error: self._started(ours, theirs, process, error),
         )
 
-    def _start_process(self, theirs: socket.socket, preload: tuple[str, ...]) -> BaseProcess:
+    def _start_process(self, theirs: socket.socket, boot: Boot, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks; raises whatever prevents the start."""
         method = self._context.get_start_method()
-        with room_for_start(), startable_main(), known_start_method(method):
+        with room_for_start(), known_start_method(method):
+            make_main_startable()
             forget_foreign_fork_server(method)
             fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
             process: BaseProcess = self._context.Process(
                 target=run_zygote,
-                name=name_process("procbackground-zygote", self._boot, self._context),
-                args=(fds, self._boot, preload),
+                name=name_process("procbackground-zygote", boot, self._context),
+                args=(fds, boot, preload),
                 daemon=False,
             )
             with fork_server_watched(method), interrupts_held_back(method):
@@ -225,7 +228,7 @@ class Zygote:
         self._drop_control()
         orphans, self._living = self._living, {}
         if orphans:
-            self._starter.do(self._direct.warden.start, lambda _, error: None)
+            self._starter.do(self._warden.start, lambda _, error: None)
         for orphan in orphans.values():
             # Their exit codes are lost; their pidfds still report their ends, after which their pids may be reused.
             orphan.is_held = False
@@ -323,13 +326,29 @@ class Zygote:
             number, code = child.FORK_RESULT.unpack(body)
             self._launch_failed(self._pending.pop(number)[0], OSError(code, os.strerror(code)))
         elif kind == child.UNFIT:
-            # Start another zygote without that module: after a fork, a lock of another thread would stay held for ever.
-            module = body.decode()
-            self._unfit.add(module)
+            module, _, left = body.decode().partition("\0")
+            self._replace_without(module, left)
+
+    def _replace_without(self, module: str, left: str) -> None:
+        """Start another zygote that does not import `module`: its forks would share what the import has left."""
+        logger.info("workers import %s themselves, and not once for all: %s", module, left)
+        if module == "__main__":
+            _unfit.add((module, self._boot.main))
+        else:
+            _unfit.add(module)
             if module in self._preloaded:
                 self._preloaded.remove(module)
-            self._has_answered = True
-            self._end()
+        pending, self._pending = self._pending, {}
+        self._end()
+        for worker, _ in pending.values():
+            self.launch(worker)
+
+    def _boot_of_zygote(self) -> Boot:
+        if self._boot.main_import != "auto" or ("__main__", self._boot.main) not in _unfit:
+            return self._boot
+        boot = copy.copy(self._boot)
+        boot.main_import = "each"
+        return boot
 
 
 def _never_answered(start_timeout_s: float) -> str:

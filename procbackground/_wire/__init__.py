@@ -1,12 +1,14 @@
 """What crosses between parent and child, both ways.
 
-    frames       the messages in a worker's two pipes
-    pickling     pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
-    byvalue      pickles of what plain pickle cannot carry
-    loading      loads pickles
-    parcel       large payloads, sent as the descriptor of a file in memory
-    descriptors  connections and sockets within payloads
-    spool        records of results that workers keep until the journal has them
-    page         the shared page: words that parent and child read without messages
-    progress     progress reports, and their places in the shared page
+    frames        the messages in a worker's two pipes
+    pickling      pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
+    mainmodule    which functions and classes of the main module the other side has
+    byvalue       pickles of what plain pickle cannot carry, or the other side cannot import
+    loading       loads pickles
+    surroundings  environment, umask, directory, path and limits of the parent, for its children
+    parcel        large payloads, sent as the descriptor of a file in memory
+    descriptors   connections and sockets within payloads
+    spool         records of results that workers keep until the journal has them
+    page          the shared page: words that parent and child read without messages
+    progress      progress reports, and their places in the shared page
 """

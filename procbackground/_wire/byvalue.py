@@ -1,18 +1,35 @@
-"""Pickles what plain pickle cannot, with cloudpickle and the reducers of `multiprocessing`; imported on first need."""
+"""Pickles what plain pickle cannot, and by value what the other side cannot import; imported on first need.
+
+With cloudpickle and the reducers that others have registered with `multiprocessing`. Differs from cloudpickle in three
+points. An open file is refused. What the other side's main module has is referred to, so that a lambda and the
+arguments of its task mean the same classes. And code keeps the name of its file, with its source lines where no file
+has them, as in a notebook: tracebacks show what they show in the parent.
+"""
 
 from __future__ import annotations
 
 import io
+import linecache
+import os
 import sys
 from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError
+from types import CodeType
 
 import cloudpickle  # type: ignore[import-untyped]
 
+from procbackground._wire.mainmodule import belongs_to_main, can_refer_to
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, ClassVar
+
+_BY_VALUE: Any = cloudpickle.Pickler.dispatch_table
+# Types that others have registered with `multiprocessing`.
+_REGISTERED: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+_MOST_LINES = 2000  # of one function; more are left out of the traceback
 
 
 def dumps(value: Any, protocol: int) -> bytes:
@@ -30,11 +47,46 @@ def _refuse_file(file: io.TextIOWrapper) -> tuple[Any, ...]:
     raise PicklingError("cannot pickle an open file; give the task the file's path")
 
 
-_REFUSED: Any = {io.TextIOWrapper: _refuse_file}
-_BY_VALUE: Any = cloudpickle.Pickler.dispatch_table
-# Types that others have registered with `multiprocessing`.
-_REGISTERED: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+def _reduce_code(code: CodeType) -> tuple[Any, ...]:
+    rebuild, parts = _BY_VALUE[CodeType](code)
+    return _restore_code, (rebuild, parts, code.co_filename, code.co_firstlineno, _lines_of(code))
+
+
+_OWN: Any = {io.TextIOWrapper: _refuse_file, CodeType: _reduce_code}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it is untyped
-    dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap(_REFUSED, _BY_VALUE, _REGISTERED)
+    dispatch_table: ClassVar[ChainMap[Any, Any]] = ChainMap(_OWN, _BY_VALUE, _REGISTERED)
+
+    def reducer_override(self, obj: Any) -> Any:
+        if belongs_to_main(obj) and can_refer_to(obj):
+            return NotImplemented  # by name
+        return super().reducer_override(obj)
+
+
+def _lines_of(code: CodeType) -> list[str]:
+    """Return the source lines of a function that no file has; none where a file has them, or nothing does."""
+    if os.path.isfile(code.co_filename):
+        return []
+    # Newer Pythons keep the source of `-c` and of the prompt by code object.
+    by_code: Callable[[CodeType], list[str]] | None = getattr(linecache, "_getlines_from_code", None)
+    main = sys.modules.get("__main__")
+    names = main.__dict__ if getattr(main, "__file__", None) == code.co_filename else None  # an archive's loader
+    lines = linecache.getlines(code.co_filename, names) or (by_code(code) if by_code is not None else [])
+    numbers = [number for _, _, number in code.co_lines() if number is not None]
+    first, last = code.co_firstlineno, max(numbers, default=code.co_firstlineno)
+    return lines[max(first - 1, 0) : min(last, first + _MOST_LINES)]
+
+
+def _restore_code(
+    rebuild: Callable[..., CodeType], parts: tuple[Any, ...], filename: str, first: int, lines: list[str]
+) -> CodeType:
+    """Return the code, and have tracebacks find its lines. Runs where it is loaded."""
+    if lines and not os.path.isfile(filename):
+        entry = linecache.cache.get(filename)
+        known = entry[2] if entry is not None and len(entry) == 4 else []
+        start = max(first - 1, 0)
+        merged = list(known) + ["\n"] * (start + len(lines) - len(known))
+        merged[start : start + len(lines)] = lines
+        linecache.cache[filename] = (sum(map(len, merged)), None, merged, filename)  # no time: it is not checked again
+    return rebuild(*parts).replace(co_filename=filename)

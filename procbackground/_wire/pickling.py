@@ -7,16 +7,21 @@ child both use this.
 from __future__ import annotations
 
 import copyreg
-import functools
-import os
+import io
 import pickle
-import sys
 import threading
 import types
 from collections.abc import Callable, Mapping
 
 from procbackground._load import load
 from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
+from procbackground._wire.mainmodule import (
+    MAIN_NAMES,
+    belongs_to_main,
+    can_refer_to,
+    main_is_importable,
+    main_is_whole,
+)
 from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
 from procbackground.errors import RemoteTraceback, SerializationError, _rebuild, set_cause
 
@@ -37,18 +42,6 @@ BYTES_A_LOOK = 256
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
-@functools.cache
-def main_is_importable() -> bool:
-    """Whether a fresh child can import this process's `__main__`. In notebooks, `-c`, stdin or a prompt it cannot."""
-    main = sys.modules.get("__main__")
-    if main is None:
-        return False
-    if getattr(getattr(main, "__spec__", None), "name", None) is not None:
-        return True
-    path = getattr(main, "__file__", None)
-    return path is not None and os.path.isfile(path)
-
-
 def dumps(value: Any) -> bytes:
     """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises.
 
@@ -60,14 +53,37 @@ def dumps(value: Any) -> bytes:
     except Exception:
         forget_since(mark)
     else:
-        # A reference to a `__main__` that the other side cannot import would only fail there.
-        if main_is_importable() or b"__main__" not in data:
+        # A reference to what the other side's `__main__` does not have would only fail there.
+        if main_is_whole() or b"__main__" not in data or _has_only_known_names(value):
             return data
         forget_since(mark)
     load("procbackground._wire.byvalue")
     from procbackground._wire import byvalue
 
     return byvalue.dumps(value, PROTOCOL)
+
+
+class _NameCheckingPickler(pickle.Pickler):
+    """Raises `PicklingError` at a function or class of `__main__` that the other side does not have."""
+
+    def reducer_override(self, value: Any) -> Any:
+        if belongs_to_main(value) and not can_refer_to(value):
+            raise pickle.PicklingError(f"{value!r} is not in the main module of the other side")
+        return NotImplemented
+
+
+def _has_only_known_names(value: Any) -> bool:
+    """Whether all of `__main__` that the pickle of `value` refers to is there on the other side."""
+    if not main_is_importable():
+        return False
+    mark = collected_so_far()
+    try:
+        _NameCheckingPickler(io.BytesIO(), PROTOCOL).dump(value)
+    except Exception:
+        return False
+    finally:
+        forget_since(mark)
+    return True
 
 
 def dump_with_descriptors(value: Any) -> bytes | Parcel:
@@ -115,9 +131,9 @@ def dump_payload(value: Any) -> bytes | Parcel:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
         return dump_with_descriptors(value)
-    if not buffers and len(data) < PARCEL_BYTES and main_is_importable():
+    if not buffers and len(data) < PARCEL_BYTES and main_is_whole():
         return data  # nearly always
-    if b"__main__" in data[:PARCEL_BYTES] and not main_is_importable():
+    if not main_is_whole() and b"__main__" in data[:PARCEL_BYTES] and not _has_only_known_names(value):
         return dumps(value)
     raw = raw_buffers(buffers)
     if raw is None or len(data) + sum(view.nbytes for view in raw) < PARCEL_BYTES or not may_pack():
@@ -185,7 +201,7 @@ def is_stateless(fn: Callable[..., Any]) -> bool:
         isinstance(fn, _FUNCTIONS_BY_REFERENCE)
         and getattr(fn, "__self__", None).__class__ in (types.NoneType, types.ModuleType)
         and "<" not in getattr(fn, "__qualname__", "<")
-        and (getattr(fn, "__module__", None) != "__main__" or main_is_importable())
+        and (getattr(fn, "__module__", None) not in MAIN_NAMES or can_refer_to(fn))
     )
 
 

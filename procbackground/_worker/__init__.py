@@ -3,6 +3,8 @@
     entry                   the functions that a new `multiprocessing` process runs: a worker or the zygote
     zygote, forker, deputy  the process that forks workers; what it has in common with its deputy; the deputy itself
     rehearsal               runs a worker's code in the zygote, so that forked workers are quicker
+    fitness                 what an import has left in the zygote that forks must not share
+    boot                    what every worker starts with; the import of the main module
     main                    a worker's life: signals, handshake, request loop, exit
     initializer             the manager's initializer, run once in each worker
     inbox, channel          the child's ends of the two pipes

@@ -13,9 +13,9 @@ import signal
 from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
+from procbackground._worker.boot import Boot, prepare_main
 from procbackground._worker.main import (
     NEEDED_SIGNALS,
-    Boot,
     Worker,
     WorkerFds,
     forget_inherited_output,
@@ -24,7 +24,6 @@ from procbackground._worker.main import (
     keep_lines_whole,
     lead_own_group,
     leave,
-    prepare_main,
 )
 
 TYPE_CHECKING = False
@@ -67,6 +66,9 @@ def run_worker(
         os.close(fd)
     if not_ours:
         forget_inherited_output()
+    if boot.surroundings is not None:
+        boot.surroundings.take_on()  # in a fork; another child has them already
+        boot.surroundings.set_limits()
     tasks, results, life, notes, side, page = (each.take() for each in fds)
     words = map_page(page)
     os.close(page)

@@ -23,7 +23,14 @@ from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker import relay
-from procbackground._worker.main import Boot, Worker, WorkerFds, detach_from_zygote, lead_own_group, leave
+from procbackground._worker.boot import Boot, prepare_main
+from procbackground._worker.main import (
+    Worker,
+    WorkerFds,
+    detach_from_zygote,
+    lead_own_group,
+    leave,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +46,7 @@ CLOSE = b"C"  # all workers are gone: end the processes that they left behind
 FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
 REFUSED = b"E"  # + FORK_RESULT with an errno in place of the pid
 EXITED = b"X"  # + EXIT
-UNFIT = b"T"  # + name of a module that started threads when it was imported: forking is not safe any more
+UNFIT = b"T"  # + name of a module, NUL, what its import left that forks must not share: forking is not safe any more
 
 FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
 FORK_RESULT = struct.Struct("<II")  # worker number, pid
@@ -144,14 +151,16 @@ class Forker:
             detach_from_zygote((*theirs, *self._pidfds, *self._not_for_workers))
             for reset in self._resets:
                 reset()
-            # After the resets: what modules do after a fork may have set handlers.
-            self._worker.install_signal_handlers(notes)
             lead_own_group()
             if self._may_hang:
                 # Now, not when the zygote gets to it. A worker that cannot hang reads requests next, from a pipe that
                 # ends with the parent or, before the parent knows the worker, with the zygote.
                 _platform.own_life_pipe(life)
                 _platform.end_if_over(life)
+            if self._worker.boot.is_main_forks_own:
+                prepare_main(self._worker.boot)
+            # After these: imports, and what modules do after a fork, may have set handlers.
+            self._worker.install_signal_handlers(notes)
             self._worker.relay_logs()
             exit_code = self._worker.run(WorkerFds(tasks, results, side), line)
         except BaseException as error:
@@ -163,6 +172,9 @@ class Forker:
         """Do once what does not depend on the worker."""
         relay.prepare()
         self._resets = _inherited_state_resets()
+        surroundings = self._worker.boot.surroundings
+        if surroundings is not None and surroundings.has_limits_to_set:
+            self._resets.append(surroundings.set_limits)
         self._may_hang = self._worker.may_hang
         self._is_prepared = True
 

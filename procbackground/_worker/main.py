@@ -21,42 +21,23 @@ from procbackground import _platform
 from procbackground._wire import frames as wire
 from procbackground._wire.page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
 from procbackground._wire.pickling import dump_failure
+from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import relay
+from procbackground._worker.boot import Boot
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor, StopTask
 from procbackground._worker.inbox import Inbox
-from procbackground._worker.initializer import Initializer
 from procbackground.context import set_finder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, NoReturn
 
-    from procbackground._submit.setup import Setup
-
 QUEUES_S = 1.0  # for the threads of queues to write what they hold
 # By which the parent speaks to a worker: never blocked, also where the parent takes its own by `sigwait`.
 NEEDED_SIGNALS = frozenset({signal.SIGINT, signal.SIGTERM, _platform.STACK_SIGNAL} - {0})
 
 _serving: Worker | None = None  # what this process is, from its first step to a fork of it
-
-
-class Boot:
-    """The settings that every worker of a manager starts with. Pickled, or inherited by a fork."""
-
-    def __init__(
-        self,
-        initializer: Initializer | None,
-        log_level: int,
-        main_path: str | None = None,
-        setup: Setup | None = None,
-        spool: str | None = None,
-    ) -> None:
-        self.initializer = initializer
-        self.log_level = log_level  # of the parent: records below it are not sent
-        self.main_path = main_path  # of the parent's `__main__`, for `prepare_main`
-        self.setup = setup
-        self.spool = spool  # the beginning of the names of files in which results are kept for the journal
 
 
 class WorkerFds:
@@ -86,7 +67,8 @@ class Worker:
     @property
     def may_hang(self) -> bool:
         """Whether the user's code runs before the first request is read."""
-        return self.boot.setup is not None or self.boot.initializer is not None or not relay.only_waits()
+        boot = self.boot
+        return bool(boot.setup or boot.initializer or boot.is_main_forks_own or not relay.only_waits())
 
     def relay_logs(self) -> None:
         """Send log records to the parent from now on."""
@@ -106,6 +88,8 @@ class Worker:
         self._begin(fds, line)
         setup, initializer = self.boot.setup, self.boot.initializer
         try:
+            if has_problem() and not self._take_step("setup", raise_problem):
+                return 1
             if setup is not None and not self._take_step("setup", setup.apply):
                 return 1
             if initializer is not None and not self._take_step("initializer", initializer.run):
@@ -260,24 +244,6 @@ def detach_from_zygote(fds: Iterable[int]) -> None:
         os.close(fd)
 
 
-def prepare_main(boot: Boot) -> None:
-    """Run the parent's script as `__mp_main__`, if `multiprocessing` has not.
-
-    `multiprocessing` cannot when the script has ended before the first workers start: the interpreter has deleted
-    `__main__.__file__` by then, while tasks still wait.
-    """
-    if boot.main_path is None:
-        return
-    from multiprocessing import spawn
-
-    me = process.current_process()
-    me._inheriting = True  # type: ignore[attr-defined]  # so that a script without a main guard gets a clear error
-    try:
-        spawn.prepare({"init_main_from_path": boot.main_path})  # does nothing if that is `__main__` already
-    finally:
-        del me._inheriting  # type: ignore[attr-defined]
-
-
 def flush_output() -> None:
     """Flush the output of the task: a killed process loses its buffers."""
     for stream in (sys.stdout, sys.stderr):
@@ -370,6 +336,20 @@ def find_exit_work() -> tuple[bool, bool]:
     return bool(threads), bool(util._finalizer_registry or process._children)  # type: ignore[attr-defined]
 
 
+def _save_coverage() -> None:
+    """Write what coverage.py has measured here, if it is at work: it does so as a process returns, and we end it."""
+    coverage: Any = sys.modules.get("coverage")
+    if coverage is None:
+        return
+    try:
+        measured = coverage.Coverage.current()
+        if measured is not None:
+            measured.stop()
+            measured.save()
+    except Exception:
+        pass  # a measurement must not fail the task
+
+
 def leave(exit_code: int) -> None:
     """Run the exit handlers that `multiprocessing` would run, then end this process without fail."""
     try:
@@ -378,6 +358,7 @@ def leave(exit_code: int) -> None:
             threading._shutdown()  # type: ignore[attr-defined]  # joins the task's threads, shuts down its executors
         if has_finalizers:
             util._exit_function()  # type: ignore[attr-defined]
+        _save_coverage()
         flush_output()
     finally:
         if exit_code < 0:

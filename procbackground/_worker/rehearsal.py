@@ -24,8 +24,8 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import WORDS_PER_LINE
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker import relay
+from procbackground._worker.boot import Boot
 from procbackground._worker.main import (
-    Boot,
     Worker,
     WorkerFds,
     detach_from_zygote,

@@ -18,15 +18,16 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 import warnings
 
 from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE
+from procbackground._worker.boot import Boot, prepare_main
 from procbackground._worker.deputy import Deputy, Handover
 from procbackground._worker.descendants import end_all_below, end_with_parent
+from procbackground._worker.fitness import Traces
 from procbackground._worker.forker import (
     CLOSE,
     FORK,
@@ -38,7 +39,7 @@ from procbackground._worker.forker import (
     Forker,
     ZygoteFds,
 )
-from procbackground._worker.main import Boot, flush_output, ignore_interrupts, keep_lines_whole, prepare_main
+from procbackground._worker.main import flush_output, ignore_interrupts, keep_lines_whole
 from procbackground._worker.rehearsal import rehearse
 
 # Between the end of the control socket and that of the life pipe, when the parent dies: on a busy machine not at once.
@@ -64,16 +65,14 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     _platform.end_if_over(life_fd)
     ignore_interrupts()
     if sys.version_info >= (3, 12):
-        # Python warns of a fork in a process with threads. `check_fitness` looks for those that matter.
+        # Python warns of a fork in a process with threads. `fitness` looks for those that matter.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
     control = socket.socket(fileno=fds.control)
     zygote = _Zygote(control, fds, life_fd, boot)
-    prepare_main(boot)
-    zygote.tidy_output()
-    zygote.check_fitness("__main__")
+    if not boot.is_main_forks_own:
+        zygote.import_main(boot)
     for module in preload:
-        zygote.preload(module)
-        zygote.check_fitness(module)
+        zygote.report_unfit(module, zygote.preload(module))
     try:
         zygote.serve()
     except OSError:
@@ -218,12 +217,12 @@ class _Zygote(Forker):
         if appointed is None:
             # Nothing was adopted, or no process can be started now: the kernel may end us with the parent.
             _platform.rearm_life_pipe(self._life_fd)
-            self.preload(module)
+            left = self.preload(module)
             _platform.disarm_life_pipe(self._life_fd)
         else:
-            self.preload(module)
+            left = self.preload(module)
             self._take_over(*appointed)
-        self.check_fitness(module)
+        self.report_unfit(module, left)
 
     def _appoint_deputy(self) -> tuple[int, socket.socket] | None:
         """Fork a deputy; return its pid and the socket through which it hands over."""
@@ -283,23 +282,41 @@ class _Zygote(Forker):
             self._reap(worker)
         self._modules += result.modules
 
-    def preload(self, module: str) -> None:
+    def import_main(self, boot: Boot) -> None:
+        """Import the main module, for all workers; or wait to be replaced, if they must not share what that leaves."""
+        traces = Traces() if boot.main_import == "auto" else None
+        prepare_main(boot)
+        self.tidy_output()
+        left = None if traces is None else traces.find_new()
+        if left is not None:
+            self.report_unfit("__main__", left)
+            while True:
+                signal.pause()
+
+    def preload(self, module: str) -> str | None:
+        """Import a module; return what that leaves that workers must not share, or None."""
+        try:
+            traces = Traces()
+        except OSError:
+            return None  # no descriptor is left to look with: as if it could not be imported
         try:
             importlib.import_module(module)
         except BaseException:
-            return  # the worker that needs the module will report the error
+            pass  # the worker that needs the module will report the error
         finally:
             self._is_frozen = self._is_prepared = False  # also after a failed import, which may have changed state
             self.tidy_output()
+        try:
+            return traces.find_new()
+        except OSError:
+            return "it cannot be seen what it left, as no descriptor is left"
 
     def tidy_output(self) -> None:
         """After an import: write out what it printed, so that workers do not print it again."""
         keep_lines_whole()
         flush_output()
 
-    def check_fitness(self, module: str) -> None:
-        """Report to the manager if importing `module` has started threads."""
-        # Threads of native libraries (OpenBLAS and the like) survive forks by themselves; Python's hold locks that
-        # no thread would release in the child.
-        if threading.active_count() > 1:
-            self._control.send(UNFIT + module.encode())
+    def report_unfit(self, module: str, left: str | None) -> None:
+        """Report to the manager if importing `module` has left what forks must not share."""
+        if left is not None:
+            self._control.send(UNFIT + f"{module}\0{left}".encode(errors="replace")[:4000])

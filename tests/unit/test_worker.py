@@ -8,7 +8,8 @@ import pytest
 
 from procbackground._wire.frames import ProtocolError
 from procbackground._wire.page import WORDS_PER_LINE
-from procbackground._worker.main import Boot, Worker
+from procbackground._worker.boot import Boot
+from procbackground._worker.main import Worker
 
 
 def test_garbage_in_the_task_pipe_ends_the_request_loop():
