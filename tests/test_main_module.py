@@ -180,6 +180,40 @@ def test_all_of_main_works_from_standard_input(folder):
     assert "fine" in said.splitlines(), said
 
 
+CONNECTIONS = """
+import multiprocessing
+from procbackground import Manager
+
+class Above:
+    def __init__(self, connection):
+        self.connection = connection
+
+def use(end):
+    end.connection.send(type(end).__qualname__)
+    return end
+
+if __name__ == "__main__":
+    class Below(Above): ...
+    def use_below(end):
+        return use(end)
+
+    with Manager(1) as manager:
+        for kind in (Above, Below):
+            for fn in (use, use_below, lambda end: use(end)):
+                reader, writer = multiprocessing.Pipe()
+                back = manager.run(fn, kind(writer)).result(20)
+                assert type(back) is kind and reader.recv() == kind.__qualname__
+                back.connection.send("fine")
+                print(reader.recv())
+"""
+
+
+def test_connections_pass_within_classes_of_main(folder):
+    (folder / "connections.py").write_text(CONNECTIONS)
+    said = run(folder, "connections.py")
+    assert said.split() == ["fine"] * 6, said
+
+
 def test_a_decorator_that_only_a_profiler_defines_does_no_harm(folder):
     """kernprof and memory_profiler put `profile` among the builtins of the process that they run."""
     (folder / "launcher.py").write_text(
