@@ -25,7 +25,7 @@ def main() -> None:
         print(f"refused: {error}")
     else:
         raise AssertionError("the page was made in spite of the limit")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2 << 20, hard))  # enough for the page, not for large payloads
+    resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, hard))  # enough for the page, not for large payloads
     assert manager.run(plain.square, 3).result(timeout=20) == 9
     large = bytes(8 << 20)
     assert manager.run(plain.echo, large).result(timeout=20) == large  # by the pipe, then
