@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,17 @@ def finished(make_manager: Any) -> Manager:
         handle.exception(timeout=PATIENCE_S)
     manager.run_task(Task(plain.nothing, interval=0, type="loop", name="loop")).cancel()
     return manager  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("options", [{}, {"isolate": True}, {"retry": 2}, {"deadline": 60.0}, {"priority": 1}])
+@pytest.mark.parametrize("is_keyed", [False, True])
+def test_a_wait_counts_from_the_call_on(make_manager, tmp_path, options, is_keyed):
+    began_s = time.monotonic()
+    manager = make_manager(journal=tmp_path / "journal.sqlite" if is_keyed else None)
+    manager.run_task(Task(plain.nothing, **options)).result(PATIENCE_S)
+    waited = manager.report().as_dict()["tasks"]["nothing"]["waited_seconds"]
+    assert waited["count"] == 1
+    assert 0 < waited["sum"] < time.monotonic() - began_s
 
 
 def test_the_figures_of_each_name(finished):

@@ -65,6 +65,7 @@ class Scheduler(State):
             limits.set_deadline(self, job, job.started_s or now_s)
         if recipe.isolate:
             self.keeps_spare = self.needs_staff = True
+            job.started_s = now_s  # of its wait, as below
             self.fresh_queue.push(job)
             return None
         if recipe.retry is not None:
@@ -112,7 +113,8 @@ class Scheduler(State):
     def set_aside(self, job: Job, job_state: str, now_s: float) -> None:
         """Take in a one-off that waits for the journal, or for another job of its key."""
         self.count_in(job)
-        limits.set_deadline(self, job, job.started_s or now_s)
+        job.started_s = job.started_s or now_s  # of its wait, which includes the journal's answer
+        limits.set_deadline(self, job, job.started_s)
         job.state = job_state
         self.aside.add(job)
 

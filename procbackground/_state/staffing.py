@@ -117,6 +117,8 @@ def _promote(state: State, worker: Worker, source: JobQueue, now_s: float) -> No
         return
     source.peek()
     job = source.pop()
+    if job.attempt == 1:
+        state.figures.of(job.recipe.name).waited.add(now_s - job.started_s)
     _dispatch(worker, job, now_s)
     worker.pipeline.jobs.append(job)
     worker.is_last = job.recipe.isolate
