@@ -10,7 +10,7 @@ from typing import Any
 from procbackground.observers.extras import import_extra
 from procbackground.observers.names import display
 from procbackground.observers.plain import EACH_S, FIRST_S, printable
-from procbackground.observers.runs import duration
+from procbackground.observers.runs import duration, per_second
 
 
 def make_bar(name: str, total: int | None) -> Bar:
@@ -83,7 +83,7 @@ class PlainBar(Bar):
         parts = [f"{self.done}{of_total} items"]
         if self.failed:
             parts.append(f"{self.failed} failed")
-        parts.append(f"{self.done / max(1e-3, seconds):.3g}/s")
+        parts.append(per_second(self.done / max(1e-3, seconds)))
         left = None if self.total is None or not self.done else (self.total - self.done) * seconds / self.done
         parts.append(f"{duration(left)} left" if left else f"in {duration(seconds)}")
         if sys.stderr is not None:
@@ -116,6 +116,7 @@ class RichBar(Bar):
         console = import_extra("rich.console", "rich", "progress").Console(stderr=True)
 
         from procbackground.observers.logs_above import LogsAbove, is_terminal
+        from procbackground.observers.rich import REFRESHES, free_of_echo
 
         super().__init__(name, total)
         columns = [
@@ -126,12 +127,16 @@ class RichBar(Bar):
             progress.TimeElapsedColumn(),
             progress.TimeRemainingColumn(),
         ]
-        self._progress = progress.Progress(
-            *columns, console=console, expand=True,
-            redirect_stdout=is_terminal(sys.stdout), redirect_stderr=is_terminal(sys.stderr),
-        )  # fmt: skip
+        self._progress = progress.Progress(*columns, console=console, expand=True)  # not started: it makes the text
+        self._live = import_extra("rich.live", "rich", "progress").Live(
+            get_renderable=lambda: free_of_echo(self._progress.get_renderable(), console),
+            console=console,
+            refresh_per_second=REFRESHES,
+            redirect_stdout=is_terminal(sys.stdout),
+            redirect_stderr=is_terminal(sys.stderr),
+        )
         before = sys.stdout, sys.stderr
-        self._progress.start()
+        self._live.start()
         self._logs = LogsAbove()
         self._logs.redirect(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
         self._task = self._progress.add_task(printable(name), total=total, failures="")
@@ -142,4 +147,4 @@ class RichBar(Bar):
 
     def _finish(self) -> None:
         self._logs.restore()
-        self._progress.stop()
+        self._live.stop()

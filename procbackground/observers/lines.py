@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground.observers.base import Observer
+from procbackground.observers.runs import number
 
 if TYPE_CHECKING:
     from procbackground import events
@@ -78,9 +79,9 @@ class LogLines(Observer):
         self._task(logging.DEBUG, event, text, pid=event.pid)
 
     def on_task_progress(self, event: events.TaskProgress) -> None:
-        of_total = "" if event.total is None else f"/{event.total:g}"
+        of_total = "" if event.total is None else f"/{number(event.total)}"
         message = "" if event.message is None else f" {event.message}"
-        self._task(logging.DEBUG, event, f"task {event.task.name}: {event.done:g}{of_total}{message}")
+        self._task(logging.DEBUG, event, f"task {event.task.name}: {number(event.done)}{of_total}{message}")
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
         self.counts["stalled"] += 1

@@ -11,7 +11,7 @@ from procbackground.observers.base import EVENT_NAMES, Observer
 from procbackground.observers.extras import import_extra
 from procbackground.observers.logs_above import LogsAbove, is_terminal
 from procbackground.observers.plain import PlainProgressObserver, printable
-from procbackground.observers.runs import Run, Running, duration
+from procbackground.observers.runs import Run, Running, duration, number
 
 if TYPE_CHECKING:
     from procbackground import events
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 REFRESHES = 8  # a second
 SHOWN_AFTER_S = 0.5  # tasks that have run for less have no line, unless they report progress: it could not be read
 OTHER_LINES = 8  # of the terminal, for the bar, the failures and a line of the shell
+ECHO = 4  # columns: ^C twice between two refreshes
 NARROW = 100  # columns, below which messages and CPU are left out
 
 
@@ -109,7 +110,7 @@ class RichProgressObserver(Observer):
         self._lines = max(self._lines, lines)
         parts += [_text(" ")] * (self._lines - lines)
         parts += [_text(f"failed: {printable(each)}", "red") for each in list(self.run.failures)]
-        return _rich("console").Group(*parts)
+        return free_of_echo(_rich("console").Group(*parts), self._console)
 
     def _shown(self) -> list[Running]:
         now = time.time()
@@ -153,6 +154,12 @@ class RichProgressObserver(Observer):
         return grid
 
 
+def free_of_echo(renderable: Any, console: Any) -> Any:
+    """Return what is drawn without the last columns. The terminal writes ^C there, where the cursor is. In a line that
+    is full, it would begin another line, and the display would be drawn again below."""
+    return _rich("constrain").Constrain(renderable, max(1, console.width - ECHO))
+
+
 def _rich(module: str) -> Any:
     return import_extra(f"rich.{module}", "rich", "RichProgressObserver")
 
@@ -160,8 +167,8 @@ def _rich(module: str) -> Any:
 def _words_of(running: Running) -> str:
     parts = []
     if running.done is not None:
-        of_total = "" if running.total is None else f"/{running.total:g}"
-        parts.append(f"{running.done:g}{of_total}")
+        of_total = "" if running.total is None else f"/{number(running.total)}"
+        parts.append(f"{number(running.done)}{of_total}")
     if running.message:
         parts.append(printable(running.message))
     return " ".join(parts)

@@ -35,11 +35,16 @@ class Run:
         self.began_s = time.monotonic()
         self.running: dict[Any, Running] = {}  # by handle
         self.failures: deque[str] = deque(maxlen=self.KEPT_FAILURES)
-        self._marks: deque[tuple[float, int]] = deque()  # (when, how many had ended)
+        self._marks: deque[tuple[float, int]] = deque()  # (when, how many were done)
 
     @property
     def ended(self) -> int:
         return self.succeeded + self.failed + self.cancelled
+
+    @property
+    def done(self) -> int:
+        """Tasks that came to their end. Thousands may be cancelled in a moment, which says nothing of the others."""
+        return self.succeeded + self.failed
 
     def take_added(self, event: Any) -> None:
         if not is_loop(event):
@@ -73,24 +78,24 @@ class Run:
             now_s = time.monotonic()
             marks = self._marks
             if not marks or now_s - marks[-1][0] > 0.5:
-                marks.append((now_s, self.ended))
+                marks.append((now_s, self.done))
                 while marks[0][0] < now_s - self.WINDOW_S and len(marks) > 1:
                     marks.popleft()
         if outcome == "failed":
             self.failures.append(f"{event.task.name}: {brief(event.error)}")
 
     def rate(self) -> float:
-        """Return how many tasks end a second: over the last half minute, or since the start."""
+        """Return how many tasks are done a second: over the last half minute, or since the start."""
         now_s = time.monotonic()
         since_s, before = self.began_s, 0
         if self._marks and now_s - self._marks[0][0] > self.WINDOW_S / 2:
             since_s, before = self._marks[0]
-        return (self.ended - before) / max(1e-3, now_s - since_s)
+        return (self.done - before) / max(1e-3, now_s - since_s)
 
     def seconds_left(self) -> float | None:
         """Return how long the tasks that have not ended will take at this rate; None while nothing says so."""
         rate = self.rate()
-        return (self.added - self.ended) / rate if self.ended and rate > 0 else None
+        return (self.added - self.ended) / rate if rate > 0 else None
 
     def summary(self) -> str:
         """Return one line that says how far the run is."""
@@ -103,7 +108,7 @@ class Run:
             parts.append(f"{self.retried} retried")
         if self.running:
             parts.append(f"{len(self.running)} running")
-        parts.append(f"{self.rate():.3g}/s")
+        parts.append(per_second(self.rate()))
         left_s = self.seconds_left()
         if left_s:
             parts.append(f"{duration(left_s)} left")
@@ -125,6 +130,17 @@ def brief(error: BaseException, limit: int = 200) -> str:
     name = type(error).__name__
     text = f"{name}: {text}" if text else name
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def number(value: float) -> str:
+    """Return a number in full: 1234567, and 0.25, but not 1.23457e+06."""
+    return f"{value:.15g}" if abs(value) < 1e15 else f"{value:g}"
+
+
+def per_second(rate: float) -> str:
+    """Return a rate in three digits, as "0.25/s" or "45,900/s"."""
+    rounded = float(f"{rate:.3g}")
+    return f"{rounded:,.0f}/s" if rounded >= 100 else f"{rounded:g}/s"
 
 
 def duration(seconds: float) -> str:

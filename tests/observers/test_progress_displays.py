@@ -13,6 +13,7 @@ import pytest
 from procbackground import Task
 from procbackground.observers import PlainProgressObserver, names
 from procbackground.observers.logs_above import LogsAbove
+from procbackground.observers.runs import Run, number, per_second
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import failing, plain, reporting
@@ -145,6 +146,42 @@ def test_without_progress_nothing_is_shown(make_manager, capsys):
     assert capsys.readouterr().err == ""
 
 
+# -- the words --------------------------------------------------------------------------------------------
+
+
+def test_cancelled_tasks_do_not_count_as_work_that_is_done():
+    class Event:
+        handle, pid, attempt, time = "handle", 1, 1, 0.0
+        task = Task(plain.nothing)
+
+    run = Run()
+    for _ in range(1000):
+        run.take_added(Event)
+    run.began_s -= 10
+    for _ in range(20):
+        run.take_end(Event, "succeeded")
+    for _ in range(900):
+        run.take_end(Event, "cancelled")
+    assert run.rate() == pytest.approx(2, rel=0.1)
+    assert run.seconds_left() == pytest.approx(40, rel=0.1)
+    assert run.summary().startswith("920/1000 tasks, 900 cancelled, ")
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"),
+    [(0, "0/s"), (0.31149, "0.311/s"), (17.46, "17.5/s"), (999.6, "1,000/s"), (10640.5, "10,600/s")],
+)
+def test_a_rate_is_written_in_three_digits_and_without_an_exponent(rate, text):
+    assert per_second(rate) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1234567, "1234567"), (2e6, "2000000"), (0.1 + 0.2, "0.3"), (1e30, "1e+30")]
+)
+def test_progress_is_written_in_full(value, text):
+    assert number(value) == text
+
+
 # -- tqdm -------------------------------------------------------------------------------------------------
 
 
@@ -267,6 +304,19 @@ def test_a_map_has_a_bar_of_rich(monkeypatch, make_manager, no_color):
     assert len(list(manager.map(plain.square, range(500), progress=True))) == 500
     assert "500/500" in terminal.getvalue()
     assert sys.stderr is terminal
+
+
+@pytest.mark.parametrize("shown_by", ["manager", "map"])
+def test_a_display_of_rich_leaves_room_for_what_the_terminal_echoes(monkeypatch, make_manager, no_color, shown_by):
+    pytest.importorskip("rich")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    manager = make_manager(progress=shown_by == "manager")
+    assert len(list(manager.map(plain.square, range(500), progress=True))) == 500
+    manager.run_task(Task(failing.fail, args=("no ink left " * 20,))).exception(timeout=PATIENCE_S)
+    manager.close()
+    lines = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue()))
+    assert 90 < max(map(len, lines)) <= 100 - len("^C^C")
 
 
 def test_progress_works_with_processes_of_a_real_script(tmp_path):
