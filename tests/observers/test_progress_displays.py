@@ -90,8 +90,8 @@ def test_a_notebook_gets_tqdms_widget(monkeypatch):
 
 def test_a_manager_shows_progress_as_plain_lines_in_a_pipe(make_manager, capsys):
     manager = make_manager(progress=True)
-    for number in range(10):
-        manager.run(plain.square, number)
+    for each in range(10):
+        manager.run(plain.square, each)
     manager.run_task(Task(failing.fail, args=("\x1b[31mred\r\n",), name="bad\nname"))
     manager.close()
     lines = capsys.readouterr().err.splitlines()
@@ -105,8 +105,8 @@ def test_plain_lines_come_now_and_then(make_manager):
     stream = io.StringIO()
     observer = PlainProgressObserver(stream, each=0.01)
     manager = make_manager(observer=observer)
-    for number in range(30):
-        manager.run(nap, number)
+    for each in range(30):
+        manager.run(nap, each)
     manager.close()
     lines = stream.getvalue().splitlines()
     assert len(lines) > 2

@@ -25,9 +25,9 @@ def main() -> None:
         print(f"refused: {error}")
     else:
         raise AssertionError("the page was made in spite of the limit")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (6 << 20, hard))  # enough for the page, not for large payloads
+    resource.setrlimit(resource.RLIMIT_FSIZE, (24 << 20, hard))  # enough for the page, not for large payloads
     assert manager.run(plain.square, 3).result(timeout=20) == 9
-    large = bytes(8 << 20)
+    large = bytes(40 << 20)
     assert manager.run(plain.echo, large).result(timeout=20) == large  # by the pipe, then
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert manager.run(plain.echo, large).result(timeout=20) == large
