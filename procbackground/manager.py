@@ -190,6 +190,10 @@ class Manager(_FrontDoor, ExecutorInternals):
             the results that the file does not have. Results are pickles: use only journals that you trust.
             Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
             to another program, or to a newer version of this one.
+        name: of the manager, for people: its status shows it.
+        status: whether to offer a status socket, by which `procbackground top` watches this manager, cancels tasks,
+            and ends it. It is for this user alone; `procbackground._status` has its protocol. Raises (now): `OSError`
+            where no socket can be made.
         exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
             default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
             names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
@@ -236,6 +240,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         journal: str | os.PathLike[str] | None = None,
         exit_timeout: float | None = None,
         main_import: str = "auto",
+        name: str | None = None,
+        status: bool = False,
     ) -> None:
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
@@ -255,6 +261,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         if inline:
             if journal is not None:
                 raise ValueError("inline tasks are not recorded: leave out journal or inline")
+            if status:
+                raise ValueError("inline tasks have no status socket: leave out status or inline")
             load("procbackground._supervisor.inline")
             from procbackground._supervisor.inline import InlineSupervisor
 
@@ -262,7 +270,15 @@ class Manager(_FrontDoor, ExecutorInternals):
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             register_for_exit(close_all_at_exit)
             return
-        writer, with_key = checks.journal_at(journal)
+        server = checks.status_server(name, max_workers) if status else None
+        if server is not None:
+            observers.append(server)
+        try:
+            writer, with_key = checks.journal_at(journal)
+        except BaseException:
+            if server is not None:
+                server.discard()
+            raise
         supervisor = Supervisor(
             context=context_in_use,
             max_workers=max_workers,
@@ -283,6 +299,11 @@ class Manager(_FrontDoor, ExecutorInternals):
         )
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
         register_for_exit(close_all_at_exit)
+        if server is not None:
+            load("procbackground._supervisor.overview")
+            from procbackground._supervisor.overview import Overview
+
+            server.start(Overview(supervisor))
 
     # -- asking and waiting --------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from procbackground._journal.writer import Writer
+    from procbackground._status.server import StatusServer
     from procbackground._submit.carry import Carrier
     from procbackground._submit.keyed import WithKey
     from procbackground._submit.setup import Setup
@@ -152,6 +153,14 @@ def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, With
         return None, None
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
     return writer.Writer(path), keyed.with_key
+
+
+def status_server(name: str | None, max_workers: int) -> StatusServer:
+    """Return a server for a manager's status, which listens already. Raises: `OSError`."""
+    load("procbackground._status.server")
+    from procbackground._status.server import StatusServer
+
+    return StatusServer(name or "", max_workers)
 
 
 def as_observers(observer: Any, *, progress: bool = False) -> list[Any]:

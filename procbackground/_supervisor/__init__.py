@@ -20,6 +20,7 @@ passes them:
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
+    overview                    the same for the status socket
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
     inline, inline_context      in place of all this: running each task in its caller's thread; `current()` there
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job, KeyedJob
@@ -16,6 +16,9 @@ from procbackground._supervisor.keyed import KeyedJobs
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.submit_gate import SubmitQueueGate
 from procbackground.handle import TaskHandle
+
+if TYPE_CHECKING:
+    from procbackground._supervisor.overview import ArrivalMarks
 
 # Requests that are taken before the workers are looked at again: many while the queue is short, few once it has enough
 # for all workers. With many always, four threads that only submit left the workers 200 tasks a second.
@@ -46,6 +49,7 @@ class Intake:
         self._acceptance = acceptance
         self._send = send
         self._keyed = keyed
+        self.marks: ArrivalMarks | None = None  # with a status socket
         self.close_began_s: float | None = None
         self.settled_at_close: tuple[int, int] = (0, 0)  # succeeded and failed
         self.gate: SubmitQueueGate | None = None
@@ -65,6 +69,8 @@ class Intake:
         scheduler, requests = self._scheduler, self._inbox.requests
         now_s = time.monotonic()
         is_plain = self._is_plain
+        if self.marks is not None:
+            self.marks.note(now_s, scheduler.added)
         for _ in range(BATCH if scheduler.queue.length < ENOUGH else SMALL_BATCH):
             if not requests:
                 break

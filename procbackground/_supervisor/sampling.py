@@ -52,7 +52,7 @@ class Sampler:
 
     def sample(self) -> list[tuple[ProcessInfo, Job | None]]:
         """Return the figures of the workers that are ready, each with the job that it runs."""
-        rows = self._inbox.ask(self._rows)
+        rows = self._inbox.ask(self.rows)
         figures = sample([row.worker.pid for row in rows])
         samples = []
         for row in rows:
@@ -69,7 +69,8 @@ class Sampler:
             )
         return samples
 
-    def _rows(self) -> list[_Row]:
+    def rows(self) -> list[_Row]:
+        """Return the workers that are ready, each with its job. In the supervisor thread."""
         rows = []
         for worker in self._scheduler.workers:
             if worker.pid and worker.state not in (fleet.STARTING, fleet.DYING):

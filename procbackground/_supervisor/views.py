@@ -75,19 +75,24 @@ def _begin(loop: Loop, job: Job | None, taken: list[Running], question: Question
 def status_line(loop: Loop) -> str:
     """Return how many workers there are and what they have to do. Asks nobody, so that a debugger may call it: figures
     that change meanwhile may not fit together."""
-    acceptance, scheduler = loop.acceptance, loop.scheduler
-    if acceptance.is_foreign:
+    scheduler = loop.scheduler
+    if loop.acceptance.is_foreign:
         return "of another process"
-    if loop.has_closed.is_set:
-        state = "closed"
-    elif acceptance.failure is not None or acceptance.breakage is not None:
-        state = "broken"
-    elif acceptance.is_refusing:
-        state = "closing"
-    else:
-        state = "open" if loop.is_ready else "unused"
+    state = state_of(loop)
     workers = list(scheduler.workers)
     running = len([worker for worker in workers if worker.is_running])
     done = scheduler.succeeded + scheduler.failed + scheduler.cancelled
     queued = max(0, scheduler.unsettled + scheduler.unsettled_loops - running)
     return f"{state}: {len(workers)} workers, {running} running, {queued} queued, {done} done"
+
+
+def state_of(loop: Loop) -> str:
+    """Return one word: unused, open, closing, closed or broken. Asks nobody, either."""
+    acceptance = loop.acceptance
+    if loop.has_closed.is_set:
+        return "closed"
+    if acceptance.failure is not None or acceptance.breakage is not None:
+        return "broken"
+    if acceptance.is_refusing:
+        return "closing"
+    return "open" if loop.is_ready else "unused"
