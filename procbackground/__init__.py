@@ -26,10 +26,12 @@ A task's way out and back, by module:
 The root and the packages. Each package lists its modules in its own docstring:
 
     root          task, retry, events, errors, report, context: what users import; joblib: the backend for joblib;
+                  cli, __main__: the command, and `task` for files that it runs;
                   _compat: private attributes of ProcessPoolExecutor; _sync, _load, _broken: what all others may
                   import; _figures: what a run is counted in;
                   _testing: what tests see of a manager's inside
     observers     Observer and the ready-made observers
+    _cli          the command `procbackground`
     _submit       the caller's side: from a call to a job; map and stream
     _supervisor   the parent's side: the supervisor thread, which owns the scheduler and every worker's pipes
     _journal      the record of keyed tasks, a SQLite file
@@ -37,6 +39,7 @@ The root and the packages. Each package lists its modules in its own docstring:
     _wire         what crosses between parent and child
     _worker       the child's side
     _platform     what the operating system provides
+    _status       the socket by which others watch a manager
     _report       what the figures of a run are told by: text, and a page with plots
 """
 

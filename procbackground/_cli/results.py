@@ -1,0 +1,133 @@
+"""Writes results: lines to standard output or a file, and a folder for each task."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+from pathlib import Path
+from typing import TextIO
+
+from procbackground._cli.errors import Wrong
+from procbackground._cli.records import Ended, is_json, line_of, raw_text, record_of
+
+
+class OutputEnded(Exception):
+    """Nobody reads standard output any more, as with `| head`."""
+
+
+class Lines:
+    """Lines to standard output or to a file, each flushed when it is written.
+
+    Args:
+        is_raw: values alone, those of tasks that succeeded.
+        is_tagged: raw values behind their input and a tab.
+    """
+
+    def __init__(self, path: str | None, is_raw: bool, is_tagged: bool) -> None:
+        self.path = path
+        self._is_raw, self._is_tagged = is_raw, is_tagged
+        self._file: TextIO | None = None
+        if path is not None and path != "-":
+            try:
+                self._file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            except OSError as error:
+                raise Wrong(f"cannot write {path}: {error.strerror or error}") from None
+
+    def write(self, ended: Ended, pickled_at: str | None = None) -> None:
+        """Write the line of a task. Raises: `OutputEnded`; `OSError`, say of a full disk."""
+        if not self._is_raw:
+            line = line_of(record_of(ended, pickled_at))
+        elif ended.outcome == "succeeded":
+            line = raw_text(ended.value)
+            if self._is_tagged:
+                line = "\n".join(f"{ended.call.tag}\t{each}" for each in line.split("\n"))
+        else:
+            return
+        self._put(line + "\n")
+
+    def put_call(self, text: str) -> None:
+        """Write a call, for `--dry-run`."""
+        self._put(text + "\n")
+
+    def _put(self, text: str) -> None:
+        # `sys.stdout` itself, and not a file kept from the start: a bar above which it prints may stand in for it.
+        file = self._file or sys.stdout
+        try:
+            try:
+                file.write(text)
+            except UnicodeEncodeError:
+                file.write(text.encode("ascii", "backslashreplace").decode())
+            file.flush()
+        except BrokenPipeError:
+            if self._file is None:
+                # Or the interpreter would try once more at its exit, and complain.
+                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise OutputEnded from None
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+
+class Folders:
+    """A folder for each task: `value`, `stdout`, `stderr` and `result.json`."""
+
+    def __init__(self, path: str) -> None:
+        self.path = os.path.abspath(path)
+        try:
+            os.makedirs(self.path, exist_ok=True)
+            if not os.access(self.path, os.W_OK | os.X_OK):
+                raise PermissionError(13, os.strerror(13))
+        except OSError as error:
+            raise Wrong(f"cannot write into {path}: {error.strerror or error}") from None
+
+    def of(self, index: int) -> str:
+        """Return the folder of a task."""
+        return os.path.join(self.path, str(index))
+
+    def write(self, ended: Ended) -> str | None:
+        """Write what is known of a task; return the file of a value that is no JSON. Raises: `OSError`."""
+        folder = Path(self.of(ended.call.index))
+        folder.mkdir(exist_ok=True)
+        value, pickled_at = folder / "value", None
+        value.unlink(missing_ok=True)  # of an earlier run
+        if ended.outcome == "succeeded":
+            if is_json(ended.value):
+                _replace(value, raw_text_as_json(ended).encode())
+            else:
+                try:
+                    _replace(value, pickle.dumps(ended.value, protocol=pickle.HIGHEST_PROTOCOL))
+                    pickled_at = str(value)
+                except OSError:
+                    raise
+                except Exception:  # it came here by cloudpickle
+                    pickled_at = _by_cloudpickle(value, ended)
+        _replace(folder / "result.json", (line_of(record_of(ended, pickled_at)) + "\n").encode())
+        return pickled_at
+
+
+def raw_text_as_json(ended: Ended) -> str:
+    """Return the value as JSON, with a line end."""
+    import json
+
+    return json.dumps(ended.value) + "\n"
+
+
+def _by_cloudpickle(path: Path, ended: Ended) -> str | None:
+    import cloudpickle  # type: ignore[import-untyped]
+
+    try:
+        _replace(path, cloudpickle.dumps(ended.value))
+    except OSError:
+        raise
+    except Exception:
+        return None
+    return str(path)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole or not at all."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.write_bytes(data)
+    os.replace(beside, path)
