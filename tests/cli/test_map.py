@@ -1,0 +1,173 @@
+"""`procbackground map`: results, limits, exit codes, early ends."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+
+import pytest
+
+
+def test_results_are_lines_of_json_and_all_else_goes_to_stderr(command):
+    ran = command("map", "tasks:chatty", "a", "b", "--keep-order")
+    assert ran.code == 0
+    first, second = ran.records
+    assert first.pop("seconds") >= 0
+    assert first == {"index": 0, "input": ["a"], "outcome": "succeeded", "value": "a", "attempts": 1}
+    assert second["value"] == "b"
+    assert "says a" in ran.err
+    assert "sub a" in ran.err
+    assert "2 succeeded" in ran.err
+
+
+def test_a_failure_says_what_happened_and_counts_in_the_exit_code(command):
+    ran = command("map", "tasks:picky", "bad", "good", "bad")
+    assert ran.code == 2
+    failed = [record for record in ran.records if record["outcome"] == "failed"]
+    assert [record["index"] for record in failed] == [0, 2]
+    error = failed[0]["error"]
+    assert (error["type"], error["message"]) == ("ValueError", "this one is bad")
+    assert "tasks.py" in error["traceback"]
+    assert "failed: ValueError: this one is bad (2 times)" in ran.err
+
+
+def test_exit_code_stops_at_101(command):
+    ran = command("map", "tasks:picky", "-q", text="bad\n" * 110)
+    assert ran.code == 101
+    assert len(ran.records) == 110
+
+
+@pytest.mark.parametrize(
+    ("arguments", "outcome", "attempts"),
+    [
+        (["tasks:sleeps", "x", "--timeout", "300ms"], "timed out", 1),
+        (["tasks:dies", "x", "--retries", "2"], "died", 3),
+    ],
+)
+def test_other_outcomes_have_their_word(command, arguments, outcome, attempts):
+    ran = command("map", *arguments)
+    assert ran.code == 1
+    [record] = ran.records
+    assert (record["outcome"], record["attempts"]) == (outcome, attempts)
+    assert "procbackground/_" not in json.dumps(record)
+
+
+def test_retries_come_after_the_first_attempt(command):
+    ran = command("map", "tasks:third_time", str(command.folder), "--retries", "2", "--retry-delay", "10ms")
+    assert ran.code == 0
+    assert [(each["value"], each["attempts"]) for each in ran.records] == [(3, 3)]
+    assert "2 further attempts" in ran.err
+
+
+def test_results_keep_the_order_of_the_input(command):
+    ran = command("map", "tasks:sleeps", "-j", "3", "-k", "-q", ":::", "a", "b", "c", ":::+", "0.4", "0.2", "0")
+    assert [record["index"] for record in ran.records] == [0, 1, 2]
+
+
+def test_shuffled_inputs_keep_their_index_and_their_order(command):
+    ran = command("map", "tasks:double", "-q", "-k", "--shuffle", "--types", text="\n".join(map(str, range(100))))
+    assert [(each["index"], each["value"]) for each in ran.records] == [(n, 2 * n) for n in range(100)]
+
+
+def test_raw_values_are_lines_with_their_input_if_asked(command):
+    ran = command("map", "tasks:pair", "-q", "-k", "--raw", ":::", "1", "2")
+    assert ran.out == '["1", "-"]\n["2", "-"]\n'
+    ran = command("map", "tasks:picky", "-q", "-k", "--raw", "--tag", "x", "bad")
+    assert ran.out == "x\tx\n"
+
+
+def test_lines_that_tasks_print_bear_their_task(command):
+    ran = command("map", "tasks:chatty", "-q", "--tag", "a", "b")
+    lines = ran.err.splitlines()
+    for name in ("a", "b"):
+        assert {f"{name}\tsays {name}", f"{name}\tsub {name}", f"{name}\twarns {name}"} <= set(lines)
+
+
+def test_results_have_a_folder_each(command):
+    ran = command("map", "tasks:chatty", "-q", "a", "--results", "res")
+    folder = command.folder / "res" / "0"
+    assert ran.err == ""
+    assert sorted((folder / "stdout").read_text().split()) == ["a", "a", "says", "sub"]
+    assert (folder / "stderr").read_text() == "warns a\n"
+    assert json.loads((folder / "value").read_text()) == "a"
+    assert json.loads((folder / "result.json").read_text()) == ran.records[0]
+    ran = command("map", "tasks:odd", "-q", "a", "--results", "res")
+    assert ran.records[0]["repr"] == "{'a'}"
+    assert pickle.loads((folder / "value").read_bytes()) == {"a"}
+    assert ran.records[0]["pickle"] == str(folder / "value")
+
+
+def test_output_goes_to_a_file_written_anew(command):
+    command.write("out", "old\n" * 100)
+    ran = command("map", "tasks:double", "a", "-q", "-o", "out")
+    assert ran.out == ""
+    assert json.loads((command.folder / "out").read_text())["value"] == "aa"
+
+
+def test_joblog_has_the_columns_of_gnu_parallel(command):
+    command("map", "tasks:picky", "-q", "-j", "1", "good", "bad", "--joblog", "log")
+    head, *rows = [line.split("\t") for line in (command.folder / "log").read_text().splitlines()]
+    assert head == ["Seq", "Host", "Starttime", "JobRuntime", "Send", "Receive", "Exitval", "Signal", "Command"]
+    assert [(row[0], row[6], row[7], row[8]) for row in rows] == [
+        ("1", "0", "0", "tasks.picky('good')"), ("2", "1", "0", "tasks.picky('bad')"),
+    ]  # fmt: skip
+
+
+def test_a_run_halts_soon_or_now(command):
+    ran = command("map", "tasks:picky", "-j", "1", "-q", "--halt", "soon,fail=1", "-k", "a", "bad", *"cdefgh")
+    assert ran.code == 1
+    assert len(ran.records) <= 4
+    assert "1 failed: finishing" in ran.err
+    ran = command("map", "tasks:sleeps", "-j", "2", "--halt", "now,success=1", ":::", "a", "b", ":::+", "0.1", "60")
+    assert ran.code == 0
+    assert sorted(record["outcome"] for record in ran.records) == ["cancelled", "succeeded"]
+
+
+def test_a_reader_that_leaves_ends_the_run(command):
+    with command.running("map", "tasks:double", "--quiet", stdin=subprocess.PIPE) as process:
+        process.stdin.write("a\n")
+        process.stdin.flush()
+        assert json.loads(process.stdout.readline())["value"] == "aa"
+        process.stdout.close()
+        process.stdin.write("b\n" * 10)
+        process.stdin.flush()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == ""
+
+
+def test_settings_come_from_flags_then_environment_then_the_project(command):
+    command.write("pyproject.toml", "[tool.procbackground]\nquiet = true\n[tool.procbackground.map]\nraw = true\n")
+    assert command("map", "tasks:double", "a").out == "aa\n"
+    ran = command("map", "tasks:sleeps", "a", PROCBACKGROUND_TIMEOUT="100ms", PROCBACKGROUND_RAW="0")
+    assert ran.records[0]["outcome"] == "timed out"
+    ran = command("map", "tasks:sleeps", ":::", "a", ":::", "0.5", "--dry-run", PROCBACKGROUND_TIMEOUT="100ms")
+    assert ran.code in (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[tool.procbackground]\njbos = 3\n", "has 'jbos', which is no option of any command; did you mean jobs?"),
+        ("[tool.procbackground.map]\ninterval = 3\n", "has 'interval', which is no option of it"),
+        ("[tool.procbackground\n", "cannot be read"),
+    ],
+)
+def test_settings_that_are_wrong_are_named(command, text, message):
+    command.write("pyproject.toml", text)
+    ran = command("map", "tasks:double", "a")
+    assert ran.code == 2
+    assert message in ran.err
+
+
+def test_events_go_to_a_file(command):
+    pytest.importorskip("procbackground.observers.jsonlines")
+    command("map", "tasks:double", "a", "-q", "--events", "events")
+    assert "succeeded" in (command.folder / "events").read_text()
+
+
+def test_a_bar_is_shown_on_request(command):
+    pytest.importorskip("procbackground.observers.bars")
+    ran = command("map", "tasks:double", "a", "b", "-q", "--progress")
+    assert len(ran.records) == 2
+    assert "2/2" in ran.err
