@@ -6,8 +6,12 @@ At the bottom of the import order. The child imports it too, so it loads neither
 
 from __future__ import annotations
 
-import pickle
 import signal
+
+try:  # the same class; `pickle` itself takes 10 ms to import, which a command that prints its help need not spend
+    from _pickle import PicklingError
+except ImportError:  # not CPython
+    from pickle import PicklingError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +46,8 @@ class ProcbackgroundError(Exception):
         # error its type, so such a task stays behind.
         state = dict(self.__dict__)
         try:
+            import pickle
+
             pickle.dumps(state.get("task"))
         except Exception:
             state["task"] = None
@@ -100,7 +106,7 @@ class MemoryLimitError(ProcbackgroundError, MemoryError):
         self.peak = peak
 
 
-class SerializationError(ProcbackgroundError, pickle.PicklingError):
+class SerializationError(ProcbackgroundError, PicklingError):
     """The function, an argument, the result or the exception could not cross between the processes.
 
     The message says which, of what type, and where in it. Found at the handle, never raised by `submit`.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from pathlib import Path
 from typing import IO, Any
 
 import click
@@ -41,12 +40,12 @@ def near(name: str, names: Iterable[str]) -> str:
 
 def unreadable(path: str, error: OSError) -> Wrong:
     """Return the error for a file that cannot be read, with the names of files that are nearly called so."""
-    folder = Path(path).parent
+    folder, name = os.path.split(os.path.abspath(path))
     hint = ""
     if isinstance(error, FileNotFoundError):
         try:
             beside = os.listdir(folder)
         except OSError:
             beside = []
-        hint = near(Path(path).name, beside)
+        hint = near(name, beside)
     return Wrong(f"cannot read {path}: {error.strerror or error}{hint}")

@@ -58,22 +58,6 @@ class Inputs(NamedTuple):
 Row: TypeAlias = "tuple[tuple[Any, ...], dict[str, Any], str]"
 
 
-def split_lists(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
-    """Return what is before the first `:::`, and the lists with their marks."""
-    at = next((at for at, each in enumerate(arguments) if each in (":::", ":::+")), None)
-    if at is None:
-        return list(arguments), []
-    lists: list[tuple[str, list[str]]] = []
-    for each in arguments[at:]:
-        if each in (":::", ":::+"):
-            lists.append((each, []))
-        else:
-            lists[-1][1].append(each)
-    if lists[0][0] == ":::+":
-        raise Wrong("`:::+` links a list to the one before it, so the first list begins with `:::`")
-    return list(arguments[:at]), lists
-
-
 def product_of(lists: Sequence[tuple[str, list[str]]]) -> list[tuple[str, ...]]:
     """Return the product of the lists. A linked one goes along with the list before it, as far as the shorter."""
     groups: list[list[tuple[str, ...]]] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
+from procbackground._cli.errors import Wrong
 from procbackground._cli.options import LIMITS, OUTPUT, RUNNING, WATCHING, option
 
 HELP = """Run FUNCTION once for each input, in parallel processes; write a JSON object for each result.
@@ -24,12 +26,26 @@ Ctrl-C once finishes what runs, twice terminates it, three times kills it.
 """
 
 
+def split_lists(arguments: Sequence[str]) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Return what is before the first `:::`, and the lists with their marks."""
+    at = next((at for at, each in enumerate(arguments) if each in (":::", ":::+")), None)
+    if at is None:
+        return list(arguments), []
+    lists: list[tuple[str, list[str]]] = []
+    for each in arguments[at:]:
+        if each in (":::", ":::+"):
+            lists.append((each, []))
+        else:
+            lists[-1][1].append(each)
+    if lists[0][0] == ":::+":
+        raise Wrong("`:::+` links a list to the one before it, so the first list begins with `:::`")
+    return list(arguments[:at]), lists
+
+
 class MapCommand(click.Command):
     """Takes the lists after `:::` off the arguments before click looks at them: they may begin with a dash."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        from procbackground._cli.inputs import split_lists
-
         args, ctx.meta["procbackground.lists"] = split_lists(args)
         return super().parse_args(ctx, args)
 
@@ -62,7 +78,6 @@ def command(ctx: click.Context, /, function: str, inputs: tuple[str, ...], **ask
 
 def _inputs(arguments: tuple[str, ...], lists: list[tuple[str, list[str]]], asked: dict[str, Any], why_not: Any) -> Any:
     from procbackground._cli import inputs
-    from procbackground._cli.errors import Wrong
 
     given = {
         "arguments": bool(arguments), ":::": bool(lists), "--from": asked["from_"], "--jsonl": asked["jsonl"],
