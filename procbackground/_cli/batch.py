@@ -84,6 +84,7 @@ class Batch:
         self.signal: int | None = None  # the first that came
         self.error: BaseException | None = None  # of the input
         self.halted: str | None = None
+        self.was_closed = False  # from outside, as by `top`
 
     @property
     def is_reading(self) -> bool:
@@ -144,6 +145,8 @@ class Batch:
     def _note(self, ended: Ended) -> None:
         self._failed += ended.has_failed
         self._succeeded += ended.outcome == SUCCEEDED
+        if ended.outcome == CANCELLED and not ended.attempts and not self._stop.is_set():
+            self.was_closed = True
         halt = self._halt
         if halt is None or self.halted is not None or ended.outcome in (CANCELLED, LEFT_OUT):
             return
@@ -225,7 +228,7 @@ class Batch:
                 if self._stop.is_set():
                     break  # and say so: the main thread may have looked before
         except ManagerClosedError:
-            pass  # it was closed to end early, or says so at every handle
+            self.was_closed = not self._stop.is_set()  # else by us, to end early
         except BaseException as raised:  # the main thread says what it was
             error = raised
         self._news.put(("read", error))

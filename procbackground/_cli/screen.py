@@ -150,7 +150,7 @@ class _Watch:
                 self._note = "choose a worker that runs a task, by the arrows"
             else:
                 facts = {"pid": chosen["pid"], "since": chosen["since"]}
-                self._question = f"Cancel {chosen['task']} in process {chosen['pid']}?", "cancel", facts
+                self._question = f"Cancel {chosen['call']} in process {chosen['pid']}?", "cancel", facts
         elif key == "d":
             tasks = self._status["tasks"]
             text = f"Drain: cancel {tasks['queued']:,} queued tasks, finish {tasks['running']:,}?"

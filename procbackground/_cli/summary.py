@@ -73,9 +73,9 @@ class Summary:
         if self._cpu_s:
             parts.append(f"{seconds_text(self._cpu_s)} CPU")
         if self._busy_s > 1.0:  # of less, most is the start
-            parts.append(f"{self._busy_s / wall_s:.1f} times as fast as one after the other")
+            parts.append(f"speed-up {self._busy_s / wall_s:.1f}")
         if self._peak_bytes:
-            parts.append(f"at most {size_text(self._peak_bytes)} in a task")
+            parts.append(f"peak memory {size_text(self._peak_bytes)}")
         return ", ".join(parts)
 
 

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from signal import SIGINT
 from typing import TYPE_CHECKING, Any
 
 from procbackground._cli.batch import Batch, Pace, window_of
@@ -15,7 +16,7 @@ from procbackground._cli.errors import CANNOT_GO_ON, WRONG_USE, Wrong, say
 from procbackground._cli.inputs import Call, Inputs, shuffled
 from procbackground._cli.joblog import JobLog
 from procbackground._cli.plan import Known, Planner, call_text
-from procbackground._cli.records import Ended
+from procbackground._cli.records import LEFT_OUT, Ended
 from procbackground._cli.results import Folders, Lines, OutputEnded
 from procbackground._cli.summary import Summary
 
@@ -85,7 +86,8 @@ class _Work:
                 with self._bar() as advance:
                     for ended in batch:
                         self._write(ended)
-                        advance(ended)
+                        if ended.is_shown or ended.outcome == LEFT_OUT:
+                            advance(ended)
             except OutputEnded:
                 manager.close(0.0)
                 return _leave(PIPE_CLOSED, batch)
@@ -133,6 +135,9 @@ class _Work:
             return CANNOT_GO_ON
         if batch.signal is not None:
             return 128 + batch.signal
+        if batch.was_closed:
+            say("it was ended by its status socket, before all were started")
+            return 128 + SIGINT
         if isinstance(batch.error, Wrong):
             say(batch.error.message)
             return WRONG_USE

@@ -65,6 +65,8 @@ class Client:
         try:
             self._socket.sendall(json.dumps({"do": do, **facts}).encode() + b"\n")
             line = self._answers.readline()
+        except ConnectionError:
+            line = ""
         except OSError as error:
             raise StatusError(f"process {self.place.pid} does not answer: {error}") from None
         if not line:

@@ -144,3 +144,16 @@ def test_top_prints_one_status(command):
     ran = command("top", "--once")
     assert ran.code == 2
     assert "no manager of yours" in ran.err
+
+
+def test_a_drained_run_says_so(command):
+    with command.running("map", "tasks:sleeps", "-j", "1", ":::", "a", "b", ":::+", "1", "60") as process:
+        assert process.stderr.readline() == "begun\n"
+        folder = os.path.join(command.environment["XDG_RUNTIME_DIR"], "procbackground")
+        [name] = os.listdir(folder)
+        with Client(places.Place(os.path.join(folder, name), process.pid, 1, "")) as asked:
+            asked.ask("drain")
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert [json.loads(line)["outcome"] for line in out.splitlines()] == ["succeeded"]
+    assert "ended by its status socket" in err
