@@ -46,6 +46,7 @@ SHOWN = {
     "Inputs that block": ["ONE\nTWO\n"],
     "Backpressure": ["True the queue is full: 2 tasks wait"],
     "Batches that survive": [" 1 attempts in this run"],
+    "On the command line": [],  # it only registers a task
     "Closing": ["1024", "True CloseReport("],
     "asyncio": ["1024", "the sleeping process is stopped"],
     "As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
