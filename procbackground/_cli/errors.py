@@ -24,6 +24,8 @@ class Wrong(click.ClickException):
 
 def say(text: str) -> None:
     """Write a line for people, to standard error."""
+    if sys.stderr is None:
+        return
     try:
         print(f"procbackground: {text}", file=sys.stderr, flush=True)
     except OSError:

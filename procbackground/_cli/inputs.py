@@ -19,8 +19,8 @@ from procbackground._cli.errors import Wrong, say, unreadable
 
 STDIN = "-"
 # Numbers as JSON has them: "007" and "1_000" stay text, they are rather names.
-_INT = re.compile(r"-?(0|[1-9]\d*)")
-_FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?")
+_INT = re.compile(r"-?(0|[1-9]\d*)", re.ASCII)
+_FLOAT = re.compile(r"-?(0|[1-9]\d*)(\.\d+)?([eE][+-]?\d+)?", re.ASCII)
 
 WhyNot: TypeAlias = "Callable[[tuple[Any, ...], dict[str, Any]], str | None]"
 

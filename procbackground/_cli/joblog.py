@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import signal
-from typing import TextIO
 
 from procbackground._cli.errors import Wrong
 from procbackground._cli.records import CANCELLED, SUCCEEDED, TIMED_OUT, Ended
+from procbackground._cli.results import LineFile
 
 COLUMNS = ("Seq", "Host", "Starttime", "JobRuntime", "Send", "Receive", "Exitval", "Signal", "Command")
 _ESCAPES = {code: repr(chr(code))[1:-1] for code in range(32)}
@@ -19,11 +19,12 @@ class JobLog:
     """
 
     def __init__(self, path: str) -> None:
+        self._file = LineFile(path)
         try:
-            self._file: TextIO = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
+            self._put(COLUMNS)
         except OSError as error:
+            self.close()
             raise Wrong(f"cannot write {path}: {error.strerror or error}") from None
-        self._put(COLUMNS)
 
     def write(self, ended: Ended, command: str) -> None:
         """Write the line of a task, if it ran. Raises: `OSError`."""
@@ -37,7 +38,6 @@ class JobLog:
 
     def _put(self, fields: tuple[object, ...]) -> None:
         self._file.write("\t".join(map(str, fields)) + "\n")
-        self._file.flush()
 
     def close(self) -> None:
         self._file.close()

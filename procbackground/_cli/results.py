@@ -6,7 +6,6 @@ import os
 import pickle
 import sys
 from pathlib import Path
-from typing import TextIO
 
 from procbackground._cli.errors import Wrong
 from procbackground._cli.records import Ended, is_json, line_of, raw_text, record_of
@@ -14,6 +13,31 @@ from procbackground._cli.records import Ended, is_json, line_of, raw_text, recor
 
 class OutputEnded(Exception):
     """Nobody reads standard output any more, as with `| head`."""
+
+
+class LineFile:
+    """A file written line by line without a buffer, so that on a full disk no rest of a line is left for later.
+
+    Raises: `Wrong` where it cannot be made.
+    """
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise Wrong(f"cannot write {path}: {error.strerror or error}") from None
+
+    def write(self, text: str) -> None:
+        """Write a text. Raises: `OSError`."""
+        try:
+            data = text.encode("utf-8", "surrogateescape")  # a file name that is no UTF-8 stays as it is
+        except UnicodeEncodeError:
+            data = text.encode("utf-8", "backslashreplace")
+        while data:
+            data = data[os.write(self._fd, data) :]
+
+    def close(self) -> None:
+        os.close(self._fd)
 
 
 class Lines:
@@ -27,12 +51,11 @@ class Lines:
     def __init__(self, path: str | None, is_raw: bool, is_tagged: bool) -> None:
         self.path = path
         self._is_raw, self._is_tagged = is_raw, is_tagged
-        self._file: TextIO | None = None
+        self._file: LineFile | None = None
         if path is not None and path != "-":
-            try:
-                self._file = open(path, "w", encoding="utf-8", errors="surrogateescape")  # noqa: SIM115
-            except OSError as error:
-                raise Wrong(f"cannot write {path}: {error.strerror or error}") from None
+            self._file = LineFile(path)
+        elif sys.stdout is None:
+            raise Wrong("there is no standard output; -o FILE writes results to a file")
 
     def write(self, ended: Ended, pickled_at: str | None = None) -> None:
         """Write the line of a task. Raises: `OutputEnded`; `OSError`, say of a full disk."""
@@ -51,18 +74,19 @@ class Lines:
         self._put(text + "\n")
 
     def _put(self, text: str) -> None:
-        # `sys.stdout` itself, and not a file kept from the start: a bar above which it prints may stand in for it.
-        file = self._file or sys.stdout
+        if self._file is not None:
+            self._file.write(text)
+            return
         try:
+            # Not a file kept from the start: a bar above which it prints may stand in for it.
             try:
-                file.write(text)
+                sys.stdout.write(text)
             except UnicodeEncodeError:
-                file.write(text.encode("ascii", "backslashreplace").decode())
-            file.flush()
+                sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
+            sys.stdout.flush()
         except BrokenPipeError:
-            if self._file is None:
-                # Or the interpreter would try once more at its exit, and complain.
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            # Or the interpreter would try once more at its exit, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
             raise OutputEnded from None
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import click
 
 UNITS_S = {"ms": 1e-3, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|min|s|m|h|d)?\s*", re.IGNORECASE)
+_PART = re.compile(r"(\d+(?:\.\d+)?|\.\d+)\s*(ms|min|s|m|h|d)?\s*", re.IGNORECASE | re.ASCII)
 if TYPE_CHECKING:
     _Type: TypeAlias = click.ParamType[Any]
 else:

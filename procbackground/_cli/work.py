@@ -266,6 +266,8 @@ def set_log_level(level: str) -> None:
     """Write log records of this level and above to standard error, by `logging` and by loguru."""
     import logging
 
+    if sys.stderr is None:
+        return
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
     try:
         import loguru

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 import subprocess
+import sys
 
 import pytest
 
@@ -171,3 +173,34 @@ def test_a_bar_is_shown_on_request(command):
     ran = command("map", "tasks:double", "a", "b", "-q", "--progress")
     assert len(ran.records) == 2
     assert "2/2" in ran.err
+
+
+FULL = pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+
+
+@FULL
+@pytest.mark.parametrize("arguments", [["-o", "/dev/full"], ["--keep-order", "-o", "/dev/full", "--tag"]])
+def test_a_full_disk_ends_the_run_with_one_line(command, arguments):
+    ran = command("map", "tasks:double", "-q", *arguments, *"abc")
+    assert ran.code == 255
+    assert ran.err.count("\n") == 1
+    assert "results cannot be written: " in ran.err
+    assert "No space left" in ran.err
+
+
+@FULL
+def test_a_full_disk_for_the_joblog_is_found_before_anything_runs(command):
+    ran = command("map", "tasks:double", "-q", "--joblog", "/dev/full", "a")
+    assert (ran.code, ran.out) == (2, "")
+    assert "cannot write /dev/full: No space left" in ran.err
+
+
+def test_without_standard_output_and_error_there_is_no_traceback(command):
+    for redirections, code in ((">&-", 2), ("2>&-", 0), ("2>&- >&- -o out", 0)):
+        line = f"{sys.executable} -m procbackground map tasks:double a {redirections}"
+        ran = subprocess.run(
+            ["sh", "-c", line], cwd=command.folder, env=command.environment, capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert ran.returncode == code, redirections
+        assert "Traceback" not in ran.stderr

@@ -55,6 +55,23 @@ def test_a_folder_that_others_may_write_to_is_refused(runtime):
         Manager(status=True)
 
 
+def test_another_user_is_turned_away(manager, monkeypatch):
+    with client() as asked:
+        assert places.peer_uid(asked._socket) in (os.geteuid(), None)
+    monkeypatch.setattr(places, "peer_uid", lambda connection: os.geteuid() + 1)
+    with client() as asked, pytest.raises(StatusError, match="has closed"):
+        asked.ask("status")
+
+
+def test_a_fork_of_the_process_neither_answers_nor_removes_the_socket(manager):
+    pid = os.fork()
+    if not pid:
+        os._exit(0)
+    os.waitpid(pid, 0)
+    with client() as asked:
+        assert asked.ask("status")["pid"] == os.getpid()
+
+
 def test_status_shows_workers_tasks_and_the_queue(manager, gate):
     running = manager.run(stop_at_gate, gate.address)
     pid = gate.wait_for_arrival()
