@@ -81,7 +81,7 @@ def test_lists_behind_colons():
     assert product_of(split_lists([":::", "a", ":::"])[1]) == []
 
 
-@pytest.mark.parametrize("text", ["007", "1_000", "nan", "inf", "0x1", " 1", "1 ", "", "+1", "1.", ".5", "--", "1\u0661"])
+@pytest.mark.parametrize("text", ["007", "1_000", "nan", "inf", "0x1", " 1", "1 ", "", "+1", "1.", ".5", "1\u0661"])
 def test_text_that_only_looks_like_a_number_stays_text(text):
     assert typed_value(text) == text
 
