@@ -269,10 +269,9 @@ def set_log_level(level: str) -> None:
     if sys.stderr is None:
         return
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    try:
-        import loguru
-    except ImportError:
-        return
-    loguru.logger.remove()
-    loguru.logger.add(sys.stderr, level=level.upper())
+    # Whoever uses loguru in tasks has imported it with the function; it takes long to import for nothing.
+    loguru = sys.modules.get("loguru")
+    if loguru is not None:
+        loguru.logger.remove()
+        loguru.logger.add(sys.stderr, level=level.upper())
 
