@@ -259,10 +259,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls, shows_progress=progress)
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
-            if journal is not None:
-                raise ValueError("inline tasks are not recorded: leave out journal or inline")
-            if status:
-                raise ValueError("inline tasks have no status socket: leave out status or inline")
+            checks.check_inline(journal, status)
             load("procbackground._supervisor.inline")
             from procbackground._supervisor.inline import InlineSupervisor
 
@@ -270,21 +267,14 @@ class Manager(_FrontDoor, ExecutorInternals):
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             register_for_exit(close_all_at_exit)
             return
-        server = checks.status_server(name, max_workers) if status else None
-        if server is not None:
-            observers.append(server)
-        try:
-            writer, with_key = checks.journal_at(journal)
-        except BaseException:
-            if server is not None:
-                server.discard()
-            raise
+        servers = [checks.status_server(name, max_workers)] if status else []
+        writer, with_key = checks.journal_at(journal, servers)
         supervisor = Supervisor(
             context=context_in_use,
             max_workers=max_workers,
             max_tasks_per_child=max_tasks_per_child,
             initializer=first_call,
-            observers=observers,
+            observers=[*observers, *servers],
             keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
             max_pending=max_pending,
             refuses_when_full=when_full == "raise",
@@ -299,11 +289,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         )
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
         register_for_exit(close_all_at_exit)
-        if server is not None:
-            load("procbackground._supervisor.overview")
-            from procbackground._supervisor.overview import Overview
-
-            server.start(Overview(supervisor))
+        for server in servers:
+            server.start(load("procbackground._supervisor.overview").Overview(supervisor))
 
     # -- asking and waiting --------------------------------------------------------------------------------
 

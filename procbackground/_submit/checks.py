@@ -147,12 +147,30 @@ def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> 
     return make_carrier(context, passengers)
 
 
-def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, WithKey | None]:
-    """Open the journal at `path`, if there is one; return it and what gives jobs their keys. Raises: `JournalError`."""
+def journal_at(
+    path: str | os.PathLike[str] | None, servers: list[StatusServer]
+) -> tuple[Writer | None, WithKey | None]:
+    """Open the journal at `path`, if there is one; return it and what gives jobs their keys.
+
+    Raises: `JournalError`; then there will be no manager, and the servers listen no more.
+    """
     if path is None:
         return None, None
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
-    return writer.Writer(path), keyed.with_key
+    try:
+        return writer.Writer(path), keyed.with_key
+    except BaseException:
+        for server in servers:
+            server.discard()
+        raise
+
+
+def check_inline(journal: object, status: bool) -> None:
+    """Raise `ValueError` for what inline tasks cannot have."""
+    if journal is not None:
+        raise ValueError("inline tasks are not recorded: leave out journal or inline")
+    if status:
+        raise ValueError("inline tasks have no status socket: leave out status or inline")
 
 
 def status_server(name: str | None, max_workers: int) -> StatusServer:
