@@ -145,7 +145,7 @@ def test_second_manager_on_a_file_gets_a_clear_error(path, tmp_path):
     with Manager(max_workers=1, journal=path) as manager:
         assert manager.run(plain.square, 2).result(PATIENCE_S) == 4
         for other in (path, os.path.relpath(path)):
-            with pytest.raises(JournalError, match=rf"in use by a manager of this process \({os.getpid()}\)"):
+            with pytest.raises(JournalError, match=rf"by a manager of this process \({os.getpid()}\): close that"):
                 Manager(journal=other)
         os.symlink(path, tmp_path / "link")
         with pytest.raises(OSError, match="in use"):

@@ -36,7 +36,7 @@ class FileLock:
         self._fd = -1
         with _list_lock:
             if self._entry in _held:
-                raise _taken(path, f"this process ({os.getpid()})")
+                raise _taken(path, f"this process ({os.getpid()})", "close that first")
             self._fd = _locked(self._path, path)
             _held.add(self._entry)
 
@@ -103,9 +103,9 @@ def _holder(fd: int) -> int:
     return 0 if kind == fcntl.F_UNLCK else pid
 
 
-def _taken(path: str, by: str) -> JournalError:
+def _taken(path: str, by: str, what_to_do: str = "wait until that has ended") -> JournalError:
     return JournalError(
-        f"the journal {path!r} is in use by a manager of {by}: wait until that has ended, or use another file",
+        f"the journal {path!r} is in use by a manager of {by}: {what_to_do}, or use another file",
         path=path,
         number=errno.EBUSY,
     )
