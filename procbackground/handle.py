@@ -17,7 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from procbackground._sync import Sleeper, acquire_within
 from procbackground.report import Attempt, Outcome, Progress
@@ -201,6 +201,9 @@ class TaskHandle(Future[R]):
         job = self._job
         return None if job is None or self._state in _DONE else self._owner.stack_of(job)
 
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a TaskHandle belongs to the process that made it; pass its result()")
+
     def __repr__(self) -> str:
         state = self._state
         text = "running" if self.running() else state.lower()
@@ -210,7 +213,7 @@ class TaskHandle(Future[R]):
             error = self._exception
             kind = type(self._result if error is None else error).__name__
             text = f"finished {'returned' if error is None else 'raised'} {kind}"
-        return f"<{type(self).__name__} at {id(self):#x} state={text}>"
+        return f"<{type(self).__name__} {self.task.name[:100]!r} at {id(self):#x} state={text}>"
 
     def running(self) -> bool:
         """Whether an attempt is in a process now."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Unpack, cast
 
 from procbackground._compat import ExecutorInternals
 from procbackground._load import load
@@ -377,6 +377,9 @@ class Manager(_FrontDoor, ExecutorInternals):
     ) -> None:
         if not self._supervisor.is_foreign:
             await close_block_async(self._supervisor, exc_type)
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Manager belongs to the process that made it; a task can make one of its own")
 
     def __del__(self) -> None:
         # A manager that is dropped lets its tasks finish, and goes away with its workers.

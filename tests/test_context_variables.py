@@ -260,7 +260,7 @@ def test_functions_and_arguments_are_blamed_as_ever(carrying):
     assert "argument 1 cannot be pickled: _thread.lock" in str(error)
     lock = threading.Lock()
     error = carrying.run(lambda: lock).exception(timeout=PATIENCE_S)
-    assert "the function cannot be pickled: _thread.lock, at  closing over lock" in str(error)
+    assert "the function cannot be pickled: _thread.lock, at closing over lock" in str(error)
 
 
 @pytest.mark.parametrize(

@@ -439,7 +439,7 @@ def test_the_text_of_a_handle_agrees_with_running(make_manager, gate):
     pid = gate.wait_for_arrival()
     queued = manager.run(pow, 2, 3)
     assert (running.running(), queued.running()) == (True, False)
-    assert re.fullmatch(r"<TaskHandle at 0x[0-9a-f]+ state=running>", repr(running))
+    assert re.fullmatch(r"<TaskHandle 'stop_at_gate' at 0x[0-9a-f]+ state=running>", repr(running))
     assert repr(queued).endswith("state=pending>")
     assert "_condition" not in queued.__dict__  # looking costs nothing
     gate.release(pid)

@@ -228,3 +228,23 @@ def test_an_error_of_a_failed_task_can_itself_be_pickled(manager):
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is type(error)
     assert (copy.exit_code, copy.pid, copy.attempt, str(copy)) == (3, error.pid, 1, str(error))
+
+
+class Holder:
+    def __init__(self, part):
+        self.part = part
+
+    def go(self):
+        return 1
+
+
+def test_managers_and_handles_are_refused_with_what_to_do_instead(manager):
+    def error_of(task):
+        return str(manager.run_task(task).exception(PATIENCE_S))
+
+    is_refused = "Manager, at {} (a Manager belongs to the process that made it; a task can make one of its own)"
+    assert is_refused.format(".__self__.part[0]") in error_of(Task(Holder([manager]).go))
+    assert is_refused.format("closing over manager") in error_of(Task(lambda: manager.stats()))
+    error = error_of(Task(plain.square, args=(manager.run(plain.square, 2),)))
+    assert "argument 0 cannot be pickled: procbackground.handle.TaskHandle (a TaskHandle belongs to" in error
+    assert "pass its result()" in error

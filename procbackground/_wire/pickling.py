@@ -11,7 +11,7 @@ import io
 import pickle
 import threading
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from procbackground._load import load
 from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
@@ -317,7 +317,7 @@ def explain_result(value: Any, error: BaseException) -> SerializationError:
 
 def _explained(what: str, value: Any, error: BaseException, in_worker: bool = False) -> SerializationError:
     path, culprit = _find_culprit(value, in_worker=in_worker)
-    where = f", at {path}" if path else ""
+    where = f", at {path.strip()}" if path else ""
     kind = type(culprit)
     reason = _text_of(error) or type(error).__name__
     return SerializationError(
@@ -351,12 +351,18 @@ def _refuses(value: Any, in_worker: bool = False) -> bool:
     return False
 
 
-def _find_culprit(value: Any, path: str = "", depth: int = 0, *, in_worker: bool = False) -> tuple[str, Any]:
+def _find_culprit(value: Any, *, in_worker: bool = False) -> tuple[str, Any]:
     """Return the path to the innermost part of `value` that cannot be pickled, and that part."""
-    if depth < 8:  # a deeper path does not help to find the part
+    path = ""
+    passed = [value]  # of functions that call each other, the way must not go round and round
+    while len(passed) <= 8:  # a deeper path does not help to find the part
         for step, part in _parts_of(value):
-            if _refuses(part, in_worker):
-                return _find_culprit(part, path + step, depth + 1, in_worker=in_worker)
+            if not any(part is each for each in passed) and _refuses(part, in_worker):
+                path, value = path + step, part
+                passed.append(part)
+                break
+        else:
+            break
     return path, value
 
 
@@ -370,8 +376,33 @@ def _parts_of(value: Any) -> list[tuple[str, Any]]:
     if isinstance(value, (set, frozenset)):
         return [("{...}", part) for part in list(value)[:1000]]
     if isinstance(value, types.FunctionType):
-        cells = zip(value.__code__.co_freevars, value.__closure__ or (), strict=False)
-        return [(f" closing over {name}", cell.cell_contents) for name, cell in cells]
+        return _variables_of(value)
     if isinstance(value, types.MethodType):
         return [(".__self__", value.__self__)]
+    try:
+        value.__reduce_ex__(PROTOCOL)
+    except BaseException:
+        return []  # it refuses by itself, whatever its parts
     return [(f".{name}", part) for name, part in getattr(value, "__dict__", {}).items()]
+
+
+def _variables_of(function: types.FunctionType) -> list[tuple[str, Any]]:
+    """Return what is sent with a function that is sent by its code: what it closes over, and the globals it uses."""
+    found: list[tuple[str, Any]] = []
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=False):
+        try:
+            found.append((f" closing over {name}", cell.cell_contents))
+        except ValueError:
+            pass  # nothing was assigned to it yet
+    variables = function.__globals__
+    names = dict.fromkeys(_global_names(function.__code__))
+    return found + [(f" global variable {name}", variables[name]) for name in names if name in variables]
+
+
+def _global_names(code: types.CodeType) -> Iterator[str]:
+    import dis  # here: only an error needs it
+
+    yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _global_names(constant)

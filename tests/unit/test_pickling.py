@@ -8,6 +8,7 @@ import pickle
 import pickletools
 import random
 import sys
+import textwrap
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
@@ -171,8 +172,53 @@ def test_argument_that_refuses_is_named_with_its_path(args, kwargs, words):
 
 def test_function_that_refuses_is_named_with_what_it_closes_over():
     lock = threading.Lock()
-    with pytest.raises(SerializationError, match=r"function cannot be pickled: _thread.lock, at  closing over lock"):
+    with pytest.raises(SerializationError, match=r"function cannot be pickled: _thread.lock, at closing over lock"):
         dump_function(lambda: lock)
+
+
+def function_of(text: str, **variables: Any) -> Any:
+    """Return the function `task` of a module that is no file: it is sent by its code, with what it uses of it."""
+    namespace = {"__name__": "__main__", **variables}
+    exec(textwrap.dedent(text), namespace)
+    return namespace["task"]
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("def task(): return lock", "_thread.lock, at global variable lock "),
+        ("def task(): return [lock for _ in 'ab'], other.lock", "_thread.lock, at global variable lock "),
+        ("def task(): return (lambda: box)", "_thread.lock, at global variable box['key'] "),
+        ("def task(): return step()\ndef step(): return task(), lock", "at global variable step global variable lock "),
+        ("def task(): return other.lock", None),
+        ("def task(): return task()", None),
+        (
+            "def outer():\n  def inner(): return late, lock\n  return inner\n  late = 1\ntask = outer()",
+            "_thread.lock, at global variable lock ",
+        ),
+    ],
+)
+def test_function_that_refuses_is_named_with_the_global_variables_it_uses(text, words):
+    lock = threading.Lock()
+    fn = function_of(text, lock=lock, box={"key": lock}, other=Parts(lock=1))
+    if words is None:
+        dump_function(fn)
+        return
+    with pytest.raises(SerializationError) as caught:
+        dump_function(fn)
+    assert words in str(caught.value)
+
+
+def test_what_refuses_by_itself_is_not_taken_apart():
+    class Refusing:
+        def __init__(self) -> None:
+            self.lock = threading.Lock()
+
+        def __reduce__(self) -> Any:
+            raise TypeError("a machine cannot be moved")
+
+    with pytest.raises(SerializationError, match=r"Refusing, at \.machine \(a machine cannot be moved\)"):
+        dump_arguments((Parts(machine=Refusing()),), {})
 
 
 def test_result_that_refuses_is_named_with_its_path():
