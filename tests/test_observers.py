@@ -412,3 +412,9 @@ def test_the_close_of_a_manager_that_a_script_leaves_unused_is_told(tmp_path):
         folder=tmp_path,
     )
     assert (ended.stdout, ended.stderr) == ("closed\n", "")
+
+
+@pytest.mark.parametrize("observer", [print, 5, lambda event: None, {"on_task_failed": print}])
+def test_what_has_no_method_of_an_observer_is_refused(observer):
+    with pytest.raises((TypeError, ValueError), match="observer"):
+        Manager(observer=observer)

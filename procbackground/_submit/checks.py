@@ -194,11 +194,17 @@ def as_observers(observer: Any, *, progress: bool = False) -> list[Any]:
     if not given and not progress:
         return []
     from procbackground.observers import names
+    from procbackground.observers.base import Observer, events_wanted_by
 
     observers = [names.observer_by_name(each) if isinstance(each, str) else each for each in given]
     for each in observers:
         if isinstance(each, type):
             raise TypeError(f"observer takes an object, not the class {each.__name__}; write {each.__name__}()")
+        if not isinstance(each, Observer) and not events_wanted_by(each):
+            raise TypeError(
+                f"observer takes an Observer, and {each!r} has none of its methods; for a function, write "
+                f"CallbackObserver(on_task_failed=...)"
+            )
     return [*observers, names.progress_observer()] if progress else observers
 
 

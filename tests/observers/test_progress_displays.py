@@ -11,9 +11,8 @@ import time
 import pytest
 
 from procbackground import Task
-from procbackground.observers import PlainProgressObserver, names
+from procbackground.observers import PlainProgressObserver, names, runs
 from procbackground.observers.logs_above import LogsAbove
-from procbackground.observers.runs import Run, number, per_second
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import failing, plain, reporting
@@ -154,7 +153,7 @@ def test_cancelled_tasks_do_not_count_as_work_that_is_done():
         handle, pid, attempt, time = "handle", 1, 1, 0.0
         task = Task(plain.nothing)
 
-    run = Run()
+    run = runs.Run()
     for _ in range(1000):
         run.take_added(Event)
     run.began_s -= 10
@@ -172,14 +171,14 @@ def test_cancelled_tasks_do_not_count_as_work_that_is_done():
     [(0, "0/s"), (0.31149, "0.311/s"), (17.46, "17.5/s"), (999.6, "1,000/s"), (10640.5, "10,600/s")],
 )
 def test_a_rate_is_written_in_three_digits_and_without_an_exponent(rate, text):
-    assert per_second(rate) == text
+    assert runs.per_second(rate) == text
 
 
 @pytest.mark.parametrize(
     ("value", "text"), [(1234567, "1234567"), (2e6, "2000000"), (0.1 + 0.2, "0.3"), (1e30, "1e+30")]
 )
 def test_progress_is_written_in_full(value, text):
-    assert number(value) == text
+    assert runs.number(value) == text
 
 
 # -- tqdm -------------------------------------------------------------------------------------------------
