@@ -25,7 +25,7 @@ A task's way out and back, by module:
 
 The root and the packages. Each package lists its modules in its own docstring:
 
-    root          task, retry, events, errors, report, context: what users import; joblib: the backend for joblib;
+    root          task, retry, events, errors, report, context, logs: what users import; joblib: the backend for joblib;
                   cli, __main__: the command, and `task` for files that it runs;
                   _compat: private attributes of ProcessPoolExecutor; _sync, _load, _broken: what all others may
                   import; _figures: what a run is counted in;

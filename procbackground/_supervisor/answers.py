@@ -7,6 +7,7 @@ frame, or an answer without a request, the worker is killed, and its task fails 
 
 from __future__ import annotations
 
+import functools
 import signal
 import time
 from typing import Any
@@ -19,9 +20,8 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.progress import ProgressReports
-from procbackground._supervisor.relay import relay_record
+from procbackground._supervisor.relay import RecordRelay, origin_of, relay_record
 from procbackground._supervisor.settle import ResultBatch, Settler
-from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.watches import Watches
 from procbackground._supervisor.workers import Workers
 from procbackground._wire import frames as wire
@@ -41,7 +41,7 @@ class Answers:
         events: Events,
         settler: Settler,
         workers: Workers,
-        log_records: UserCodeRunner,
+        log_records: RecordRelay,
     ) -> None:
         self._scheduler = scheduler
         self._watches = watches
@@ -128,6 +128,8 @@ class Answers:
             elif kind == wire.LOOP_ENDED:
                 scheduler.loop_ended(worker, now_s)
             else:
+                if kind == wire.LOG_RECORD:
+                    process.logged_sequence = sequence
                 messages.append((kind, sequence, body, worker.current))
         if values:
             self._match(worker, process, values, last, now_s)
@@ -159,16 +161,19 @@ class Answers:
         if kind == wire.PARTIAL:
             if is_current:
                 assert current is not None
-                current.handle._take_part(body)
+                take_part = functools.partial(current.handle._take_part, body)
+                if worker.process.logged_sequence == sequence:
+                    self._log_records.after_records(take_part)
+                else:
+                    take_part()
         elif kind == wire.PROGRESS:
             self.progress.came(worker, current, body)
         elif kind == wire.CHECKPOINT:
             if is_current and current is not None and not current.has_settled and len(body) > wire.CHECKPOINT_HEAD.size:
                 self._keep_checkpoint(current, body)
         elif kind == wire.LOG_RECORD:
-            worker.process.note_record(0 if current is None else current.sequence, body)
-            name, attempt = (None, None) if current is None else (current.recipe.name, current.attempt)
-            self._log_records.put(relay_record, body, name, attempt, worker.pid)
+            worker.process.note_record(sequence, body)
+            self._log_records.put(relay_record, body, origin_of(worker.pid, current if is_current else None))
 
     def _keep_checkpoint(self, job: Job, body: bytes) -> None:
         """Keep what the task saved for its next attempt; it is never loaded here."""

@@ -154,6 +154,7 @@ class Intake:
         if self.gate is not None:
             self.gate.refuse_line(self._acceptance.closed_error)
         self._scheduler.close(timeout_s, now_s)
+        self._settler.log_records.bound(None if timeout_s is None else now_s + timeout_s)
 
     def cancel_queued(self) -> None:
         """Cancel all one-offs that have not begun."""

@@ -35,7 +35,7 @@ from procbackground._supervisor.intake import Intake
 from procbackground._supervisor.keyed import make_keyed_jobs
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
-from procbackground._supervisor.relay import lowest_log_level
+from procbackground._supervisor.relay import RecordRelay, parent_levels
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.stacks import StackDumps
@@ -127,10 +127,11 @@ class Loop:
         self.events = Events(options.observers, self.name)
         self.user_code = UserCodeRunner(self.name, self._wake)
         # Apart, with one thread only: it keeps the records in order, and a handler that blocks delays no task.
-        self.log_records = UserCodeRunner(f"{self.name}-records", self._wake)
+        self.log_records = RecordRelay(f"{self.name}-records", self._wake, self.inbox.put)
         self.unseen = UnseenFailures(owner.do_soon)
         self.settler = Settler(
-            self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen
+            self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen,
+            self.log_records,
         )
         self.keyed = make_keyed_jobs(
             options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
@@ -240,7 +241,7 @@ class Loop:
         spool = None if options.journal is None else options.journal.spool
         main = None if options.context.get_start_method() == "fork" else options.main  # a fork has it
         boot = Boot(
-            self.initializer, lowest_log_level(), main, options.setup, spool, options.surroundings, options.main_import
+            self.initializer, parent_levels(), main, options.setup, spool, options.surroundings, options.main_import
         )
         self.warden = Warden(self.page, self.life_write_fd)
         base = (options.context, boot, self.page.fd, self.life_read_fd)
@@ -304,7 +305,7 @@ class Loop:
         """Whether something is under way that takes a look now and then; not while short tasks come and go."""
         return bool(
             self.stacks.dumps or self.exits.has_looks or self.launcher.is_starting or self.user_code.has_backlog
-            or self.answers.progress.looks
+            or self.answers.progress.looks or self.log_records.is_awaited
         )  # fmt: skip
 
     def _do_chores(self, now_s: float) -> None:
@@ -316,6 +317,7 @@ class Loop:
             self.launcher.look_after(now_s)
         if now_s >= self.answers.progress.next_due_s:
             self.answers.progress.look(now_s)
+        self.log_records.look(now_s)
         self.user_code.add_thread_if_blocked()
 
     def _check(self) -> None:
@@ -332,7 +334,7 @@ class Loop:
         if self._has_chores:
             chores_s = (
                 self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
-                self.answers.progress.next_due_s,
+                self.answers.progress.next_due_s, self.log_records.look_s,
             )  # fmt: skip
             due_s = min(due_s, *chores_s)
         return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))

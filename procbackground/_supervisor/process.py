@@ -71,6 +71,7 @@ class WorkerProcess:
 
     __slots__ = (
         "channel", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher", "logged",
+        "logged_sequence",
         "no_stack_reason", "notes_fd", "notes_seen", "peak_bytes", "pid", "pidfd", "process", "protocol_error", "stack",
         "worker",
     )  # fmt: skip
@@ -97,6 +98,7 @@ class WorkerProcess:
         self.process = process
         self.exit_code: int | None = None
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
+        self.logged_sequence = -1  # the last request that logged; its handle waits for the records
         self.is_dead = False  # it has ended; it is a zombie until it is released
         self.is_held = pidfd is not None  # when it ends it stays a zombie until it is released
         self.is_closed = False

@@ -24,6 +24,7 @@ from procbackground._supervisor.breakage import explain
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.judge import Verdict, is_plain_end, pass_verdict
+from procbackground._supervisor.relay import RecordRelay
 from procbackground._supervisor.unseen import UnseenFailures
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._sync import Sleeper
@@ -63,6 +64,7 @@ class Settler:
         figures: Figures,
         inbox: Inbox,
         unseen: UnseenFailures,
+        log_records: RecordRelay,
     ) -> None:
         self.batches: list[ResultBatch] = []  # that came, and whose handles are not settled
         self.keyed: KeyedJobs | None = None  # those whose end the journal records first
@@ -75,6 +77,7 @@ class Settler:
         self._post = inbox.put
         self._unseen = unseen
         self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
+        self.log_records = log_records
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
 
     # -- values --------------------------------------------------------------------------------------------
@@ -102,6 +105,7 @@ class Settler:
         has_event = self._events.has_succeeded
         may_extend = bool(EXTENSION_CODES)
         keyed = self.keyed
+        logged = worker.process.logged_sequence
         pid = worker.pid
         name, in_a_row, tasks, row_since_s = "", 0, 0, since_s  # answers in a row of one name, for the figures
         each_s = (now_s - since_s) / len(jobs)
@@ -111,7 +115,7 @@ class Settler:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            if job.recipe.needs_judge or (
+            if job.recipe.needs_judge or job.sequence == logged or (
                 body
                 and (
                     may_extend
@@ -160,7 +164,13 @@ class Settler:
     # -- verdicts ------------------------------------------------------------------------------------------
 
     def judge(self, command: c.Judge) -> None:
-        """Have the end of an attempt classified."""
+        """Have the end of an attempt classified, after its log records are with the handlers."""
+        if _has_logged(command.job, command.worker):
+            self.log_records.after_records(lambda: self._judge(command))
+        else:
+            self._judge(command)
+
+    def _judge(self, command: c.Judge) -> None:
         if is_plain_end(command):
             self._take_verdict(command, self._classify(command))
         else:
@@ -267,7 +277,10 @@ class Settler:
         """Cancel a job because the manager, or its loops, end; `worker` is the one that was stopped for it."""
         if self.losses is not None and (worker is not None or not self._acceptance.cancels_queue):
             self.losses.note(job, worker)
-        self.cancel(job, worker)
+        if _has_logged(job, worker or job.worker):
+            self.log_records.after_records(lambda: self.cancel(job, worker))
+        else:
+            self.cancel(job, worker)
 
     def fail_as_broken(self, job: Job) -> None:
         """Fail a job because no worker can be started. The words for it may take the user's code."""
@@ -327,3 +340,7 @@ class Settler:
         self._waiters = [waiter for waiter in self._waiters if waiter[1] is not lock]
 
 
+def _has_logged(job: Job, worker: Worker | None) -> bool:
+    """Whether the attempt of `job` in `worker` has sent log records."""
+    process = None if worker is None else worker.process
+    return process is not None and job.sequence == process.logged_sequence

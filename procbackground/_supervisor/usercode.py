@@ -56,8 +56,7 @@ class UserCodeRunner:
 
         Runs the work here where the interpreter exits and starts no threads any more: that is better than losing it.
         """
-        while self._has_no_threads and not self._threads and self._work:
-            _run_one(*self._work.popleft())
+        self.run_without_threads()
         with self._changed:
             now_s = time.monotonic()
             are_blocked = all(
@@ -65,6 +64,16 @@ class UserCodeRunner:
             )
             if self._work and are_blocked and not self._idle and len(self._threads) < MAX_THREADS:
                 self._add_thread()
+
+    def run_without_threads(self) -> None:
+        """Run the work here where the interpreter exits and starts no threads any more."""
+        while self._has_no_threads and not self._threads and self._work:
+            _run_one(*self._work.popleft())
+
+    @property
+    def busy_since_s(self) -> float | None:
+        """Since when the first thread is at its present piece of work; None if it is at none, or there is no thread."""
+        return next(iter(list(self._threads.values())), None)
 
     @property
     def has_backlog(self) -> bool:

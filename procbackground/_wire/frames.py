@@ -40,7 +40,7 @@ LOOP = 6
 GO_ON = 7  # parent to a loop that reported a failed iteration: run the next iteration in this process
 HELLO = 8  # the worker is ready
 PROGRESS = 9  # a report, see `_wire.progress`
-LOG_RECORD = 10  # pickled `logging.LogRecord`, or loguru message
+LOG_RECORD = 10  # a log record, see `_worker.relay`; numbered if a request ran
 BROKEN = 11  # the initializer failed; the body as in FAILURE
 ITERATION_FAILED = 12  # a loop's iteration failed; the body as in FAILURE, the loop waits for GO_ON
 LOOP_ENDED = 13  # the loop saw the stop and ended after its running iteration
@@ -51,7 +51,7 @@ CHECKPOINT = 16  # a state that the task saved: `CHECKPOINT_HEAD`, then its pick
 _VALUE_MARK = MARK + VALUE
 _LAST_NUMBERED = LOOP
 _LAST_KIND = CHECKPOINT
-_ABOUT_NO_REQUEST = (GO_ON, HELLO, LOG_RECORD, BROKEN, MEASURED)
+_ABOUT_NO_REQUEST = (GO_ON, HELLO, BROKEN, MEASURED)
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
 CHECKPOINT_HEAD = struct.Struct("<Q")  # row of the chunk; 0 where there is none

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
     from procbackground._wire.surroundings import Surroundings
     from procbackground._worker.initializer import Initializer
+    from procbackground._worker.relay import Levels
 
 
 class Boot:
@@ -17,7 +18,7 @@ class Boot:
     def __init__(
         self,
         initializer: Initializer | None,
-        log_level: int,
+        log_levels: Levels,
         main: tuple[str | None, str | None] | None = None,
         setup: Setup | None = None,
         spool: str | None = None,
@@ -25,7 +26,7 @@ class Boot:
         main_import: str = "auto",
     ) -> None:
         self.initializer = initializer
-        self.log_level = log_level  # of the parent: records below it are not sent
+        self.log_levels = log_levels  # of the parent
         self.main = main  # name or path of the parent's `__main__`, for `prepare_main`
         self.main_import = main_import  # by the zygote ("once"), by each worker ("each"), or as `fitness` says
         self.setup = setup

@@ -95,6 +95,10 @@ class Executor:
         self.base, self._task_fd = base, task_fd
         self.reporter.open(base)
 
+    def running_request(self) -> int:
+        """Return the number of the request whose code runs, or 0."""
+        return self._sequence if self.is_calling else 0
+
     # -- one call ------------------------------------------------------------------------------------------
 
     def call(self, sequence: int, body: bytes) -> None:

@@ -72,7 +72,7 @@ class Worker:
 
     def relay_logs(self) -> None:
         """Send log records to the parent from now on."""
-        relay.install(self.channel, self.boot.log_level)
+        relay.install(self.channel, self.boot.log_levels, self.executor.running_request)
 
     def install_signal_handlers(self, notes_fd: int) -> None:
         """Install the signal handlers of a worker; stack dumps are written to `notes_fd`."""

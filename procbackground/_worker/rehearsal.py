@@ -62,7 +62,7 @@ def _run_worker(may_set_signals: bool) -> None:
         fds += os.pipe()
         fds += os.pipe()
         tasks, to_worker, _, answer = fds
-        worker = Worker(_make_words(), Boot(None, 0))
+        worker = Worker(_make_words(), Boot(None, relay.Levels()))
         if may_set_signals:
             detach_from_zygote(())
             worker.install_signal_handlers(answer)

@@ -12,15 +12,32 @@ import sys
 from collections.abc import Callable
 
 from procbackground._wire import frames as wire
-from procbackground._wire.pickling import PROTOCOL
+from procbackground._wire.pickling import PROTOCOL, dump_failure
 from procbackground._worker.channel import Channel
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+LAST_RESORT_LEVEL = 30  # WARNING, as `logging.lastResort` has it
+_PLAIN = frozenset({str, int, float, bool, type(None)})
+
+
+class Levels:
+    """The parent's levels: records below them are not made in a child."""
+
+    def __init__(
+        self, root: int = 0, loggers: dict[str, int] | None = None, disabled: int = 0, loguru: int = 0
+    ) -> None:
+        self.root = root
+        self.loggers = loggers or {}  # by name, of those that have a level of their own
+        self.disabled = disabled  # as in `logging.disable`
+        self.loguru = loguru  # the lowest of any sink
+
+
 _channel: Channel | None = None
-_level = 0  # of the parent: records below it stay in the child
+_levels = Levels()
+_find_sequence: Callable[[], int] = int  # returns the number of the running request, or 0
 
 
 def prepare() -> None:
@@ -29,13 +46,10 @@ def prepare() -> None:
         _logging_handler()
 
 
-def install(channel: Channel, level: int) -> None:
-    """Send the records of `level` and above to the parent.
-
-    Existing handlers are removed: a handler that a module configured during its import would print a record again.
-    """
-    global _channel, _level
-    _channel, _level = channel, level
+def install(channel: Channel, levels: Levels, find_sequence: Callable[[], int]) -> None:
+    """Send records to the parent from now on, as far as the parent's `levels` let them through."""
+    global _channel, _levels, _find_sequence
+    _channel, _levels, _find_sequence = channel, levels, find_sequence
     for library in _libraries:
         if library.name in sys.modules:
             library.set_up()
@@ -81,9 +95,26 @@ class _Library:
         return spec
 
 
-def _send(library: str, facts: dict[str, Any]) -> None:
-    if _channel is not None and _channel.is_own:
-        _channel.send(wire.LOG_RECORD, 0, pickle.dumps((library, facts), PROTOCOL))
+def _send(library: str, facts: dict[str, Any], extra: dict[str, Any], error: BaseException | None) -> None:
+    """Send a record: what is plain data in one pickle, and each extra value that is not in a pickle of its own."""
+    channel = _channel
+    if channel is None or not channel.is_own:
+        if facts.get("levelno", 0) >= LAST_RESORT_LEVEL:
+            # Of a process that the task forked, which has no pipe of its own.
+            print(facts["msg"] % facts["args"] if facts.get("args") else facts["msg"], file=sys.stderr)
+        return
+    plain = {name: value for name, value in extra.items() if type(value) in _PLAIN}
+    packed = {str(name): _pack(value) for name, value in extra.items() if type(value) not in _PLAIN}
+    failure = None if error is None else dump_failure(error, frames_to_skip=0)
+    channel.send(wire.LOG_RECORD, _find_sequence(), pickle.dumps((library, facts, plain, packed, failure), PROTOCOL))
+
+
+def _pack(value: Any) -> bytes | str:
+    """Return the pickled `value`, or its `repr` where it cannot be pickled."""
+    try:
+        return pickle.dumps(value, PROTOCOL)
+    except Exception:
+        return repr(value)
 
 
 # -- logging -------------------------------------------------------------------------------------------------
@@ -97,10 +128,9 @@ def _logging_handler() -> Any:
 
 
 def _set_up_logging() -> None:
-    import logging
+    from procbackground._worker.log_handler import take_over
 
-    logging.root.handlers[:] = [_logging_handler()]
-    logging.root.setLevel(_level)
+    take_over(_logging_handler(), _levels)
 
 
 # -- loguru --------------------------------------------------------------------------------------------------
@@ -110,33 +140,26 @@ def _set_up_loguru() -> None:
     from loguru import logger
 
     logger.remove()
-    logger.add(_send_loguru, level=0, format="{message}", catch=True)
+    logger.add(_send_loguru, level=_levels.loguru, format=lambda record: "", catch=True)
 
 
 def _send_loguru(message: Any) -> None:
     record = message.record
-    exception = record["exception"]
+    level, exception, file, thread = (record[name] for name in ("level", "exception", "file", "thread"))
     facts = {
-        "level": record["level"].name,
-        "level_no": record["level"].no,
-        "message": record["message"],
+        "level": (level.name, level.no, level.icon),
+        "levelno": level.no,
+        "msg": record["message"],
         "name": record["name"],
         "function": record["function"],
+        "module": record["module"],
         "line": record["line"],
         "time": record["time"],
-        "extra": {str(key): _plain(value) for key, value in record["extra"].items()},
-        "exception": str(message) if exception is not None else None,
+        "file": (file.name, file.path),
+        "thread": (thread.id, thread.name),
+        "process_name": record["process"].name,
     }
-    _send("loguru", facts)
-
-
-def _plain(value: Any) -> Any:
-    """Return `value` if plain pickle can carry it, else its `repr`."""
-    try:
-        pickle.loads(pickle.dumps(value, PROTOCOL))
-    except Exception:
-        return repr(value)
-    return value
+    _send("loguru", facts, record["extra"], None if exception is None else exception.value)
 
 
 _libraries = (_Library("logging", _set_up_logging), _Library("loguru", _set_up_loguru))

@@ -29,6 +29,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_platform": {"errors"},
     "context": {"errors"},
     "events": {"report", "task"},
+    "logs": set(),
     "report": {"errors", "task", "_report"},  # the last only when it runs as a program
     "_report": {"_figures", "_load"},
     "_status": {"observers"},

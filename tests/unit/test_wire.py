@@ -9,6 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from procbackground._wire.frames import (
+    BROKEN,
     CALL,
     CALL_HEAD,
     CALL_HEAD_SIZE,
@@ -58,7 +59,7 @@ def streams(draw: st.DrawFn, bodies: st.SearchStrategy[bytes] = bodies, max_size
         kind = draw(st.sampled_from([NOTHING, VALUE, VALUE, FAILURE, SKIPPED, CALL, HELLO, LOG_RECORD, PROGRESS]))
         if kind <= LOOP:
             number = draw(st.integers(number + 1, number + 3) | st.integers(number + 1, max(number + 1, 2**63)))
-        about = 0 if kind in (HELLO, LOG_RECORD) else number
+        about = 0 if kind == HELLO else number
         sent.append((kind, about, b"" if kind in (NOTHING, SKIPPED, HELLO) else draw(bodies)))
     return sent
 
@@ -238,7 +239,7 @@ def test_number_of_a_message_may_be_of_an_earlier_request():
     assert (reader.feed(stream_of(sent)), reader.error) == (sent, None)
 
 
-@pytest.mark.parametrize("kind", [HELLO, LOG_RECORD, GO_ON])
+@pytest.mark.parametrize("kind", [HELLO, BROKEN, GO_ON])
 def test_message_about_no_request_has_no_number(kind: int):
     reader = FrameReader()
     assert reader.feed(frame(kind, 1)) == []

@@ -10,6 +10,7 @@ from procbackground._wire.frames import ProtocolError
 from procbackground._wire.page import WORDS_PER_LINE
 from procbackground._worker.boot import Boot
 from procbackground._worker.main import Worker
+from procbackground._worker.relay import Levels
 
 
 def test_garbage_in_the_task_pipe_ends_the_request_loop():
@@ -18,7 +19,7 @@ def test_garbage_in_the_task_pipe_ends_the_request_loop():
     try:
         os.write(write_fd, b"this is no request\n")
         with pytest.raises(ProtocolError, match="this is no request"):
-            Worker(words, Boot(None, 0)).serve(read_fd)
+            Worker(words, Boot(None, Levels())).serve(read_fd)
     finally:
         os.close(read_fd)
         os.close(write_fd)

@@ -1,0 +1,84 @@
+"""Tasks that log, through `logging` and loguru."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+NAME = "tests.logs.library"
+
+
+class Unloadable:
+    """Pickles, and cannot be loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return int, ("not a number",)
+
+
+def log(count: int, text: str = "record") -> int:
+    logger = logging.getLogger(NAME)
+    for number in range(count):
+        logger.info("%s %d", text, number)
+    return count
+
+
+def log_and_fail(text: str) -> None:
+    logging.getLogger(NAME).warning(text)
+    raise ValueError(text)
+
+
+def log_and_die(text: str) -> None:
+    logging.getLogger(NAME).warning("%s", text)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def log_everything() -> None:
+    """Log what is hard to carry: extras, exceptions, arguments that change."""
+    logger = logging.getLogger(NAME)
+    changing = ["before"]
+    extra = {"user": 7, "parts": {1, 2}, "broken": Unloadable(), "lock": sys.stdout, "attempt": "mine"}
+    logger.warning("changing: %s", changing, extra=extra, stack_info=True)
+    changing[0] = "after"
+    try:
+        raise KeyError("inner")
+    except KeyError:
+        logger.exception("caught")
+
+
+def level_of(name: str) -> tuple[bool, bool, bool]:
+    logger = logging.getLogger(name)
+    return logger.isEnabledFor(10), logger.isEnabledFor(20), logger.isEnabledFor(30)
+
+
+def add_handlers_and_log(path: str) -> None:
+    """Do what modules do that set up logging for themselves."""
+    logging.basicConfig()
+    logger = logging.getLogger(NAME)
+    logger.addHandler(logging.StreamHandler())
+    logger.addHandler(logging.FileHandler(path))
+    logger.propagate = False
+    logger.warning("once")
+
+
+def log_in_a_fork() -> None:
+    pid = os.fork()
+    if not pid:
+        logging.getLogger(NAME).error("of a fork")
+        os._exit(0)
+    os.waitpid(pid, 0)
+    logging.getLogger(NAME).error("of the worker")
+
+
+def loguru_log(text: str) -> None:
+    from loguru import logger
+
+    logger.bind(user=7, parts={1, 2}, task="mine").info("{}", text)
+    try:
+        raise KeyError("inner")
+    except KeyError:
+        logger.exception("caught")
+    logger.level("LOUD", no=35, icon="!")
+    logger.log("LOUD", "loud")

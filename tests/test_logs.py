@@ -1,0 +1,221 @@
+"""Log records of children: they reach the parent's handlers whole, in order, once, and before their task is done."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from procbackground import Manager, Task, TaskTimeoutError, TaskType, WorkerDiedError
+from procbackground.logs import TaskFilter
+from tests.support.gate import PATIENCE_S
+from tests.support.tasks import logs
+from tests.support.tasks.logs import NAME
+
+METHODS = ["forkserver", "spawn", "fork"]
+MakeManager = Callable[..., Manager]
+
+
+class BlockingHandler(logging.Handler):
+    """Blocks at its first record until it is released."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.may_go = threading.Event()
+        self.has_one = threading.Event()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.has_one.set()
+        assert self.may_go.wait(PATIENCE_S)
+
+
+@pytest.fixture
+def blocking_handler():
+    handler = BlockingHandler()
+    logging.getLogger(NAME).addHandler(handler)
+    yield handler
+    handler.may_go.set()
+    logging.getLogger(NAME).removeHandler(handler)
+
+
+def messages(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == NAME]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_records_are_there_when_the_result_is(make_manager: MakeManager, method: str, caplog):
+    caplog.set_level(logging.INFO)
+    manager = make_manager(mp_context=multiprocessing.get_context(method))
+    for turn in range(20):
+        caplog.clear()
+        assert manager.run(logs.log, 5, f"turn {turn}").result(timeout=PATIENCE_S) == 5
+        assert messages(caplog) == [f"turn {turn} {number}" for number in range(5)]
+
+
+def test_all_records_are_there_when_a_task_fails_dies_or_is_stopped(manager: Manager, caplog):
+    with pytest.raises(ValueError, match="alas"):
+        manager.run(logs.log_and_fail, "alas").result(timeout=PATIENCE_S)
+    assert messages(caplog) == ["alas"]
+    with pytest.raises(WorkerDiedError) as died:
+        manager.run(logs.log_and_die, "last words").result(timeout=PATIENCE_S)
+    assert messages(caplog) == ["alas", "last words"]
+    assert died.value.log_lines == (f"WARNING {NAME}: last words",)
+    assert "last words" in str(died.value)
+
+
+def test_records_of_retries_have_their_attempt(make_manager: MakeManager, caplog):
+    manager = make_manager(retry=3)
+    handle = manager.run(logs.log_and_fail, "again")
+    assert isinstance(handle.exception(timeout=PATIENCE_S), ValueError)
+    records = [record for record in caplog.records if record.name == NAME]
+    assert [record.attempt for record in records] == [1, 2, 3]
+    assert [record.pid for record in records] == [attempt.pid for attempt in handle.attempts]
+    assert {record.task for record in records} == {"log_and_fail"}
+    assert len({record.task_id for record in records}) == 1
+
+
+def test_records_of_a_map_are_there_with_its_results(manager: Manager, caplog):
+    caplog.set_level(logging.INFO)
+    assert list(manager.map(logs.log, [1] * 50)) == [1] * 50
+    assert len(messages(caplog)) == 50
+
+
+def test_records_of_a_loop_are_there_when_it_has_ended(manager: Manager, caplog):
+    caplog.set_level(logging.INFO)
+    handle = manager.run_task(Task(logs.log, (3, "of a loop"), type=TaskType.LOOP, interval=0.001))
+    end = time.monotonic() + PATIENCE_S
+    while len(messages(caplog)) < 6 and time.monotonic() < end:
+        time.sleep(0.001)
+    assert manager.cancel(timeout=PATIENCE_S)
+    assert handle.cancelled()
+    count = len(messages(caplog))
+    assert count % 3 == 0
+    manager.close(timeout=PATIENCE_S)
+    assert len(messages(caplog)) == count
+
+
+def test_a_record_keeps_what_it_has(manager: Manager, caplog):
+    manager.run(logs.log_everything).result(timeout=PATIENCE_S)
+    first, second = [record for record in caplog.records if record.name == NAME]
+    assert first.getMessage() == "changing: ['before']"
+    assert (first.user, first.parts, first.attempt) == (7, {1, 2}, "mine")
+    assert "could not be loaded" in first.broken
+    assert "TextIOWrapper" in first.lock
+    assert first.stack_info.startswith("Stack (most recent call last)")
+    assert first.pathname == logs.__file__
+    assert (first.funcName, first.levelname, first.process) == ("log_everything", "WARNING", first.pid)
+    kind, error, _ = second.exc_info
+    assert (kind, error.args) == (KeyError, ("inner",))
+    text = logging.Formatter("%(message)s").format(second)
+    assert text.startswith("caught\nTraceback")
+    assert text.endswith("KeyError: 'inner'")
+    assert text.count("Traceback") == 1
+
+
+def test_one_format_serves_records_of_tasks_and_others(manager: Manager):
+    shown: list[str] = []
+
+    class Shows(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            shown.append(self.format(record))
+
+    handler = Shows()
+    handler.addFilter(TaskFilter())
+    handler.setFormatter(logging.Formatter("[%(task)s #%(task_id)d.%(attempt)d] %(message)s"))
+    logging.getLogger(NAME).addHandler(handler)
+    try:
+        manager.run(logs.log_and_fail, "child").exception(timeout=PATIENCE_S)
+        logging.getLogger(NAME).warning("parent")
+    finally:
+        logging.getLogger(NAME).removeHandler(handler)
+    assert shown == ["[log_and_fail #1.1] child", "[ #0.0] parent"]
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_levels_are_the_parents(make_manager: MakeManager, method: str, caplog):
+    caplog.set_level(logging.ERROR)
+    caplog.set_level(logging.INFO, logger=NAME)
+    manager = make_manager(mp_context=multiprocessing.get_context(method))
+    assert manager.run(logs.level_of, "some.other").result(timeout=PATIENCE_S) == (False, False, False)
+    assert manager.run(logs.level_of, NAME).result(timeout=PATIENCE_S) == (False, True, True)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_record_comes_once_whatever_handlers_a_module_adds(
+    make_manager: MakeManager, method: str, caplog, capfd, tmp_path
+):
+    manager = make_manager(mp_context=multiprocessing.get_context(method))
+    manager.run(logs.add_handlers_and_log, str(tmp_path / "own.log")).result(timeout=PATIENCE_S)
+    assert messages(caplog) == ["once"]
+    assert "once" not in capfd.readouterr().err
+    assert (tmp_path / "own.log").read_text() == "once\n"
+
+
+def test_a_fork_made_by_the_task_says_it_on_stderr(make_manager: MakeManager, caplog, capfd):
+    manager = make_manager(mp_context=multiprocessing.get_context("spawn"))  # whose workers have the test's stderr
+    manager.run(logs.log_in_a_fork).result(timeout=PATIENCE_S)
+    assert messages(caplog) == ["of the worker"]
+    assert "of a fork" in capfd.readouterr().err
+
+
+def test_loguru_records_keep_what_they_have(make_manager: MakeManager):
+    from loguru import logger
+
+    seen: list[Any] = []
+    texts: list[str] = []
+    sink = logger.add(lambda message: (seen.append(message.record), texts.append(str(message))), level="INFO")
+    try:
+        manager = make_manager()
+        manager.run(logs.loguru_log, "{curly} <red>text</red>").result(timeout=PATIENCE_S)
+    finally:
+        logger.remove(sink)
+    first, second, third = seen
+    assert first["message"] == "{curly} <red>text</red>"
+    assert {"user": 7, "parts": {1, 2}, "task": "mine", "task_id": 1, "attempt": 1}.items() <= first["extra"].items()
+    assert (first["function"], first["module"], first["file"].path) == ("loguru_log", "logs", logs.__file__)
+    assert first["process"].id == first["extra"]["pid"]
+    assert (second["exception"].type, second["exception"].value.args) == (KeyError, ("inner",))
+    assert "in loguru_log" in texts[1]
+    assert (third["level"].name, third["level"].no) == ("LOUD", 35)
+
+
+def test_a_handler_that_blocks_does_not_keep_a_close_from_its_bound(
+    make_manager: MakeManager, blocking_handler: BlockingHandler
+):
+    manager = make_manager()
+    handle = manager.run(logs.log_and_fail, "stuck")
+    assert blocking_handler.has_one.wait(PATIENCE_S)
+    other = manager.run(pow, 2, 5)
+    assert other.result(timeout=PATIENCE_S) == 32  # it logged nothing, and does not wait
+    assert not handle.done()
+    report = manager.close(timeout=0.5)
+    assert isinstance(handle.exception(timeout=0), ValueError)
+    assert report.seconds < 3
+    assert report.left == ("a log handler",)
+
+
+def test_a_task_waits_for_a_blocked_handler_only_for_a_time(
+    make_manager: MakeManager, blocking_handler: BlockingHandler, monkeypatch
+):
+    monkeypatch.setattr("procbackground._supervisor.relay.BLOCKED_S", 0.1)
+    manager = make_manager()
+    assert isinstance(manager.run(logs.log_and_fail, "stuck").exception(timeout=PATIENCE_S), ValueError)
+    assert isinstance(manager.run(logs.log_and_fail, "stuck too").exception(timeout=PATIENCE_S), ValueError)
+    blocking_handler.may_go.set()
+
+
+def test_records_count_before_a_timeout_is_reported(make_manager: MakeManager, caplog):
+    manager = make_manager(timeout=0.3)
+    with pytest.raises(TaskTimeoutError):
+        manager.run(log_and_hang).result(timeout=PATIENCE_S)
+    assert messages(caplog) == ["before the end"]
+
+
+def log_and_hang() -> None:
+    logging.getLogger(NAME).warning("before the end")
+    time.sleep(PATIENCE_S)
