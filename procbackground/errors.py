@@ -25,7 +25,8 @@ class ProcbackgroundError(Exception):
     """Root of all errors of this package.
 
     Attributes: `task`, the `Task` concerned, or None; `attempt`, its number from 1 on, or None; `pid` of the
-    process that ran it, or None when none did.
+    process that ran it, or None when none did; `output`, the last lines that an attempt wrote before it died or was
+    stopped, if the task's `output` is not inherited, else None.
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class ProcbackgroundError(Exception):
         self.task = task
         self.attempt = attempt
         self.pid = pid
+        self.output: str | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Nested managers send these through a pipe. A task whose function cannot be pickled must not cost the

@@ -46,6 +46,17 @@ class TaskProgress(_TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskOutput(_TaskEvent):
+    """The attempt wrote a line to its standard output or standard error, where the task's `output` is no file.
+
+    `line` is without its end. `stream` is "stdout" or "stderr"; None with `output="capture"`, where both are one.
+    """
+
+    line: str
+    stream: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class TaskStalled(_TaskEvent):
     """The attempt has been silent for `silent_for` seconds, its `stalled_threshold`; it runs on.
 
@@ -157,6 +168,7 @@ Event: TypeAlias = (
     TaskAdded
     | TaskStarted
     | TaskProgress
+    | TaskOutput
     | TaskStalled
     | TaskRetrying
     | TaskSucceeded
@@ -174,6 +186,7 @@ BY_METHOD: dict[str, type[Event]] = {
     "on_task_added": TaskAdded,
     "on_task_started": TaskStarted,
     "on_task_progress": TaskProgress,
+    "on_task_output": TaskOutput,
     "on_task_stalled": TaskStalled,
     "on_task_retrying": TaskRetrying,
     "on_task_succeeded": TaskSucceeded,

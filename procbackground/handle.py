@@ -139,6 +139,7 @@ class TaskHandle(Future[R]):
     # Of a job that succeeded at once: what its attempt is made of, should anybody ask for it.
     _success: tuple[float, float, int, float | None, int | None] | None = None
     _progress: Progress | None = None
+    _output: Any = None  # of the attempt that began last, where it is not inherited
     _ended_at_row: int = 0
     # Of a chunk of a map whose rows observers want to know of: the handles of its rows.
     row_handles: Sequence[TaskHandle[Any]] | None = None
@@ -191,6 +192,15 @@ class TaskHandle(Future[R]):
     def progress(self) -> Progress | None:
         """The progress that the task reported last, by `current().progress(...)`, or None."""
         return self._progress
+
+    @property
+    def output(self) -> str | None:
+        """What the latest attempt has written so far to its standard output and standard error.
+
+        None unless the task's `output` is "capture", "relay" or "tagged", and an attempt has begun. Of more than a MiB
+        the middle is left out, and a line says so. `attempts` have the output of each attempt that has ended.
+        """
+        return None if self._output is None else self._output.text()
 
     def stack(self) -> str | None:
         """Return where the task is now: the Python stacks of its process, as in a traceback, without this library's.

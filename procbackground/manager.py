@@ -27,7 +27,7 @@ from procbackground.errors import SerializationError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import Task, TaskFields, TaskType, as_duration, parse_size
+from procbackground.task import Output, Task, TaskFields, TaskType, as_duration, parse_size
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -150,6 +150,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
         memory_limit: bytes that an attempt's process tree may hold, likewise; or a text: "2GiB" and "2G" are powers of
             1024, "2GB" of 1000.
+        output: where the output of tasks without their own `output` goes: "inherit", "capture", "relay", "tagged" or a
+            path; see `Task`.
         max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
         when_full: what `run` and `run_task` do while `max_pending` tasks wait: "wait" blocks, first come, first
             served, except in a thread with a running event loop, where awaiting the handle is the wait and the queue
@@ -176,8 +178,8 @@ class Manager(_FrontDoor, ExecutorInternals):
             Each must be a variable of a module, so that the child can find it.
         inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
             when the task has ended, a loop runs in a thread. Handles, retries and events are the same. Limits,
-            `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours. Not with
-            `journal`.
+            `output`, `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours.
+            Not with `journal`.
         journal: a file (SQLite) that records every one-off by its key, `Task(key=...)`. Work that has succeeded in an
             earlier run is not done again: its handle gets the stored result at once, and has no attempts. What was
             queued or running when the program was killed, or failed, runs again. By default the key is made from the
@@ -224,6 +226,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         timeout: float | None = None,
         stalled_threshold: float | None = None,
         memory_limit: int | str | None = None,
+        output: Output = "inherit",
         max_pending: int | None = None,
         when_full: Literal["wait", "raise"] = "wait",
         grace: float = 5.0,
@@ -256,7 +259,9 @@ class Manager(_FrontDoor, ExecutorInternals):
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
         reports_stalls = checks.any_observes_stalls(observers)
-        defaults = Defaults(retry, timeout, stalled_threshold, memory_limit, reports_stalls, shows_progress=progress)
+        defaults = Defaults(
+            retry, timeout, stalled_threshold, memory_limit, reports_stalls, output=output, shows_progress=progress
+        )
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
             checks.check_inline(journal, status)

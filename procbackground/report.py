@@ -43,6 +43,8 @@ class Attempt:
             If the process died or was stopped: the highest measured size of its tree; None if it was not measured
             (it is measured before each stop, and repeatedly for a `memory_limit` or an observer). Of a tree of several
             processes, pages that they share count once, as in `ProcessInfo.rss`.
+        output: what it wrote to its standard output and standard error, where the task's `output` is "capture", "relay"
+            or "tagged"; else None.
     """
 
     number: int
@@ -54,6 +56,7 @@ class Attempt:
     error: BaseException | None = None
     cpu_seconds: float | None = None
     peak_memory: int | None = None
+    output: str | None = None
 
     @property
     def signal(self) -> str | None:

@@ -6,13 +6,14 @@ import functools
 import inspect
 import math
 import numbers
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from datetime import timedelta
 from enum import StrEnum
 from types import CodeType
-from typing import Any, Generic, SupportsFloat, SupportsIndex, TypedDict, TypeVar
+from typing import Any, Generic, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict, TypeVar
 
 from procbackground.retry import Retry, as_retry
 
@@ -20,6 +21,9 @@ R = TypeVar("R")
 
 NO_LIMIT = math.inf
 _LONGEST_S = 1e300  # an int beyond it may be too large for a float
+
+OUTPUTS = ("inherit", "capture", "relay", "tagged")  # beside paths
+Output: TypeAlias = Literal["inherit", "capture", "relay", "tagged"] | str | os.PathLike[str]
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _IS_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
@@ -55,6 +59,11 @@ class Task(Generic[R]):
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.
+        output: where the standard output and standard error of an attempt go, with those of C code and of processes
+            that it starts. "inherit": where the worker's go. "capture": to `handle.output`. "relay": to `sys.stdout`
+            and `sys.stderr` of this process, in whole lines; "tagged": the same, with the task's name before each line.
+            Or a path: a file, to which all attempts append, or a directory, with a file `{name}-{id}.log` for each
+            task. `{name}`, `{id}` (1 for the first task that the manager accepts) and `{attempt}` in it are replaced.
         key: with a journal: tasks of one key are the same work, run to success once. By default a digest of the
             function's name and the arguments' content; see `Manager`.
     """
@@ -73,6 +82,7 @@ class Task(Generic[R]):
     priority: int = 0
     interval: float = 0.0
     isolate: bool = False
+    output: Output | None = None
     key: str | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +103,8 @@ class Task(Generic[R]):
                 object.__setattr__(self, name, as_duration(name, seconds))
         if type(self.interval) is not float or self.interval:
             object.__setattr__(self, "interval", as_duration("interval", self.interval, may_be_zero=True))
+        if self.output is not None:
+            check_output(self.output)
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
             raise TypeError(f"key must be a str of at least one character, not {self.key!r}")
 
@@ -111,6 +123,7 @@ class TaskFields(TypedDict, total=False):
     priority: int
     interval: float
     isolate: bool
+    output: Output | None
     key: str | None
 
 
@@ -137,6 +150,20 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
 def check_duration(name: str, seconds: Any) -> float | None:
     """Return `seconds` as `as_duration` does, or None for None."""
     return None if seconds is None else as_duration(name, seconds)
+
+
+def check_output(output: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless `output` says where the output of a task goes."""
+    if isinstance(output, os.PathLike) or output in OUTPUTS:
+        return
+    if not isinstance(output, str):
+        raise TypeError(f"output takes a path, or one of {', '.join(OUTPUTS)}, not {_shown(output)}")
+    if os.sep not in output and "." not in output and "{" not in output:
+        # Most likely a misspelt word.
+        raise ValueError(
+            f"output must be a path, or one of {', '.join(OUTPUTS)}, not {output!r}; for a directory of that name pass "
+            f"pathlib.Path({output!r})"
+        )
 
 
 def check_function(fn: Any) -> None:

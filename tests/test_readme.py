@@ -41,6 +41,7 @@ SHOWN = {
     "Observers": ["failed: 17", "exit code 3"],
     "Progress": ["1000000"],
     "Inside a task": ["20 Progress(done=20"],
+    "Logs and output": ["7 crunching 7"],
     "What a worker starts with": ["request 17 in / with 1 thread, batch"],
     "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
     "Inputs that block": ["ONE\nTWO\n"],

@@ -52,6 +52,8 @@ class Recipe:
         "memory_limit",
         "name",
         "needs_judge",
+        "needs_verdict",
+        "output",
         "priority",
         "retry",
         "reusable",
@@ -77,6 +79,7 @@ class Recipe:
         isolate: bool = False,
         is_chunk: bool = False,
         make_task: Callable[..., Any] | None = None,
+        output: Any = None,
     ) -> None:
         self.name: str = name
         self.blob: bytes = blob  # the name and the pickled function, encoded for a request
@@ -88,7 +91,10 @@ class Recipe:
         self.reusable: bool = reusable
         self.is_loop: bool = is_loop
         self.retry: Retry | None = retry if retry is not None and retry.can_retry else None
+        self.output: Any = output  # a `_wire.output.Plan`, or None: it is inherited
         self.needs_judge: bool = self.retry is not None and self.retry.judges_results
+        # The record of its attempt, which a verdict makes, has its output.
+        self.needs_verdict: bool = self.needs_judge or output is not None
         self.timeout_s: float = timeout_s
         self.deadline_s: float = deadline_s
         self.stalled_s: float = stalled_s
@@ -221,6 +227,7 @@ class Job:
                 error=error,
                 cpu_seconds=cpu_seconds,
                 peak_memory=peak_memory,
+                output=self.handle.output,
             )
         )
         if history.first_started_s is None:

@@ -89,7 +89,7 @@ class BulkCalls(Executor):
             buffersize=buffersize,
             returns_exceptions=return_exceptions,
             workers=self._max_workers,
-            is_apart=bool(self._submitter.fields.get("isolate")),
+            is_apart=self._submitter.runs_apart,
             keeper=self,
             is_told=self._supervisor.tells_tasks,
             shows_progress=progress and not self._submitter.defaults.shows_progress,

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from procbackground._state.job import Job, Recipe
 from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import call_sent
+from procbackground._wire.output import make_plan
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments, dump_function, holds_descriptors, is_stateless
 from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
 from procbackground.handle import Owner, TaskHandle
 from procbackground.retry import Retry, as_retry
-from procbackground.task import NO_LIMIT, Task, TaskType, check_duration, parse_size, resolve
+from procbackground.task import NO_LIMIT, Output, Task, TaskType, check_duration, check_output, parse_size, resolve
 
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
@@ -91,7 +92,9 @@ class Port(Owner, Protocol):
 class Defaults:
     """The manager's limits, for tasks that have none of their own."""
 
-    __slots__ = ("memory_limit", "reports_stalls", "retry", "shows_progress", "stalled_threshold", "timeout")
+    __slots__ = (
+        "memory_limit", "output", "reports_stalls", "retry", "shows_progress", "stalled_threshold", "timeout",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -101,13 +104,16 @@ class Defaults:
         memory_limit: int | str | None,
         reports_stalls: bool,
         shows_progress: bool = False,
+        output: Output = "inherit",
     ) -> None:
+        check_output(output)
         self.retry: Retry | None = as_retry(retry)
         self.timeout: float | None = check_duration("timeout", timeout)
         self.stalled_threshold: float | None = check_duration("stalled_threshold", stalled_threshold)
         self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
         self.reports_stalls: bool = reports_stalls
         self.shows_progress: bool = shows_progress  # of all tasks, those of maps included
+        self.output: Output = output
 
 
 class Submitter:
@@ -162,6 +168,12 @@ class Submitter:
         frozen._keyed_recipes = self._keyed_recipes
         frozen._chunk_rows, frozen.is_patient = self._chunk_rows, self.is_patient
         return frozen
+
+    @property
+    def runs_apart(self) -> bool:
+        """Whether each row of a map is a task of its own: it has its own process, or its own output."""
+        output = self.fields.get("output") or self.defaults.output
+        return bool(self.fields.get("isolate")) or output != "inherit"
 
     # -- giving work ---------------------------------------------------------------------------------------
 
@@ -306,7 +318,7 @@ class Submitter:
         is_loop = type_ is not _ONE_OFF and task_type(type_) is TaskType.LOOP  # the call takes a tenth of the whole
         key = (
             task.fn, is_loop, task.name, task.retry, task.timeout, task.deadline, task.stalled_threshold,
-            task.memory_limit, task.priority, task.interval, task.isolate,
+            task.memory_limit, task.priority, task.interval, task.isolate, task.output,
         )  # fmt: skip
         recipe = self._task_recipes.get(key) if type(task.fn) in HASHED_BY_IDENTITY else None
         if recipe is not None:
@@ -365,6 +377,7 @@ class Submitter:
             isolate=task.isolate,
             is_chunk=is_chunk,
             make_task=partial(self.make_task, task.fn),
+            output=make_plan(defaults.output if task.output is None else task.output),
         )
 
 

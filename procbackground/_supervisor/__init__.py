@@ -12,6 +12,7 @@ passes them:
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
     warden                      the helper that ends what directly started workers leave behind
     answers, relay, progress    answers and messages from workers; their log records and progress reports
+    output                      the output of attempts, where it is not inherited
     exits, stacks               the ends of processes; Python stacks of workers
     keyed                       jobs with a key: looked up in the journal before, and recorded after
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code

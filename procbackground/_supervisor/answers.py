@@ -17,6 +17,7 @@ from procbackground._state.job import Job
 from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.output import Outputs
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.progress import ProgressReports
@@ -51,6 +52,7 @@ class Answers:
         self._workers = workers
         self._log_records = log_records
         self.progress: ProgressReports = ProgressReports(page, events)
+        self.outputs = Outputs(watches, events, log_records)
 
     def read_once(self, worker: Worker) -> bool:
         """Take what the worker's result pipe holds; return whether there may be more."""
@@ -73,6 +75,7 @@ class Answers:
         """Take all that a process which has ended has sent."""
         while worker.process.channel.result_fd >= 0 and self.read_once(worker):
             pass
+        self.outputs.end(worker.process.output)
         self.progress.worker_ended(worker)
 
     def _stop_reading(self, process: WorkerProcess) -> None:
@@ -111,7 +114,10 @@ class Answers:
                 values = []
             if kind == wire.MEASURED:
                 channel.measured = wire.COST.unpack(body)
+            elif kind == wire.OUTPUT:
+                self.outputs.begin(worker, sequence)
             elif kind == wire.FAILURE:
+                self.outputs.end(process.output)
                 measured, channel.measured = channel.measured, None
                 scheduler.failure_came(worker, body, now_s, sequence, measured)
                 events.head_started(worker)
@@ -124,8 +130,10 @@ class Answers:
             elif kind == wire.BROKEN:
                 scheduler.initializer_failed(worker, body, now_s)
             elif kind == wire.ITERATION_FAILED:
+                self.outputs.drain(process.output)
                 scheduler.iteration_failed(worker, body, self._page.read(worker, ITERATIONS), now_s)
             elif kind == wire.LOOP_ENDED:
+                self.outputs.end(process.output)
                 scheduler.loop_ended(worker, now_s)
             else:
                 if kind == wire.LOG_RECORD:
@@ -147,6 +155,8 @@ class Answers:
             return b"\x94" + STACK_GLOBAL  # no descriptor is left; this fails to load, which fails this task only
 
     def _match(self, worker: Worker, process: WorkerProcess, values: list[Any], last: int, now_s: float) -> None:
+        if process.output is not None:
+            self.outputs.end(process.output)
         since_s = worker.pipeline.head_since_s
         jobs = self._scheduler.answers_came(worker, len(values), last, now_s)
         measured, process.channel.measured = process.channel.measured, None

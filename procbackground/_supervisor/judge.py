@@ -62,6 +62,7 @@ def is_plain_end(command: c.Judge) -> bool:
         command.kind not in (c.VALUE, c.FAILURE, c.FAILED_IN_MAP)  # there is nothing to load
         and not command.job.recipe.is_loop
         and (retry is None or counts_only(retry))
+        and command.job.recipe.output is None
         and (worker is None or not worker.death.log_records)
     )
 
@@ -99,6 +100,8 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     death = worker.death if worker is not None else ALIVE
     if isinstance(error, ProcbackgroundError) and error.task is None:
         error.task, error.attempt, error.pid = job.handle.task, job.attempt, pid
+    if error is not None and worker is not None and job.handle._output is not None:
+        _add_output(error, command.kind, job.handle._output.last_lines())
     if worker is None and command.kind in (c.FAILED_IN_MAP, c.FAILURE):
         job.record(outcome, now_s, wall, pid=getattr(error, "pid", None), error=error)
     if worker is not None:
@@ -115,6 +118,19 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
             set_context(broken, error)
             error, value = broken, None
     return Verdict(value, error, delay_s, ends_loop)
+
+
+def _add_output(error: BaseException, kind: str, text: str) -> None:
+    """Add the last lines that the attempt wrote to its error; to one that it raised, as a note of the cause."""
+    if not text:
+        return
+    shown = "what it wrote last:" + "".join(f"\n  {line}" for line in text.splitlines())
+    if kind in (c.VALUE, c.FAILURE):
+        if error.__cause__ is not None:
+            error.__cause__.add_note(shown)
+    elif isinstance(error, ProcbackgroundError):
+        error.output = text
+        error.args = (f"{error}\n{shown}", *error.args[1:])
 
 
 def _outcome_of_error(error: BaseException) -> Outcome:

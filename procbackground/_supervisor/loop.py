@@ -418,4 +418,3 @@ class Loop:
         self.user_code.put(self.settler.explain_break)
         if self.gate is not None:
             self.gate.refuse_line(breakage.error)
-

@@ -15,6 +15,8 @@ from procbackground._supervisor.channel import Channel
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
+    from procbackground._supervisor.output import Pipes
+
 LOG_TAIL = 10  # records of a worker that are kept to explain its death; the last ones say most
 NOTES_LIMIT = 65536  # of a stack dump that we read; deeper stacks than that repeat themselves
 
@@ -71,9 +73,8 @@ class WorkerProcess:
 
     __slots__ = (
         "channel", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher", "logged",
-        "logged_sequence",
-        "no_stack_reason", "notes_fd", "notes_seen", "peak_bytes", "pid", "pidfd", "process", "protocol_error", "stack",
-        "worker",
+        "logged_sequence", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd",
+        "process", "protocol_error", "stack", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -99,6 +100,7 @@ class WorkerProcess:
         self.exit_code: int | None = None
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         self.logged_sequence = -1  # the last request that logged; its handle waits for the records
+        self.output: Pipes | None = None  # of the attempt that runs
         self.is_dead = False  # it has ended; it is a zombie until it is released
         self.is_held = pidfd is not None  # when it ends it stays a zombie until it is released
         self.is_closed = False
@@ -196,6 +198,8 @@ class WorkerProcess:
             return
         self.is_closed = True
         self.channel.close()
+        if self.output is not None:
+            self.output.close()
         fds = {self.notes_fd} if self.pidfd is None else {self.notes_fd, self.pidfd}
         self.notes_fd = -1
         for fd in fds:
@@ -206,4 +210,5 @@ class WorkerProcess:
         """Return the descriptors that are open."""
         if self.is_closed:
             return []
-        return [*self.channel.fds(), self.notes_fd, *([] if self.pidfd is None else [self.pidfd])]
+        output = () if self.output is None else self.output.fds
+        return [*self.channel.fds(), *output, self.notes_fd, *([] if self.pidfd is None else [self.pidfd])]

@@ -31,7 +31,7 @@ class RecordRelay:
 
     def __init__(self, name: str, wake: Callable[[], None], post: Callable[[Callable[[], object]], None]) -> None:
         self._runner = UserCodeRunner(name, wake)  # of one thread: `add_thread_if_blocked` is never called
-        self._post = post  # to the supervisor
+        self.post = post  # to the supervisor
         self._waiting: dict[int, tuple[Callable[[], object], float]] = {}  # by ticket: what to do, since when it waits
         self._tickets = 0
         self._patience_ends_s = float("inf")  # nothing waits after this: a close must be over then
@@ -50,7 +50,7 @@ class RecordRelay:
             return
         self._tickets = ticket = self._tickets + 1
         self._waiting[ticket] = (act, now_s)
-        self._runner.put(self._post, lambda: self._serve(ticket))
+        self._runner.put(self.post, lambda: self._serve(ticket))
 
     def bound(self, end_s: float | None) -> None:
         """Let nothing wait longer than until shortly before `end_s`, the end of a close's timeout."""

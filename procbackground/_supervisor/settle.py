@@ -115,7 +115,7 @@ class Settler:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            if job.recipe.needs_judge or job.sequence == logged or (
+            if job.recipe.needs_verdict or job.sequence == logged or (
                 body
                 and (
                     may_extend
@@ -264,7 +264,7 @@ class Settler:
             attempts.append(
                 Attempt(
                     job.attempt, worker.pid, self._wall(job.started_s), time.time(), Outcome.CANCELLED,
-                    worker.death.exit_code, None, *worker.death.cost,
+                    worker.death.exit_code, None, *worker.death.cost, handle.output,
                 )
             )  # fmt: skip
         handle._history = tuple(attempts)

@@ -22,6 +22,7 @@ from procbackground._supervisor.process import WorkerProcess
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.watches import Watches
 from procbackground._wire import frames as wire
+from procbackground._wire.output import Plan
 from procbackground._wire.page import LOOKS, REVOKED, STARTED, STOP
 from procbackground.errors import SerializationError
 from procbackground.task import NO_LIMIT
@@ -215,7 +216,8 @@ class Workers:
         self._events.process("on_process_started", worker)
 
 
-_VARYING = wire.PARCEL | wire.HAS_SAVED | wire.HAS_KEY  # requests whose beginning is not the same for each job
+# Of requests whose beginning is not the same for each job.
+_VARYING = wire.PARCEL | wire.HAS_SAVED | wire.HAS_KEY | wire.HAS_OUTPUT
 
 
 def call_frame(job: Job) -> bytes:
@@ -235,7 +237,21 @@ def call_frame(job: Job) -> bytes:
         assert job.history is not None
         assert job.history.checkpoint is not None
         payload = wire.SAVED_HEAD.pack(len(job.history.checkpoint)) + job.history.checkpoint + payload
+    if recipe.output is not None:
+        flags |= wire.HAS_OUTPUT
+        payload += _output_of(job)
     rest = wire.call_rest(flags, job.attempt, recipe.blob)
     if job.attempt == 1 and recipe.reusable and not recipe.is_loop and not flags & _VARYING:
         recipe.first_flags, recipe.first_call = flags, rest
     return wire.call_frame(job.sequence, rest, payload, wire.LOOP if recipe.is_loop else wire.CALL)
+
+
+def _output_of(job: Job) -> bytes:
+    """Return the part of a job's request that says where its output goes."""
+    plan: Plan = job.recipe.output
+    if not plan.path:
+        return plan.spec()
+    path = plan.file_of(job.recipe.name, job.number, job.attempt)
+    # A file of this task alone begins empty; one that an earlier attempt has begun is continued.
+    began = job.handle._output
+    return plan.spec(path, is_new="{id}" in plan.path and (began is None or began.path != path))

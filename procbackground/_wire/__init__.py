@@ -8,6 +8,7 @@
     surroundings  environment, umask, directory, path and limits of the parent, for its children
     parcel        large payloads, sent as the descriptor of a file in memory
     descriptors   connections and sockets within payloads
+    output        where the output of tasks goes
     spool         records of results that workers keep until the journal has them
     page          the shared page: words that parent and child read without messages
     progress      progress reports, and their places in the shared page

@@ -47,10 +47,11 @@ LOOP_ENDED = 13  # the loop saw the stop and ended after its running iteration
 PARTIAL = 14  # the first items of a chunk that is not done yet; the body as in the chunk's value
 MEASURED = 15  # cost of the call whose answer comes next: `COST`
 CHECKPOINT = 16  # a state that the task saved: `CHECKPOINT_HEAD`, then its pickle
+OUTPUT = 17  # the output of the request is redirected, and its pipes are in the side socket
 
 _VALUE_MARK = MARK + VALUE
 _LAST_NUMBERED = LOOP
-_LAST_KIND = CHECKPOINT
+_LAST_KIND = OUTPUT
 _ABOUT_NO_REQUEST = (GO_ON, HELLO, BROKEN, MEASURED)
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
@@ -59,7 +60,7 @@ CHECKPOINT_HEAD = struct.Struct("<Q")  # row of the chunk; 0 where there is none
 # The longest plausible body of each kind. No machine has the memory for more than `_ANY`.
 _ANY = 2**48
 _LONGEST = tuple(
-    {NOTHING: 0, SKIPPED: 0, GO_ON: 0, HELLO: 0, LOOP_ENDED: 0, MEASURED: COST.size}.get(kind, _ANY)
+    {NOTHING: 0, SKIPPED: 0, GO_ON: 0, HELLO: 0, LOOP_ENDED: 0, MEASURED: COST.size, OUTPUT: 0}.get(kind, _ANY)
     for kind in range(_LAST_KIND + 1)
 )
 
@@ -74,6 +75,7 @@ PARCEL = 8  # the arguments are in a parcel: the label takes their place, the de
 MAY_END_EARLY = 16  # a chunk that takes long may leave the rows that it has not begun
 HAS_SAVED = 32  # between the function's bytes and what follows is a saved state: `SAVED_HEAD`, then its pickle
 HAS_KEY = 64  # and then the key of the task, for the journal: `KEY_HEAD`, then its bytes
+HAS_OUTPUT = 128  # the output is redirected: the request ends with a `output.Plan.spec`
 # A chunk's value is (values, failures, took): a list with a value for each row, {row: pickled failure}, and seconds.
 # The values of its partial answers come before. If they all are fewer than the rows, the worker left those that follow.
 

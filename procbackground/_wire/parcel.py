@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 PARCEL_BYTES = 1 << 20  # below, four more system calls and the page faults cost more than the copies
 FEW = 16  # parcels that are always allowed: hardly any process ever has more
 SHARE = 4  # parcels may use one in this many of the descriptors that this process may have
+_OF_PARCEL = b"p"  # marks the descriptors of a parcel
 _ALIGNMENT = 64  # of buffers in the file: a cache line, and the widest vector registers
 _COUNTS = struct.Struct("<II")  # of the parts, and of the files
 _STORED_COUNT = struct.Struct("<I")  # of the parts of a parcel that is kept as bytes; their sizes follow, and the file
@@ -152,14 +153,14 @@ def raw_buffers(buffers: list[pickle.PickleBuffer]) -> list[memoryview] | None:
 def send_parcel(side_fd: int, parcel: Parcel) -> None:
     """Send the descriptors; the frame with the label must follow. Raises: `OSError`."""
     with _socket(side_fd) as side:
-        socket.send_fds(side, [b"p"], [file.fileno() for file in parcel.files])
+        socket.send_fds(side, [_OF_PARCEL], [file.fileno() for file in parcel.files])
 
 
 def receive_parcel(side_fd: int, label: bytes) -> ReceivedParcel:
     """Receive the parcel that was sent before the frame with this label. Raises: `OSError`, `EOFError`."""
     part_count, file_count = _COUNTS.unpack_from(label)
     sizes = struct.unpack_from(f"<{part_count}Q", label, _COUNTS.size)
-    files = _receive_files(side_fd)
+    files = _receive_files(side_fd, _OF_PARCEL)
     if len(files) != file_count:
         raise EOFError("the other side has ended, or no descriptor is left")
     # Now, not when it is loaded: results that wait need no descriptors then.
@@ -170,15 +171,47 @@ def receive_parcel(side_fd: int, label: bytes) -> ReceivedParcel:
 
 def drop_parcel(side_fd: int) -> None:
     """Receive a parcel that is not needed. Raises: `OSError`."""
-    _receive_files(side_fd)
+    _receive_files(side_fd, _OF_PARCEL)
 
 
-def _receive_files(side_fd: int) -> list[OwnedFile]:
+def send_pipes(side_fd: int, sequence: int, fds: Sequence[int]) -> None:
+    """Send the pipes of an attempt's output; the frame must follow. Raises: `OSError`."""
     with _socket(side_fd) as side:
-        _, fds, _, _ = socket.recv_fds(side, 1, MOST_DESCRIPTORS + 1)
+        socket.send_fds(side, [_of_output(sequence)], fds)
+
+
+def receive_pipes(side_fd: int, sequence: int, count: int) -> list[int]:
+    """Receive the pipes that were sent for a request. Raises: `OSError`, `EOFError`."""
+    fds = _receive_fds(side_fd, _of_output(sequence))
+    for fd in fds:
+        os.set_blocking(fd, False)
+    if len(fds) != count:
+        for fd in fds:
+            os.close(fd)
+        raise EOFError("the other side has ended, or no descriptor is left")
+    return fds
+
+
+def _of_output(sequence: int) -> bytes:
+    return bytes((0x80 | sequence & 0x7F,))  # never `_OF_PARCEL`
+
+
+def _receive_files(side_fd: int, mark: bytes) -> list[OwnedFile]:
+    return [OwnedFile(fd) for fd in _receive_fds(side_fd, mark)]
+
+
+def _receive_fds(side_fd: int, mark: bytes) -> list[int]:
+    """Receive what was sent with `mark`. Anything before it belongs to a frame that was never sent."""
+    with _socket(side_fd) as side:
+        while True:
+            data, fds, _, _ = socket.recv_fds(side, 1, MOST_DESCRIPTORS + 1)
+            if not data or data == mark:
+                break
+            for fd in fds:
+                os.close(fd)
     for fd in fds:
         os.set_inheritable(fd, False)
-    return [OwnedFile(fd) for fd in fds]
+    return list(fds)
 
 
 @contextlib.contextmanager

@@ -13,5 +13,6 @@
     spool                   keeps results until the journal has them
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent
+    output                  redirects the output of an attempt
     warden, descendants     ending what workers have started, when the manager's process dies
 """

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from procbackground._wire import frames as wire
-from procbackground._wire.parcel import Parcel, ReceivedParcel, drop_parcel, receive_parcel, send_parcel
+from procbackground._wire.parcel import Parcel, ReceivedParcel, drop_parcel, receive_parcel, send_parcel, send_pipes
 
 
 class Channel:
@@ -63,6 +63,11 @@ class Channel:
         """Send a value in a parcel: first its descriptor, then the frame."""
         send_parcel(self._side_fd, parcel)
         self.send(wire.PARCEL_VALUE, sequence, parcel.label, prefix)
+
+    def send_pipes(self, sequence: int, readers: list[int]) -> None:
+        """Send the reading ends of the pipes that the output of a request goes to."""
+        send_pipes(self._side_fd, sequence, readers)
+        self.send(wire.OUTPUT, sequence)
 
     def receive_parcel(self, label: bytes) -> ReceivedParcel:
         """Receive the parcel that belongs to the current request."""

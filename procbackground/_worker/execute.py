@@ -32,6 +32,7 @@ from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
 from procbackground._worker.channel import Channel
+from procbackground._worker.output import Redirection
 from procbackground._worker.progress import Reporter
 from procbackground._worker.task_context import Saved, TaskContext
 from procbackground.context import Context, wait_in_pieces
@@ -65,6 +66,7 @@ class Executor:
     def __init__(self, channel: Channel, words: memoryview) -> None:
         self.channel = channel
         self.words = words
+        self.output = Redirection(channel)
         self.base = 0  # of the worker's line among the words
         self.is_calling = False  # whether the user's code is on the stack
         self.is_cooperative = False  # ... and checks `stopping` itself
@@ -97,7 +99,7 @@ class Executor:
 
     def running_request(self) -> int:
         """Return the number of the request whose code runs, or 0."""
-        return self._sequence if self.is_calling else 0
+        return self.sequence if self.is_calling else 0
 
     # -- one call ------------------------------------------------------------------------------------------
 
@@ -114,6 +116,10 @@ class Executor:
             self._cpu_s, self._sampled_s = time.process_time(), start_s
         self.is_calling = True
         try:
+            if flags & wire.HAS_OUTPUT:
+                step = "raised"
+                body = self.output.begin(sequence, body, bool(flags & wire.PARCEL))
+                step = "function"
             if flags & wire.PER_ITEM:
                 self._chunk_sequence = sequence
                 self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
@@ -170,10 +176,13 @@ class Executor:
         if self._context is not None:
             prefix = self.reporter.pending(sequence) + prefix
         # The output of the task appears before its result.
-        try:
-            sys.stdout.flush()
-        except Exception:
-            pass
+        if flags & wire.HAS_OUTPUT:
+            self.output.end()
+        else:
+            try:
+                sys.stdout.flush()
+            except Exception:
+                pass
         if type(answer) is Parcel:
             self.channel.send_parcel(sequence, answer, prefix)
         else:
@@ -302,6 +311,12 @@ class Executor:
         self.sequence = sequence
         self._saved = Saved(None)
         self._is_loop = True
+        if flags & wire.HAS_OUTPUT:
+            try:
+                body = self.output.begin(sequence, body)
+            except OSError as error:
+                self.channel.send(wire.FAILURE, sequence, dump_failure(error))
+                return
         position = wire.CALL_HEAD_SIZE + length
         if flags & wire.HAS_SAVED:
             position += self._take_saved(sequence, body, position)
@@ -329,6 +344,7 @@ class Executor:
         args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})
         while self._iterate(fn, args, kwargs, interval_s, notes_starts):
             pass
+        self.output.end()
         self.channel.send(wire.LOOP_ENDED, sequence, prefix=self.reporter.pending(sequence))
 
     def _iterate(
@@ -363,10 +379,7 @@ class Executor:
         finally:
             self.is_calling = False
         words[paused] = IN_PAUSE  # the parent decides now; this time does not count as the iteration's
-        try:
-            sys.stdout.flush()
-        except Exception:
-            pass
+        self.output.flush()
         self.channel.send(wire.ITERATION_FAILED, self.sequence, failure, self.reporter.pending(self.sequence))
         if not os.read(self._task_fd, wire.HEADER_SIZE):
             return False  # the parent ends this process
@@ -379,10 +392,7 @@ class Executor:
 
     def _pause(self, interval_s: float, paused: int) -> None:
         self.words[paused] = IN_PAUSE
-        try:
-            sys.stdout.flush()
-        except Exception:
-            pass
+        self.output.flush()
         self.sleep(interval_s)
         self.words[paused] = 0
 

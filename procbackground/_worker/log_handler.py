@@ -58,9 +58,9 @@ def take_over(handler: logging.Handler, levels: Levels) -> None:
         logging.getLogger(name).setLevel(level)
     logging.disable(levels.disabled)
 
-    def call_handlers(logger: logging.Logger, record: logging.LogRecord) -> None:
+    def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
         handler.handle(record)
-        current: logging.Logger | None = logger
+        current: logging.Logger | None = self
         while current is not None:
             for each in current.handlers:
                 if each is not handler and record.levelno >= each.level and not _is_console(each):

@@ -105,7 +105,7 @@ class Worker:
                 return 1  # the task closed our pipes, so that no answer can be sent
             raise
         finally:
-            flush_output()
+            self.executor.output.flush()
         return 0
 
     def _begin(self, fds: WorkerFds, line: int) -> None:

@@ -25,6 +25,9 @@ class Observer:
     def on_task_progress(self, event: events.TaskProgress) -> None:
         """A running task reported its progress."""
 
+    def on_task_output(self, event: events.TaskOutput) -> None:
+        """A task wrote a line, and its `output` is "capture", "relay" or "tagged"."""
+
     def on_task_stalled(self, event: events.TaskStalled) -> None:
         """An attempt gave no sign of life for its `stalled_threshold`; it runs on. Sent once for each attempt."""
 

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import socket
 import struct
 
 import pytest
@@ -40,6 +41,7 @@ from procbackground._wire.frames import (
     unpack_name,
     write_all,
 )
+from procbackground._wire.parcel import receive_pipes, send_pipes
 
 Frame = tuple[int, int, bytes]
 
@@ -275,3 +277,27 @@ def test_any_name_survives_with_what_follows_it(name: str, rest: bytes):
 @pytest.mark.parametrize("name", ["x" * 65536, "ü" * 40_000, "x" * 65534 + "東", "x" * (1 << 20)])
 def test_long_names_are_not_cut(name: str):
     assert unpack_name(pack_name(name)) == (name, len(pack_name(name)))
+
+
+# -- descriptors ---------------------------------------------------------------------------------------------
+
+
+def test_descriptors_of_a_frame_that_was_never_sent_are_no_other_frames():
+    ours, theirs = socket.socketpair()
+    pipes = [os.pipe() for _ in range(3)]
+    try:
+        for sequence, (reader, _) in zip((1, 2, 3), pipes, strict=True):
+            send_pipes(theirs.fileno(), sequence, [reader])
+        (received,) = receive_pipes(ours.fileno(), 3, 1)  # 1 and 2 were interrupted before their frames
+        os.write(pipes[2][1], b"three")
+        assert os.read(received, 10) == b"three"
+        assert not os.get_blocking(received)
+        os.close(received)
+        with pytest.raises(EOFError):
+            send_pipes(theirs.fileno(), 4, [pipes[0][0]])
+            receive_pipes(ours.fileno(), 4, 2)
+    finally:
+        for fd in (fd for pair in pipes for fd in pair):
+            os.close(fd)
+        ours.close()
+        theirs.close()
