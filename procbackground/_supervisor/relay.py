@@ -23,6 +23,7 @@ LINE_LIMIT = 2000  # characters of a record in the message of a death: enough fo
 # A handler that is at one record for longer is blocked: tasks are settled without it. Long enough for a slow disk or
 # a server that has to be connected first.
 BLOCKED_S = 5.0
+STRANDED_S = 0.05  # between two tries to start the thread, where the machine has none to give
 MARGIN_S = 0.2  # before the end of a close's timeout: what has ended by then still counts
 
 
@@ -65,12 +66,16 @@ class RecordRelay:
 
     @property
     def look_s(self) -> float:
-        return min(self._patience_ends_s, self._blocked_from_s()) if self._waiting else float("inf")
+        if not self._waiting:
+            return float("inf")
+        if self._runner.is_stranded:
+            return time.monotonic() + STRANDED_S
+        return min(self._patience_ends_s, self._blocked_from_s())
 
     def look(self, now_s: float) -> None:
         """Let go what waits in vain."""
-        self._runner.run_without_threads()
-        if now_s >= self.look_s:
+        self._runner.add_thread_if_stranded()
+        if self._waiting and now_s >= min(self._patience_ends_s, self._blocked_from_s()):
             for ticket in list(self._waiting):
                 self._serve(ticket)
 

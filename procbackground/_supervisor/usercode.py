@@ -65,10 +65,23 @@ class UserCodeRunner:
             if self._work and are_blocked and not self._idle and len(self._threads) < MAX_THREADS:
                 self._add_thread()
 
+    @property
+    def is_stranded(self) -> bool:
+        """Whether work waits and there is no thread, since none could be started."""
+        return bool(self._work) and not self._threads
+
     def run_without_threads(self) -> None:
         """Run the work here where the interpreter exits and starts no threads any more."""
         while self._has_no_threads and not self._threads and self._work:
             _run_one(*self._work.popleft())
+
+    def add_thread_if_stranded(self) -> None:
+        """Try again to start a first thread, or do without where the interpreter exits."""
+        self.run_without_threads()
+        if self.is_stranded:
+            with self._changed:
+                if not self._threads:
+                    self._add_thread()
 
     @property
     def busy_since_s(self) -> float | None:

@@ -293,8 +293,8 @@ def test_descriptors_of_a_frame_that_was_never_sent_are_no_other_frames():
         assert os.read(received, 10) == b"three"
         assert not os.get_blocking(received)
         os.close(received)
+        send_pipes(theirs.fileno(), 4, [pipes[0][0]])
         with pytest.raises(EOFError):
-            send_pipes(theirs.fileno(), 4, [pipes[0][0]])
             receive_pipes(ours.fileno(), 4, 2)
     finally:
         for fd in (fd for pair in pipes for fd in pair):
