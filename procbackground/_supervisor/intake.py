@@ -140,6 +140,9 @@ class Intake:
             return False
         if self._keyed is not None:
             job = self._keyed.job_to_cancel(job)
+        if not job.number and not job.has_settled:  # its caller waits for room, or was interrupted there
+            self.refuse_late(job)
+            return True
         worker = job.worker
         if not self._scheduler.cancel(job, time.monotonic()):
             return False

@@ -120,7 +120,7 @@ class SubmitQueueGate:
         line = self._line
         while line:
             place = line[0]
-            if not place.is_given_up:
+            if not (place.is_given_up or place.job.has_settled):  # it may have been cancelled in the line
                 if self._count_queued() >= self._limit and not self._has_room():
                     return
                 self._take_in(place.job)
