@@ -400,8 +400,7 @@ def _variables_of(function: types.FunctionType) -> list[tuple[str, Any]]:
 
 
 def _global_names(code: types.CodeType) -> Iterator[str]:
-    import dis  # here: only an error needs it
-
+    dis = load("dis")  # here: only an error needs it
     yield from (each.argval for each in dis.get_instructions(code) if each.opname == "LOAD_GLOBAL")
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
