@@ -13,6 +13,7 @@ import sys
 import time
 from operator import itemgetter
 
+from procbackground._load import load
 from procbackground._platform.marks import RLIMIT_LOCKS
 
 TYPE_CHECKING = False
@@ -79,7 +80,7 @@ class Surroundings:
     def raise_limits(self) -> None:
         """Set those limits that are wider than this process's, which do no harm to a helper either."""
         for number, limits in self._other_limits():
-            present = _resource().getrlimit(number)
+            present = load("resource").getrlimit(number)
             if _width(limits[0]) > _width(present[0]):
                 _set_limits(number, (limits[0], max(limits[1], present[1], key=_width)))
 
@@ -96,7 +97,7 @@ class Surroundings:
     def _other_limits(self) -> list[tuple[int, tuple[int, int]]]:
         if not self.limits:
             return []
-        present = _resource().getrlimit
+        present = load("resource").getrlimit
         return [(number, limits) for number, limits in self.limits.items() if present(number) != limits]
 
 
@@ -234,15 +235,9 @@ def _leave_unprofiled(fn: Any = None, *_: Any, **__: Any) -> Any:
     return fn if callable(fn) else _leave_unprofiled
 
 
-def _resource() -> Any:
-    import resource
-
-    return resource
-
-
 def _present_limits() -> Limits:
     try:
-        resource = _resource()
+        resource = load("resource")
     except ImportError:
         return {}  # Windows
     numbers = {getattr(resource, name) for name in dir(resource) if name.startswith("RLIMIT_")}
@@ -258,11 +253,11 @@ def _present_limits() -> Limits:
 
 
 def _width(limit: int) -> float:
-    return float("inf") if limit == _resource().RLIM_INFINITY else limit
+    return float("inf") if limit == load("resource").RLIM_INFINITY else limit
 
 
 def _set_limits(number: int, limits: tuple[int, int]) -> None:
-    resource = _resource()
+    resource = load("resource")
     try:
         resource.setrlimit(number, limits)
     except (OSError, ValueError):

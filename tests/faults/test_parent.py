@@ -182,12 +182,12 @@ def test_15_parent_is_killed_under_the_fork_context(gate, tmp_path):
 
 
 SLOW_MODULE = """
-import multiprocessing, os
+import multiprocessing
 from tests.support.gate import Address
 from tests.support.tasks import gated
 
 if multiprocessing.current_process().name == "procbackground-zygote":
-    gated.tell_and_hold_the_interpreter(Address(*eval(os.environ["GATE"])))
+    gated.tell_and_hold_the_interpreter(Address(*{address!r}))
 
 def work():
     pass
@@ -197,9 +197,8 @@ def work():
 @pytest.mark.skipif(not _platform.IS_LINUX, reason="there is no zygote")
 def test_15_parent_is_killed_while_the_zygote_imports(gate, tmp_path):
     """What is below it goes all the same, though an import in C hears of nothing."""
-    (tmp_path / "slow_module.py").write_text(SLOW_MODULE)
-    ending = f"""
-    os.environ["GATE"] = {str(tuple(gate.address))!r}
+    (tmp_path / "slow_module.py").write_text(SLOW_MODULE.format(address=tuple(gate.address)))
+    ending = """
     manager.run(gated.start_grandchild, address, True)
     stop_at_gate(address, "parent")
     import slow_module
