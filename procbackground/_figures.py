@@ -73,9 +73,9 @@ class NameFigures:
         self.ended: dict[str, int] = {"succeeded": 0, "failed": 0, "cancelled": 0}
         self.attempts: dict[str, int] = {}
         self.retried: int = 0
-        self.wall = Histogram()
-        self.cpu = Histogram()
-        self.waited = Histogram()
+        self.wall: Histogram = Histogram()
+        self.cpu: Histogram = Histogram()
+        self.waited: Histogram = Histogram()
         self.peak_bytes: int | None = None
         self.errors: list[str] = []
 

@@ -45,9 +45,9 @@ class _FrontDoor(BulkCalls):
 
     _supervisor: Supervisor
 
-    def __init__(self, supervisor: Supervisor, submitter: Submitter, max_workers: int) -> None:
-        self._supervisor = supervisor
-        self._submitter = submitter
+    def __init__(self, supervisor: Any, submitter: Any, max_workers: int) -> None:
+        self._supervisor: Supervisor = supervisor
+        self._submitter: Submitter = submitter
         self._recipes = submitter.call_recipes
         self._max_workers = max_workers
 

@@ -33,8 +33,8 @@ class Puller:
     """
 
     def __init__(self, port: Port, source: Any, give: Callable[[Any], None], has_room: Callable[[], bool]) -> None:
-        self.news = Bell()
-        self.room = Bell()
+        self.news: Bell = Bell()
+        self.room: Bell = Bell()
         self.has_ended: bool = False
         self.is_abandoned: bool = False
         self.is_stopped: bool = False

@@ -27,9 +27,9 @@ class Bar:
     def __init__(self, name: str, total: int | None) -> None:
         self.name = name
         self.total = total
-        self.done = 0
-        self.failed = 0
-        self.began_s = time.monotonic()
+        self.done: int = 0
+        self.failed: int = 0
+        self.began_s: float = time.monotonic()
         self._lock = threading.Lock()
         self._is_closed = False
 

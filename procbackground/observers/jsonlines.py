@@ -59,7 +59,7 @@ class JsonLinesObserver(Observer):
         self._next_id = itertools.count(1)
         self._has_opened = False
         if samples:
-            self.on_process_sampled = self._process_sampled  # type: ignore[method-assign]
+            setattr(self, "on_process_sampled", self._process_sampled)  # noqa: B010  # an observer that has it wants it
 
     # -- tasks ---------------------------------------------------------------------------------------------
 

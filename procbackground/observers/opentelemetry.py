@@ -181,7 +181,7 @@ class TraceContext:
     """
 
     name = "trace context of OpenTelemetry"
-    home = (__name__, "CHILD")
+    home: tuple[str, str] = (__name__, "CHILD")
 
     def __init__(self, observer: OpenTelemetryObserver | None = None, parent: Any = None) -> None:
         self._observer = observer

@@ -30,7 +30,7 @@ class PlainProgressObserver(Observer):
     def __init__(self, stream: IO[str] | None = None, *, each: float = EACH_S) -> None:
         self._stream = stream
         self._each_s = each
-        self.run = Run()
+        self.run: Run = Run()
         self._due_s = self.run.began_s + min(FIRST_S, each)
 
     def on_task_added(self, event: events.TaskAdded) -> None:

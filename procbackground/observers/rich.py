@@ -41,7 +41,7 @@ class RichProgressObserver(Observer):
         self._live: Any = None
         self._logs = LogsAbove()
         self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
-        self.run = Run()
+        self.run: Run = Run()
         if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
             plain = PlainProgressObserver(None if console is None else console.file)
             for name in EVENT_NAMES:

@@ -13,10 +13,10 @@ class Running:
     __slots__ = ("attempt", "cpu_percent", "done", "message", "name", "pid", "rss", "since", "total")
 
     def __init__(self, name: str, attempt: int, pid: int, since: float) -> None:
-        self.name = name
-        self.attempt = attempt
-        self.pid = pid
-        self.since = since  # as `time.time()`
+        self.name: str = name
+        self.attempt: int = attempt
+        self.pid: int = pid
+        self.since: float = since  # as `time.time()`
         self.done: float | None = None
         self.total: float | None = None
         self.message: str | None = None
@@ -31,8 +31,13 @@ class Run:
     WINDOW_S = 30.0  # over which the rate is taken
 
     def __init__(self) -> None:
-        self.added = self.succeeded = self.failed = self.cancelled = self.retried = self.stalled = 0
-        self.began_s = time.monotonic()
+        self.added: int = 0
+        self.succeeded: int = 0
+        self.failed: int = 0
+        self.cancelled: int = 0
+        self.retried: int = 0
+        self.stalled: int = 0
+        self.began_s: float = time.monotonic()
         self.running: dict[Any, Running] = {}  # by handle
         self.failures: deque[str] = deque(maxlen=self.KEPT_FAILURES)
         self._marks: deque[tuple[float, int]] = deque()  # (when, how many were done)

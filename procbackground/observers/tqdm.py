@@ -29,7 +29,7 @@ class TqdmObserver(Observer):
         self._options = {"unit": "task", "dynamic_ncols": True, **options}
         self._bar: Any = None
         self._due_s = 0.0
-        self.run = Run()
+        self.run: Run = Run()
 
     def on_task_added(self, event: events.TaskAdded) -> None:
         self.run.take_added(event)
