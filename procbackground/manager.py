@@ -48,7 +48,7 @@ class _FrontDoor(BulkCalls):
     def __init__(self, supervisor: Any, submitter: Any, max_workers: int) -> None:
         self._supervisor: Supervisor = supervisor
         self._submitter: Submitter = submitter
-        self._recipes = submitter.call_recipes
+        self._recipes = self._submitter.call_recipes
         self._max_workers = max_workers
 
     # -- giving work ---------------------------------------------------------------------------------------
