@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Un
 
 from procbackground._compat import ExecutorInternals
 from procbackground._load import load
-from procbackground._state.job import Job
+from procbackground._state.job import Job, Recipe
 from procbackground._submit import checks
 from procbackground._submit.bulk import BulkCalls
 from procbackground._submit.closing import close_block, close_block_async, closing_on_signals, register_for_exit
@@ -48,7 +48,7 @@ class _FrontDoor(BulkCalls):
     def __init__(self, supervisor: Any, submitter: Any, max_workers: int) -> None:
         self._supervisor: Supervisor = supervisor
         self._submitter: Submitter = submitter
-        self._recipes = self._submitter.call_recipes
+        self._recipes: dict[Any, Recipe] = self._submitter.call_recipes
         self._max_workers = max_workers
 
     # -- giving work ---------------------------------------------------------------------------------------
