@@ -184,7 +184,8 @@ def test_a_child_of_multiprocessing_ends_though_it_leaves_its_manager_open(manag
 
 
 EXITS_IN_A_FORK = """
-    import os, sys
+    import os, sys, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks in threaded processes
     from procbackground import Manager
     from tests.support.tasks import plain
 

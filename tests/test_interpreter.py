@@ -113,7 +113,7 @@ def test_a_forgotten_guard_is_a_clear_error_and_no_hang(context, tmp_path):
         assert finished.stdout == "16\n"
     else:
         assert "__main__" in finished.stderr
-        assert len(finished.stderr.splitlines()) < 300
+        assert len(finished.stderr.splitlines()) < 400  # a traceback of each of the workers that were tried
 
 
 def test_what_workers_print_is_not_lost(tmp_path):
