@@ -35,6 +35,7 @@ class Receipt:
         self.name = name
         self.ending: str | None = None
         self.why: str | None = None  # kind of the last attempt's end
+        self.output: str | None = None
 
 
 class Begun(NamedTuple):
