@@ -349,7 +349,7 @@ def test_an_error_stops_what_runs_and_the_pool_goes_on(gate, make_manager):
 def test_joblib_s_timeout_stops_what_runs(gate):
     with parallel_config(backend="procbackground", n_jobs=2, grace=1):
         with pytest.raises(multiprocessing.TimeoutError):
-            Parallel(timeout=0.5, batch_size=1)(delayed(stop_at_gate)(gate.address) for _ in range(2))
+            Parallel(timeout=4, batch_size=1)(delayed(stop_at_gate)(gate.address) for _ in range(2))
         wait_until_gone([gate.wait_for_arrival(), gate.wait_for_arrival()])
         assert Parallel()(delayed(square)(x) for x in range(4)) == [0, 1, 4, 9]
 

@@ -14,7 +14,6 @@ from procbackground._wire.frames import (
     CALL,
     CALL_HEAD,
     CALL_HEAD_SIZE,
-    CHECKPOINT,
     COST,
     FAILURE,
     GO_ON,
@@ -26,6 +25,7 @@ from procbackground._wire.frames import (
     MARK,
     MEASURED,
     NOTHING,
+    OUTPUT,
     PARCEL_VALUE,
     PARTIAL,
     PROGRESS,
@@ -208,7 +208,7 @@ def test_error_shows_the_garbage_and_its_reason_in_a_line():
 @pytest.mark.parametrize(
     "wrong",
     [
-        HEADER.pack(MARK + CHECKPOINT + 1, 0, 0),
+        HEADER.pack(MARK + OUTPUT + 1, 0, 0),
         HEADER.pack(MARK - 1, 0, 1),
         HEADER.pack(MARK + 255, 0, 1),
         frame(NOTHING, 3, b"body"),
