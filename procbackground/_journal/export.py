@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 from procbackground._journal import records, values
 from procbackground._journal.reader import Entry, Journal
-from procbackground._wire.pickling import EXTENSION_CODES, is_plain
+from procbackground._wire.plain import EXTENSION_CODES, is_plain
 from procbackground.report import Outcome
 
 CSV_COLUMNS = (

@@ -4,6 +4,7 @@ thread, unless a module says otherwise.
     checks      checks of what the user passes
     setup       environment, thread caps, directory, niceness and CPUs of the workers
     carry       context variables that travel with tasks
+    port        what this side needs of the supervisor
     recipes     recipes (function and limits, shared by many calls) and jobs
     bulk        the calls that run many tasks
     keyed       keys of jobs, for the journal

@@ -17,7 +17,7 @@ from procbackground._sync import Bell
 if TYPE_CHECKING:
     import asyncio
 
-    from procbackground._submit.recipes import Port
+    from procbackground._submit.port import Port
 
 
 class Puller:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import types
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from procbackground._state.job import Job, Recipe
 from procbackground._wire import frames as wire
@@ -18,75 +18,19 @@ from procbackground._wire.output import make_plan
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments, dump_function, holds_descriptors, is_stateless
 from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
-from procbackground.handle import Owner, TaskHandle
+from procbackground.handle import TaskHandle
 from procbackground.retry import Retry, as_retry
 from procbackground.task import NO_LIMIT, Output, Task, TaskType, check_duration, check_output, parse_size, resolve
 
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
     from procbackground._submit.keyed import WithKey
-    from procbackground._submit.puller import Puller
+    from procbackground._submit.port import Port
 
 KEPT_RECIPES = 512
 # Other callables may have an equality of their own, or none; they get a recipe for each call.
 HASHED_BY_IDENTITY = frozenset({types.FunctionType, types.BuiltinFunctionType})
 _ONE_OFF = TaskType.ONE_OFF
-
-
-class Port(Owner, Protocol):
-    """What the caller's side needs of the supervisor.
-
-    Attributes: `is_inline`, tasks run in the thread that gives them; `tells_tasks`, observers want to know of tasks.
-    """
-
-    is_inline: bool
-    tells_tasks: bool
-
-    def accept(self, job: Job, is_patient: bool = False) -> None:
-        """Take a one-off; wait for room if `is_patient`. Raises: `ManagerClosedError`, `InitializerError`; else
-        `QueueFullError`.
-        """
-        ...
-
-    def accept_loop(self, job: Job) -> None:
-        """Take a loop. Raises: as `accept`."""
-        ...
-
-    def reject(self, job: Job, error: BaseException) -> None:
-        """Take a job that could not be pickled, and fail it. Raises: as `accept`."""
-        ...
-
-    def adopt(self, job: Job, failure: bytes | BaseException) -> None:
-        """Take a row of a chunk whose first attempt failed. Raises: as `accept`."""
-        ...
-
-    def note_rows(self, name: str, count: int, took_s: float) -> None:
-        """Add rows of a map that succeeded to the figures of the run."""
-        ...
-
-    def announce(self, handles: Sequence[TaskHandle[Any]]) -> None:
-        """Tell observers that these were added. Raises: as `accept`."""
-        ...
-
-    def tell(self, name: str, handle: TaskHandle[Any], when: float | None = None, **facts: Any) -> None:
-        """Tell observers of a row that is in no job of its own; `when` as `time.time()`, now by default."""
-        ...
-
-    def preload(self, module: str) -> None:
-        """Have workers that start later import `module` first."""
-        ...
-
-    def attach(self, puller: Puller) -> None:
-        """End `puller` when the manager has closed. Raises: `ManagerClosedError`, `InitializerError`."""
-        ...
-
-    def detach(self, puller: Puller) -> None:
-        """It has ended."""
-        ...
-
-    def run_aside(self, act: Callable[[], None]) -> None:
-        """Call `act` in a thread in which no signal handler runs."""
-        ...
 
 
 class Defaults:

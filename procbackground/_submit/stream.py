@@ -6,8 +6,8 @@ from collections import deque
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from typing import Any, Generic, TypeVar
 
+from procbackground._submit.port import Port
 from procbackground._submit.puller import make_puller
-from procbackground._submit.recipes import Port
 from procbackground._sync import Bell, Sleeper
 from procbackground.handle import TaskHandle
 from procbackground.task import Task

@@ -5,7 +5,7 @@ passes them:
 
     supervisor, inbox           posting requests, from any thread; the queue that holds them, and the wake-up
     acceptance, submit_gate     whether work is accepted; where callers wait while the queue is full
-    loop, watches               the thread; the descriptors that it waits for
+    loop, watches, options      the thread; the descriptors that it waits for; what the manager was told
     intake                      requests from the inbox → the scheduler
     workers, channel            commands → workers; one worker's pipes
     process, page               one worker's process; its words in the shared page
@@ -20,6 +20,7 @@ passes them:
     unseen                      failures that nobody looked at
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
+    questions                   what callers ask of it: counters, figures, processes, stacks
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     overview                    the same for the status socket
     machine, clock              CPUs and free memory; monotonic times as wall-clock times

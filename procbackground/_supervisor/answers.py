@@ -28,7 +28,7 @@ from procbackground._supervisor.workers import Workers
 from procbackground._wire import frames as wire
 from procbackground._wire.page import ITERATIONS
 from procbackground._wire.parcel import ReceivedParcel
-from procbackground._wire.pickling import STACK_GLOBAL
+from procbackground._wire.plain import STACK_GLOBAL
 
 
 class Answers:

@@ -30,7 +30,7 @@ from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._wire import frames as wire
 from procbackground._wire.page import RECORDED
 from procbackground._wire.parcel import ReceivedParcel
-from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
+from procbackground._wire.plain import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.errors import SerializationError
 from procbackground.report import Outcome
 

@@ -15,9 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from multiprocessing.context import BaseContext
-from typing import TYPE_CHECKING, Any, NamedTuple, assert_never
+from typing import TYPE_CHECKING, Any, assert_never
 
 from procbackground import _platform
 from procbackground._state import commands as c
@@ -33,6 +31,7 @@ from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
 from procbackground._supervisor.keyed import make_keyed_jobs
+from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
 from procbackground._supervisor.relay import RecordRelay, parent_levels
@@ -53,40 +52,13 @@ from procbackground._worker.initializer import Initializer
 from procbackground.report import CloseReport
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
 
-    from procbackground._journal.writer import Writer
     from procbackground._submit.puller import Puller
-    from procbackground._submit.setup import Setup
-    from procbackground._wire.surroundings import Surroundings
 
 logger = logging.getLogger("procbackground")
 
 LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
 CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invariants, in tests
-
-
-class Options(NamedTuple):
-    """The options of a supervisor; see `Manager`."""
-
-    context: BaseContext
-    max_workers: int
-    max_tasks_per_child: int | None
-    initializer: tuple[Callable[..., object], tuple[Any, ...]] | None
-    observers: Iterable[Any]
-    keeps_spare: bool
-    max_pending: int | None
-    refuses_when_full: bool
-    grace_s: float
-    start_timeout_s: float
-    min_free_bytes: int | None
-    preload: tuple[str, ...]
-    setup: Setup | None = None
-    journal: Writer | None = None
-    exit_timeout_s: float | None = None
-    surroundings: Surroundings | None = None
-    main: tuple[str | None, str | None] | None = None  # name or path by which children can import `__main__`
-    main_import: str = "auto"
 
 
 class Loop:

@@ -29,7 +29,7 @@ from procbackground._supervisor.unseen import UnseenFailures
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._sync import Sleeper
 from procbackground._wire.parcel import ReceivedParcel
-from procbackground._wire.pickling import EXTENSION_CODES, STACK_GLOBAL, is_plain
+from procbackground._wire.plain import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.report import Attempt, Outcome
 
 if TYPE_CHECKING:

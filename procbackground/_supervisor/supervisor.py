@@ -17,24 +17,22 @@ from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from procbackground._load import load
 from procbackground._state import commands as c
-from procbackground._state import fleet, stops
-from procbackground._state.fleet import Worker
+from procbackground._state import stops
 from procbackground._state.job import Job
-from procbackground._supervisor import ending, exiting, views
+from procbackground._supervisor import ending, exiting
 from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._supervisor.forks import forget_parents_helpers
-from procbackground._supervisor.inbox import Question
-from procbackground._supervisor.loop import Loop, Options
+from procbackground._supervisor.loop import Loop
+from procbackground._supervisor.options import Options
+from procbackground._supervisor.questions import Questions
 from procbackground._sync import acquire_within
 from procbackground.errors import ManagerClosedError
 from procbackground.handle import TaskHandle
-from procbackground.report import CloseReport, ProcessInfo, Stats
+from procbackground.report import CloseReport
 from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
-    from procbackground._report.run import RunReport
     from procbackground._submit.puller import Puller
 
 T = TypeVar("T")
@@ -46,7 +44,7 @@ _is_exiting = False  # the interpreter is exiting: a manager that started now wo
 _has_left = False  # and all have closed, or are not waited for
 
 
-class Supervisor:
+class Supervisor(Questions):
     """All that a manager does, behind its public methods. Handles know it as their owner."""
 
     is_inline = False  # see `inline.InlineSupervisor`
@@ -133,13 +131,6 @@ class Supervisor:
             self.run_aside(self._loop.start_once)
             self._acceptance.check()
 
-    def run_aside(self, act: Callable[[], T]) -> T:
-        """Return what `act` returns in a thread in which no signal handler runs."""
-        question = Question(act)
-        _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
-        answer: T = question.wait()
-        return answer
-
     def attach(self, puller: Puller) -> None:
         """End `puller` when the manager has closed. Raises: `ManagerClosedError`, `InitializerError`."""
         self._acceptance.check()
@@ -195,21 +186,11 @@ class Supervisor:
         """Raise `ManagerClosedError` in a fork of the manager's process, where nothing ever settles."""
         self._acceptance.check_fork()
 
-    def _is_own_thread(self) -> bool:
-        return _thread.get_ident() == self._loop.ident
-
     def _do(self, act: Callable[[], None]) -> None:
         if self._is_own_thread():
             act()
         else:
             self._inbox.put(act)
-
-    def ask(self, act: Callable[[], Any]) -> Any:
-        """Return what `act` returns in the supervisor thread."""
-        self._acceptance.check_fork()
-        if self._is_own_thread() or not self._loop.is_ready:
-            return act()
-        return self._inbox.ask(act)
 
     # -- asking and waiting --------------------------------------------------------------------------------
 
@@ -238,55 +219,6 @@ class Supervisor:
             raise
         self._do(lambda: settler.remove_waiter(lock))
         return is_so()
-
-    def stats(self) -> Stats:
-        return self.ask(self._stats)  # type: ignore[no-any-return]
-
-    def _stats(self) -> Stats:
-        scheduler = self._loop.scheduler
-        return Stats(
-            added=scheduler.added,
-            succeeded=scheduler.succeeded,
-            failed=scheduler.failed,
-            cancelled=scheduler.cancelled,
-            retried=scheduler.retried,
-            respawned=scheduler.respawned,
-            queued=scheduler.count_queued(),
-            running=scheduler.count_running(),
-        )
-
-    def count(self, *, loops: bool) -> int:
-        """Return how many tasks have not ended."""
-        scheduler = self._loop.scheduler
-        return self.ask(lambda: len(scheduler.loops) if loops else scheduler.unsettled)  # type: ignore[no-any-return]
-
-    def report(self) -> RunReport:
-        """Return the figures of the run so far."""
-        loop = self._loop
-        figures = self.ask(loop.figures.copy)
-        make: type[RunReport] = load("procbackground._report.run").RunReport
-        return make(figures, loop.options.max_workers, loop.wall(0.0))
-
-    def processes(self) -> list[ProcessInfo]:
-        """Return a snapshot of the workers that are ready."""
-        self._acceptance.check_fork()
-        if not self._loop.is_ready:
-            return []
-        # Reading /proc takes descriptors, which an exception in between would leave open.
-        return [info for info, _ in self.run_aside(self._loop.sampler.sample)]
-
-    def stacks(self, job: Job | None = None) -> list[views.Running]:
-        """Return the attempts that run now, or only that of `job`, each with its Python stacks."""
-        self._acceptance.check_fork()
-        return views.take_stacks(self._loop, job) if self._loop.is_ready else []
-
-    def stack_of(self, job: Job) -> str | None:
-        """Return the Python stacks of the job's running attempt, or None."""
-        running = self.stacks(job)
-        return running[0].stack if running else None
-
-    def __str__(self) -> str:
-        return views.status_line(self._loop)
 
     # -- closing -------------------------------------------------------------------------------------------
 
@@ -380,24 +312,6 @@ class Supervisor:
     @property
     def context(self) -> BaseContext:
         return self._loop.options.context
-
-    @property
-    def broken_text(self) -> str | None:
-        """Why no worker can be started any more, or None."""
-        if self._acceptance.failure is not None:
-            return str(self._acceptance.failure)
-        return None if self._acceptance.breakage is None else self._acceptance.breakage.message
-
-    def living_workers(self) -> list[Worker]:
-        """Return the workers that take work, or will when they have started; asks for those that are wanted."""
-        return self.ask(self._living_workers)  # type: ignore[no-any-return]
-
-    def _living_workers(self) -> list[Worker]:
-        scheduler = self._loop.scheduler
-        if self._loop.is_ready and not self._inbox.is_over:
-            scheduler.staff(time.monotonic())
-        ended = (fleet.LEAVING, fleet.DYING, fleet.GONE)
-        return [worker for worker in scheduler.workers if worker.state not in ended]
 
 
 def _abandon_all_in_fork() -> None:

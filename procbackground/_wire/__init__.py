@@ -2,6 +2,7 @@
 
     frames        the messages in a worker's two pipes
     pickling      pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
+    plain         whether loading a pickle runs none of the user's code
     mainmodule    which functions and classes of the main module the other side has
     byvalue       pickles of what plain pickle cannot carry, or the other side cannot import
     loading       loads pickles

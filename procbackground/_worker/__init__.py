@@ -8,7 +8,7 @@
     main                    a worker's life: signals, handshake, request loop, exit
     initializer             the manager's initializer, run once in each worker
     inbox, channel          the child's ends of the two pipes
-    execute                 calls one function and sends its outcome
+    execute, rows, stop     calls one function and sends its outcome; once for each row of a chunk; a stop amid that
     task_context, progress  what `current()` returns inside a task; its progress reports → the parent
     spool                   keeps results until the journal has them
     answers                 pickles values, failures and costs of calls

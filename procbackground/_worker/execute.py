@@ -11,7 +11,7 @@ import pickle
 import select
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from procbackground._wire import frames as wire
 from procbackground._wire.loading import loads
@@ -20,7 +20,6 @@ from procbackground._wire.page import (
     IN_PAUSE,
     ITERATIONS,
     LOADING,
-    LOOKED_ROW,
     LOOKS,
     NO_ROW,
     PAUSED,
@@ -30,10 +29,12 @@ from procbackground._wire.page import (
 )
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_failure
-from procbackground._worker.answers import cost_frame, dump_partial, dump_result, dump_rows
+from procbackground._worker.answers import cost_frame, dump_result
 from procbackground._worker.channel import Channel
 from procbackground._worker.output import Redirection
 from procbackground._worker.progress import Reporter
+from procbackground._worker.rows import BLOCK_ROWS, call_each
+from procbackground._worker.stop import StopTask
 from procbackground._worker.task_context import Saved, TaskContext
 from procbackground.context import Context, wait_in_pieces
 
@@ -48,16 +49,6 @@ WORTH_MEASURING_S = 0.001
 
 KEPT_FUNCTIONS = 256
 
-PARTIAL_NS = 3_000_000  # between two partial answers of a chunk: each costs a frame and time of the parent
-# A chunk that takes longer than this ends early, if it may: it was expected to take a third of it, and another worker
-# could run the rest. Not much shorter, because on a busy machine a chunk waits for the processor.
-LONG_NS = 10_000_000
-BLOCK_ROWS = 256  # between two readings of the clock: as many as the lowest byte of a word can count
-SLOW_ROW_NS = 50_000  # rows that take longer get a reading of the clock each
-
-
-class StopTask(SystemExit):
-    """Unwinds a task at a requested stop: its `finally` blocks run."""
 
 
 class Executor:
@@ -72,7 +63,7 @@ class Executor:
         self.is_cooperative = False  # ... and checks `stopping` itself
         self.is_fork = False  # this process is a fork that the user's code has made of the worker
         self._is_loading = False  # PAUSED is LOADING
-        self._was_stopped = False
+        self.was_stopped = False
         self._task_fd = -1
         self._is_loop = False
         self._wake_pipe: tuple[int, int] | None = None
@@ -141,7 +132,7 @@ class Executor:
                 self._end_loading()
             if flags & wire.PER_ITEM:
                 value = None
-                answer = self._call_each(fn, arguments, bool(flags & wire.MAY_END_EARLY))
+                answer = call_each(self, fn, arguments, bool(flags & wire.MAY_END_EARLY))
             elif flags & wire.HAS_KWARGS:
                 value = fn(*arguments[0], **arguments[1])
             else:
@@ -157,7 +148,7 @@ class Executor:
         except BaseException as error:
             if self.is_fork:
                 raise
-            if self._was_stopped:
+            if self.was_stopped:
                 raise StopTask from error  # an exception of an unwinding task is no answer
             if self._is_loading:
                 self._end_loading()
@@ -167,6 +158,10 @@ class Executor:
             self.is_calling = False
         if self.is_fork:
             raise SystemExit(0)  # the answer is the worker's to give
+        self._answer(sequence, flags, kind, answer, start_s)
+
+    def _answer(self, sequence: int, flags: int, kind: int, answer: bytes | Parcel, start_s: float) -> None:
+        """Send the answer of a call that began at `start_s`, after all that was reported and printed in it."""
         if flags & wire.HAS_KEY and kind != wire.FAILURE:
             self._keep(sequence, answer)
         prefix = b""
@@ -231,77 +226,6 @@ class Executor:
         self._is_loading = False
         self.words[self.base + BEGAN_NS] = time.monotonic_ns()  # first: the parent reads it once nothing is PAUSED
         self.words[self.base + PAUSED] = 0
-
-    def _call_each(
-        self, fn: Callable[..., Any], columns: tuple[Sequence[Any], ...], may_end_early: bool
-    ) -> bytes | Parcel:
-        """Call `fn` for each row of a chunk and return the answer; a row that raises does not affect the others.
-
-        Finished rows are sent every few milliseconds, so that a death loses few of them. A chunk that takes long and
-        `may_end_early` leaves the rows that it has not begun.
-
-        The clock is read before each slow row, but only once for a block of quick rows. If a quick row takes long after
-        all, the parent requests a reading before the next one. Reading the clock for each row would double the cost
-        of a row that does nothing; so would storing and reading whole words instead of bytes.
-        It is one loop in one function, because a call of ours for each row would be most of what a row costs.
-        """
-        values: list[Any] = []
-        failures: dict[int, bytes] = {}
-        words, base = self.words, self.base
-        row_word, began_word, looked_word = base + ROW, base + BEGAN_NS, base + LOOKED_ROW
-        page: Any = words.obj
-        low_byte, asked_byte = lowest_byte(row_word), lowest_byte(base + LOOKS)
-        asked = page[asked_byte]
-        has_one = len(columns) == 1
-        count = len(columns[0])
-        first = row = looked_row = 0  # row of values[0], next row, row at the last reading
-        clock_ns = time.monotonic_ns
-        began_ns = sent_ns = looked_ns = clock_ns()
-        while row < count:
-            if self.is_fork:
-                raise SystemExit(0)  # the rows that are left are the worker's
-            now_ns = clock_ns()
-            is_quick = now_ns - looked_ns < SLOW_ROW_NS * (row - looked_row)
-            if values and now_ns - sent_ns > PARTIAL_NS:
-                words[row_word] = NO_ROW  # in case pickling one of the values kills the process
-                partial = dump_partial(values, failures)
-                if self._was_stopped:
-                    raise StopTask  # it came while a value was pickled
-                if partial is not None:
-                    self.channel.send(wire.PARTIAL, self.sequence, partial)
-                    values, failures, first = [], {}, row
-                sent_ns = now_ns = clock_ns()
-            looked_row, looked_ns = row, now_ns
-            words[began_word] = now_ns
-            words[looked_word] = row
-            words[row_word] = row
-            if may_end_early and row and now_ns - began_ns > LONG_NS:
-                break
-            low = row % BLOCK_ROWS
-            end = row - low + BLOCK_ROWS if is_quick else row + 1
-            rows = columns[0][row:end] if has_one else zip(*(column[row:end] for column in columns), strict=True)
-            append = values.append
-            try:
-                # From here on, a death or a timeout is charged to the marked row.
-                for page[low_byte], arguments in enumerate(rows, low):
-                    append(fn(arguments) if has_one else fn(*arguments))
-                    if page[asked_byte] != asked:
-                        asked = page[asked_byte]
-                        break
-            except StopTask:
-                raise
-            except BaseException as error:
-                if self.is_fork:
-                    raise
-                if self._was_stopped:
-                    raise StopTask from error
-                at = row - low + page[low_byte] - first
-                del values[at:]  # this row's value is there if a signal handler raised after it was appended
-                failures[at] = dump_failure(error)
-                append(None)
-            row = first + len(values)
-        words[row_word] = NO_ROW
-        return dump_rows(values, failures, (clock_ns() - began_ns) / 1e9)
 
     # -- a loop --------------------------------------------------------------------------------------------
 
@@ -373,7 +297,7 @@ class Executor:
         except BaseException as error:
             if self.is_fork:
                 raise
-            if self._was_stopped:
+            if self.was_stopped:
                 raise StopTask from error
             failure = dump_failure(error)
         finally:
@@ -427,7 +351,7 @@ class Executor:
             self._unwind()
 
     def _unwind(self) -> None:
-        self._was_stopped = True
+        self.was_stopped = True
         raise StopTask(-15)
 
     def sleep(self, seconds: float) -> None:

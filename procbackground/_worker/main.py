@@ -25,8 +25,9 @@ from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import relay
 from procbackground._worker.boot import Boot
 from procbackground._worker.channel import Channel
-from procbackground._worker.execute import Executor, StopTask
+from procbackground._worker.execute import Executor
 from procbackground._worker.inbox import Inbox
+from procbackground._worker.stop import StopTask
 from procbackground.context import set_finder
 
 TYPE_CHECKING = False

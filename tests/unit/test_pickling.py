@@ -27,10 +27,10 @@ from procbackground._wire.pickling import (
     dump_function,
     dumps,
     explain_result,
-    is_plain,
     is_stateless,
     load_failure,
 )
+from procbackground._wire.plain import is_plain
 
 
 class TwoFacts(Exception):
