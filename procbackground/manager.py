@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Unpack
 
 from procbackground._compat import ExecutorInternals
 from procbackground._load import load
@@ -58,9 +58,8 @@ class _FrontDoor(BulkCalls):
 
         Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`.
         Raises (now): `ManagerClosedError`, `InitializerError`, `QueueFullError`.
-        Fails with (later): what the function raised, with the child's traceback as its cause;
-        `SerializationError`, naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`;
-        `WorkerDiedError`.
+        Fails with (later): what the function raised, with the child's traceback as its cause; `SerializationError`,
+        naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`; `WorkerDiedError`.
         """
         # A shortcut for a plain function that was called before: it does what `Submitter.submit_call` does, for a tenth
         # less (2.1 against 2.4 µs).
@@ -111,7 +110,7 @@ class _FrontDoor(BulkCalls):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         submitter = self._submitter.with_fields(fields)
-        submitter.make_task(_nothing, (), {})  # raises now, rather than at the first call, for values out of range
+        submitter.make_task(print, (), {})  # raises now, rather than at the first call, for values out of range
         view = Options(self._supervisor, submitter, self._max_workers)
         view._origin = self
         return view
@@ -246,6 +245,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         name: str | None = None,
         status: bool = False,
     ) -> None:
+        # Long because the options are many: each is checked here, and goes to the part that it is for.
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
         checks.check_when_full(when_full)
@@ -258,17 +258,15 @@ class Manager(_FrontDoor, ExecutorInternals):
             max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
-        reports_stalls = checks.any_observes_stalls(observers)
         defaults = Defaults(
-            retry, timeout, stalled_threshold, memory_limit, reports_stalls, output=output, shows_progress=progress
-        )
+            retry, timeout, stalled_threshold, memory_limit, checks.any_observes_stalls(observers),
+            output=output, shows_progress=progress,
+        )  # fmt: skip
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
             checks.check_inline(journal, status)
-            load("procbackground._supervisor.inline")
-            from procbackground._supervisor.inline import InlineSupervisor
-
-            stand_in = cast(Supervisor, InlineSupervisor(context_in_use, first_call, observers))
+            make: Any = load("procbackground._supervisor.inline").InlineSupervisor
+            stand_in = make(context_in_use, first_call, observers)
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             register_for_exit(close_all_at_exit)
             return
@@ -397,7 +395,3 @@ class Options(_FrontDoor):
     """A view on a manager whose calls run under other limits; see `Manager.options`. An Executor, too."""
 
     _origin: _FrontDoor | None = None  # kept from being dropped, which would close the manager
-
-
-def _nothing() -> None:
-    pass

@@ -217,20 +217,3 @@ def test_an_unknown_word_for_a_full_queue_is_refused():
 def test_the_error_of_a_full_queue_survives_a_pipe():
     error = pickle.loads(pickle.dumps(QueueFullError("full", max_pending=3)))
     assert (type(error), str(error), error.max_pending) == (QueueFullError, "full", 3)
-
-
-def test_a_task_that_is_cancelled_while_its_caller_waits_for_room_is_counted_once(make_manager, gate):
-    manager = make_manager(max_workers=1, max_pending=1)
-    stream = manager.stream(Task(stop_at_gate, args=(gate.address,)) for _ in range(10))
-    reader = threading.Thread(target=lambda: next(iter(stream), None))
-    reader.start()
-    gate.wait_for_arrival()
-    wait_until(lambda: View(manager).waiting_callers == 1, "the stream waits for room")
-    stream.close()  # cancels what is out, the task among them for which it waits
-    reader.join(PATIENCE_S)
-    gate.open()
-    assert manager.wait(PATIENCE_S)
-    stats = manager.stats()
-    assert stats.added == stats.cancelled + stats.succeeded
-    assert stats.queued == 0
-    assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8

@@ -26,7 +26,7 @@ from procbackground.task import NO_LIMIT
 
 
 class Scheduler(State):
-    """All decisions of one manager."""
+    """All decisions of one manager: a method for each fact that can happen. Most call the module of their theme."""
 
     def __init__(
         self,

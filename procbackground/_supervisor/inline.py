@@ -12,11 +12,9 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
-from procbackground import context
 from procbackground._figures import Figures
 from procbackground._load import load
 from procbackground._state.fleet import Worker
@@ -25,10 +23,9 @@ from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
-from procbackground._supervisor.inline_context import InlineContext
+from procbackground._supervisor.inline_context import InlineContext, current_context, install_finder
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
 from procbackground._supervisor.unseen import UnseenFailures
-from procbackground.context import Context
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, Outcome, ProcessInfo, Stats
 
@@ -38,11 +35,12 @@ if TYPE_CHECKING:
 
 CLOSE_S = 1.0  # for observers to take their last events
 
-_current: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
-
 
 class InlineSupervisor:
-    """What `Manager` calls instead of a `Supervisor`. Each call is made by the thread that runs the task."""
+    """What `Manager` calls instead of a `Supervisor`. Each call is made by the thread that runs the task.
+
+    It has all the methods that managers, maps and handles call, and therefore many; most are a few lines.
+    """
 
     is_inline = True  # each row of a map is a task
     tells_tasks = True
@@ -71,7 +69,7 @@ class InlineSupervisor:
         self._stops_all = False
         self._counts = dict.fromkeys(("added", "succeeded", "failed", "cancelled", "retried"), 0)
         self._report: CloseReport | None = None
-        _install_finder()
+        install_finder()
 
     # -- giving work ---------------------------------------------------------------------------------------
 
@@ -156,7 +154,7 @@ class InlineSupervisor:
         task = job.handle.task
         job.started_s = time.monotonic()
         self.events.task("on_task_started", job, pid=self._pid)
-        token = _current.set(InlineContext(self, job))
+        token = current_context.set(InlineContext(self, job))
         try:
             return task.fn(*task.args, **task.kwargs), None
         except KeyboardInterrupt:
@@ -165,7 +163,7 @@ class InlineSupervisor:
         except BaseException as error:
             return None, error
         finally:
-            _current.reset(token)
+            current_context.reset(token)
 
     def _ends_attempt(self, job: Job, value: Any, error: BaseException | None) -> bool:
         """Record the attempt; settle the job, or pause and return True: there is another attempt."""
@@ -363,7 +361,7 @@ class InlineSupervisor:
         began_s = time.monotonic()
         finished = self._counts["succeeded"] + self._counts["failed"]
         self.ask_to_close(timeout_s)
-        mine = _current.get()
+        mine = current_context.get()
         running = self._running if mine is None else self._running - {mine._job}  # a task may close its manager
         self._wait_for(lambda: not (running & self._running) and not self._loops and not self._holds, timeout_s)
         with self._changed:
@@ -377,23 +375,3 @@ class InlineSupervisor:
         self.events.manager("on_manager_closed", report=report)
         self.events.stop(CLOSE_S)
         return report
-
-
-def _install_finder() -> None:
-    """Have `current()` find the task of an inline manager, and otherwise what it found before."""
-    find_other = context.finder()
-    if find_other is _find_current:
-        return
-    global _find_outside
-    _find_outside = find_other
-    context.set_finder(_find_current)
-
-
-_find_outside: Callable[[], Context] | None = None
-
-
-def _find_current() -> Context:
-    found = _current.get()
-    if found is not None:
-        return found
-    return context.OUTSIDE if _find_outside is None else _find_outside()

@@ -1,9 +1,12 @@
-"""The object that `current()` returns in a task that runs in its caller's process."""
+"""What `current()` returns in a task that runs in its caller's process, and how it is found there."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
+from procbackground import context
 from procbackground._state.job import Job
 from procbackground._wire.pickling import dump_state
 from procbackground._worker.task_context import load_state
@@ -43,3 +46,26 @@ class InlineContext(Context):
     def wait(self, seconds: float) -> bool:
         self._supervisor.pause(self._job, seconds)
         return self.stopping
+
+
+current_context: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
+
+
+def install_finder() -> None:
+    """Have `current()` find the task of an inline manager, and otherwise what it found before."""
+    find_other = context.finder()
+    if find_other is _find_current:
+        return
+    global _find_outside
+    _find_outside = find_other
+    context.set_finder(_find_current)
+
+
+_find_outside: Callable[[], Context] | None = None
+
+
+def _find_current() -> Context:
+    found = current_context.get()
+    if found is not None:
+        return found
+    return context.OUTSIDE if _find_outside is None else _find_outside()

@@ -12,7 +12,8 @@ import pytest
 from procbackground._state.job import Job, Recipe
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.submit_gate import SubmitQueueGate, _Place
-from tests.support.gate import PATIENCE_S
+from tests.support.facts import wait_until
+from tests.support.gate import PATIENCE_S, stop_at_gate
 
 RECIPE = Recipe("task", b"")
 
@@ -185,3 +186,22 @@ def test_a_thread_with_a_running_event_loop_never_waits():
     queue.step()
     assert len(queue.jobs) == 5
     assert queue.gate.waiting_callers == 0
+
+
+def test_a_job_that_is_cancelled_in_the_line_is_counted_once_and_not_taken_in(make_manager, gate):
+    manager = make_manager(max_workers=1, max_pending=1)
+    handles = [manager.run(stop_at_gate, gate.address) for _ in range(2)]
+    gate.wait_for_arrival()
+    late = threading.Thread(target=manager.run, args=(pow, 2, 2))
+    late.start()
+    line = manager._supervisor._loop.gate._line
+    wait_until(lambda: len(line) == 1, "a caller waits for room")
+    assert line[0].job.handle.cancel()
+    gate.open()
+    late.join(PATIENCE_S)
+    assert not late.is_alive()
+    for handle in handles:
+        handle.result(timeout=PATIENCE_S)
+    assert manager.wait(PATIENCE_S)
+    stats = manager.stats()
+    assert (stats.added, stats.succeeded, stats.cancelled, stats.queued) == (3, 2, 1, 0)
