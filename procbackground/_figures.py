@@ -142,7 +142,7 @@ class Figures:
         self._add_span(Span(pid, name, began_s, ended_s, "succeeded", peak_bytes))
 
     def rows(self, name: str, count: int, took_s: float) -> None:
-        """Add `count` rows of a map's chunk that succeeded; when the worker was busy with it, `succeeded` is told."""
+        """Add `count` rows of a map's chunk that succeeded; the time of the worker is added by `succeeded`."""
         figures = self.of(name)
         figures.ended["succeeded"] += count
         if took_s > 0 and count:
@@ -227,7 +227,7 @@ class Figures:
     # -- reading -------------------------------------------------------------------------------------------
 
     def copy(self) -> Figures:
-        """Return a copy that nobody changes."""
+        """Return a copy, which later additions do not change."""
         copy = Figures()
         copy.__dict__.update(self.__dict__)
         copy.names = {name: figures.copy() for name, figures in self.names.items()}

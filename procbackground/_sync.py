@@ -81,7 +81,7 @@ class Sleeper(Protocol):
 class Bell:
     """Wakes those who wait for something to become true, threads and asyncio tasks, as often as it does.
 
-    Whoever makes it true rings afterwards. While `sleepers` is empty nobody waits, and the ring may be left out.
+    The thread that makes it true rings afterwards; it need not while `sleepers` is empty.
     """
 
     __slots__ = ("sleepers",)
@@ -96,7 +96,7 @@ class Bell:
         """
         for sleeper in self.sleepers[:]:
             if sleepers is None:
-                sleeper.release()  # before it leaves the list: an exception in between costs nobody the wake-up
+                sleeper.release()  # before it leaves the list: an exception in between loses no wake-up
             else:
                 sleepers.append(sleeper)
             self._remove(sleeper)
@@ -165,7 +165,7 @@ class _AsyncTask:
         try:
             self._loop.call_soon_threadsafe(self._wake)  # it never blocks, so any thread may do it
         except RuntimeError:
-            pass  # the loop is closed: nobody waits any more
+            pass  # the loop is closed, and so has no waiters
 
     def _wake(self) -> None:
         if not self.woken.done():

@@ -277,7 +277,7 @@ def hasten_exit_notices(*, after_s: float, stacks_after_s: float) -> None:
 
 @contextmanager
 def endless_stack_dumps() -> Iterator[None]:
-    """Have nobody give up the stacks of a worker that does not write them, as it is stopped."""
+    """Let requests for stacks wait, also for a worker that is stopped and writes none."""
     before = stacks.GIVE_UP_S
     stacks.GIVE_UP_S = 3600.0
     try:

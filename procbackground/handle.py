@@ -33,7 +33,7 @@ _FINISHER = object()  # in the claim: the handle is being settled, and no thread
 
 
 class Guard(Protocol):
-    """What stands at a failed handle until somebody looks."""
+    """What a failed handle keeps until its failure is retrieved."""
 
     def dismiss(self) -> None:
         """Somebody has looked."""
@@ -143,9 +143,9 @@ class TaskHandle(Future[R]):
     _ended_at_row: int = 0
     # Of a chunk of a map whose rows observers want to know of: the handles of its rows.
     row_handles: Sequence[TaskHandle[Any]] | None = None
-    # Of a failure that nobody has looked at: reports it when it goes away. See `_supervisor.unseen`.
+    # Reports a failure that is never retrieved, when the handle is collected. See `_supervisor.unseen`.
     _guard: Guard | None = None
-    _is_announced = False  # its `on_task_added` is sent by whoever made it
+    _is_announced = False  # its `on_task_added` is sent by the code that made it
     _is_begun = False  # the `on_task_started` of its first attempt was sent, when it was in a chunk
 
     def __init__(

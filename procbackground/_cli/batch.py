@@ -165,7 +165,7 @@ class Batch:
             self.signal = number
         self._stops += 1
         if number == signal.SIGHUP and self._stops == 1:
-            self._stops = 2  # the terminal is gone, and nobody could ask twice
+            self._stops = 2  # the terminal is gone: a second SIGHUP cannot come
         again = "Ctrl-C" if number == signal.SIGINT else "the same signal"
         if self._stops == 1:
             self._drain("", f"; {again} again terminates them")

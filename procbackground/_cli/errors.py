@@ -29,7 +29,7 @@ def say(text: str) -> None:
     try:
         print(f"procbackground: {text}", file=sys.stderr, flush=True)
     except OSError:
-        pass  # nobody reads it any more
+        pass  # the reader has gone
 
 
 def near(name: str, names: Iterable[str]) -> str:

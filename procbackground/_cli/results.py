@@ -12,7 +12,7 @@ from procbackground._cli.records import Ended, is_json, line_of, raw_text, recor
 
 
 class OutputEnded(Exception):
-    """Nobody reads standard output any more, as with `| head`."""
+    """The reader of standard output has gone, as with `| head`."""
 
 
 class LineFile:

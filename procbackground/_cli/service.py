@@ -47,7 +47,7 @@ class _Reporter(Observer):
 
 
 class _Service:
-    """A loop, and what the service manager is told of it. Everything happens in the main thread."""
+    """Run a loop, and notify the service manager of its state. Everything happens in the main thread."""
 
     def __init__(self, manager: Manager, handle: TaskHandle[Any], news: SimpleQueue[Any]) -> None:
         self._manager = manager

@@ -269,7 +269,7 @@ def set_log_level(level: str) -> None:
     if sys.stderr is None:
         return
     logging.basicConfig(level=level.upper(), stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
-    # Whoever uses loguru in tasks has imported it with the function; it takes long to import for nothing.
+    # Only where the task's function has imported loguru, which takes long to import.
     loguru = sys.modules.get("loguru")
     if loguru is not None:
         loguru.logger.remove()

@@ -85,7 +85,7 @@ def _exit_of(entry: Entry) -> tuple[int, int]:
     if entry.outcome == Outcome.TIMED_OUT:
         return -1, signal.SIGTERM.value
     if entry.state == records.INTERRUPTED:
-        return 0, signal.SIGKILL.value  # what ended its manager is not known; nobody saw its end
+        return 0, signal.SIGKILL.value  # its manager ended first, for an unknown reason
     if entry.exit_code is not None and entry.exit_code < 0:
         return 0, -entry.exit_code
     return entry.exit_code or 1, 0

@@ -50,7 +50,7 @@ class FileLock:
         with _list_lock:
             if self._fd >= 0:
                 try:
-                    os.unlink(self._path)  # while it is locked: a file that somebody else has locked must stay
+                    os.unlink(self._path)  # while it is locked: a file that another process has locked must stay
                 except OSError:
                     pass
                 os.close(self._fd)

@@ -98,7 +98,7 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         address = Path(self.path).as_uri()
-        # SQLite writes a little even to read: where it may not, nobody else does either, and the file stands still.
+        # SQLite writes a little even to read. In a read-only folder no other process writes either.
         for mode in ("mode=ro", "immutable=1"):
             connection = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=schema.BUSY_S)
             try:

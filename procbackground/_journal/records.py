@@ -72,7 +72,7 @@ class Ended(NamedTuple):
     attempt: Attempt | None  # its last
     body: bytes | ReceivedParcel | None
     error: BaseException | None
-    subject: Any  # comes back once this is committed; None if nobody waits
+    subject: Any  # passed back once this is committed; None if no job waits
     has_checkpoint: bool
 
 

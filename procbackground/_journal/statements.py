@@ -18,7 +18,7 @@ MAX_ROWS = 256  # of one statement; their parameters are far below SQLite's limi
 
 
 class Found(NamedTuple):
-    """The answer to `Asked`: a stored result, or the state that the task saved in an earlier run, or neither."""
+    """The answer to `Asked`: a stored result, or the state that the task saved in an earlier run, or None."""
 
     form: str | None  # of a result, as in `values`
     data: bytes

@@ -12,7 +12,7 @@ import os
 def occupy_standard_descriptors() -> None:
     """Open the null device in place of those of 0, 1 and 2 that are closed, for this process and its children.
 
-    They stay open: nobody can tell when the last user of such a number is gone.
+    They stay open: it is not known when the last user of such a number has gone.
     """
     for fd in (0, 1, 2):
         try:

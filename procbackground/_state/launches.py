@@ -95,7 +95,7 @@ class Launches:
         self._watch_oldest(state)
 
     def process_came(self, state: State, worker: Worker, now_s: float) -> None:
-        """The worker's process has been started: too late, where nobody looks at it any more."""
+        """The worker's process has been started; its worker may have been given up meanwhile."""
         if now_s >= worker.since_s + self.start_timeout_s and worker.state == fleet.STARTING:
             stops.stop(state, worker, c.FOR_START, now_s)
 
@@ -104,7 +104,7 @@ class Launches:
         self._has_been_ready = True
         self._losses = self._deaths_in_a_row = 0
         launched = self._launched
-        # Also those before it that came to nothing: without a start_timeout nobody else looks at them.
+        # Also earlier starts that failed: without a start_timeout they are checked nowhere else.
         while launched and (launched[0] is worker or launched[0].state != fleet.STARTING):
             launched.popleft()
         self._pause_s = 0.0

@@ -78,7 +78,7 @@ class StatusServer(Observer):
             os.unlink(self.path)  # of an earlier process with this pid
         except FileNotFoundError:
             pass
-        # The folder is closed to others, so nobody can connect before the mode is set.
+        # The folder is private, so no other user can connect before the mode is set.
         with reachable(self.path) as address:
             self._listener.bind(address)
         os.chmod(self.path, 0o600)

@@ -137,7 +137,7 @@ class _SignalListener:
             self._read_fd, self._write_fd = os.pipe()
             undo.callback(self._close_pipe)
             os.set_blocking(self._write_fd, False)
-            # One call: a signal amid `Thread.start` would leave a thread that nobody knows.
+            # One call: a signal amid `Thread.start` would leave a thread without an owner.
             start_new_thread(self._listen, ())
             undo.callback(self._end_thread)
             undo.callback(self._release)

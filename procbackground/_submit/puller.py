@@ -40,7 +40,7 @@ class Puller:
         self.is_stopped: bool = False
         self.error: BaseException | None = None
         self._port = port
-        # A list, from which the thread takes it: what nobody else holds is closed in the thread that ran it.
+        # A list, from which the thread takes it: the last reference is then the thread's, which closes the generator.
         self._source: list[Any] = [source]
         self._give = give
         self._has_room = has_room

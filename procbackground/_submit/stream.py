@@ -188,5 +188,5 @@ class Stream(Generic[R]):
             raise
         if self._coming.are_ordered:
             self._coming.add(handle)
-        if self._puller.is_stopped:  # whoever stopped it may have missed this one
+        if self._puller.is_stopped:  # `stop` may have missed this one
             handle.cancel()

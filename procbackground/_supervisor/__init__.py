@@ -17,7 +17,7 @@ passes them:
     keyed                       jobs with a key: looked up in the journal before, and recorded after
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code
     obstacles, breakage         why a process cannot be started; why no worker can be any more
-    unseen                      failures that nobody looked at
+    unseen                      failures whose handle was never asked
     events_out                  events → observers
     monitor, sampling           memory and CPU of workers: the thread, and what is done with the figures
     questions                   what callers ask of it: counters, figures, processes, stacks

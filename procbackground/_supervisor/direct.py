@@ -92,7 +92,7 @@ def name_process(name: str, boot: Boot, context: Any) -> str:
 
 
 def is_at_end(pipe_fd: int) -> bool:
-    """Whether nobody can write to a pipe any more, and all that was written is read."""
+    """Whether a pipe has no writer any more, and was read to its end."""
     poll = select.poll()
     poll.register(pipe_fd, select.POLLIN)
     return any(not events & select.POLLIN for _, events in poll.poll(0))
@@ -132,7 +132,7 @@ def interrupts_held_back(method: str) -> Iterator[None]:
 
 
 def _discard(process: WorkerProcess) -> None:
-    """End a process that nobody waits for any more, and close what belongs to it. Blocks."""
+    """End a process whose start was given up, and close its descriptors. Blocks."""
     process.kill_tree()
     wait_for_exit(process.process, 0.0)
     process.close()

@@ -284,7 +284,7 @@ def _interrupts_given_to(hasten: Callable[[], None]) -> Iterator[None]:
                 pass  # it wants to end what the program does, and that is under way
 
     try:
-        # Whoever has it ignored, or left to the system, means that.
+        # A signal that the program ignores, or leaves at its default, stays so.
         is_ours = callable(before) and before not in (signal.SIG_IGN, signal.SIG_DFL)
         if is_ours:
             signal.signal(signal.SIGINT, on_interrupt)

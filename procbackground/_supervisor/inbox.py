@@ -5,7 +5,7 @@ then notifies the supervisor if that sleeps. The supervisor announces its sleep 
 inbox once more, and only then polls: so either it sees the request, or the caller sees the announcement. After its
 notification a caller notes for which sleep it was (`_woken`), and others need not notify: a thread that submits many
 tasks keeps the interpreter's lock from the supervisor for a while, and would notify once for each (4.8 to 2.5 µs a
-call). A note that comes late names an earlier sleep, and silences nobody. An exception between appending and notifying
+call). A late note names an earlier sleep, and suppresses no notification. An exception between appending and notifying
 notifies as well, again by a single call of C code. At the end the supervisor sets `is_over` and empties the inbox a
 last time; a caller who appends later sees that, and answers its own request.
 """

@@ -107,10 +107,10 @@ class InlineSupervisor:
         """There are no chunks here."""
 
     def preload(self, module: str) -> None:
-        """There is nobody to load it for."""
+        """There are no workers that could load it."""
 
     def attach(self, puller: Puller) -> None:
-        """Refuse it if the manager is closed; else it needs nobody to end it. Raises: as `accept`."""
+        """Refuse it if the manager is closed; otherwise there is nothing to do. Raises: as `accept`."""
         self._acceptance.check()
 
     def detach(self, puller: Puller) -> None:

@@ -29,7 +29,7 @@ START_FDS = 20  # what starting a process through `multiprocessing` opens at mos
 class HelperLost(ConnectionError):
     """The process that starts workers, the zygote or the fork server, has ended. It is started again.
 
-    Attributes: `was_killed`: by somebody, not by what it did.
+    Attributes: `was_killed`: by a signal from outside.
     """
 
     def __init__(self, message: str, *, was_killed: bool) -> None:

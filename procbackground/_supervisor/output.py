@@ -26,7 +26,7 @@ logger = logging.getLogger("procbackground")
 # So much of the output of an attempt is kept: the beginning often says what was run, the end what went wrong.
 HEAD_BYTES = 256 << 10
 TAIL_BYTES = 768 << 10
-LAST_READS = 64  # of an attempt that has ended: a pipe holds less, unless somebody goes on writing
+LAST_READS = 64  # of an attempt that has ended: a pipe holds less, unless a process keeps writing
 LONGEST_LINE = 64 << 10  # bytes; a longer line is passed on in parts
 UNWRITTEN_BYTES = 256 << 10  # that wait for the parent's own output; then the task waits, as it would for a terminal
 SHOWN_LINES = 10  # in errors

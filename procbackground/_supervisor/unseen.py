@@ -1,4 +1,4 @@
-"""Failures that nobody looked at: reported once in the log, as asyncio does for tasks whose exception nobody retrieved.
+"""Failures never retrieved: reported once in the log, as asyncio reports exceptions that were never retrieved.
 
 A failed handle gets a guard, which goes with the first look at the failure. A guard that is collected, or is left when
 the manager has closed, is reported. Tasks that succeed have none, so they cost nothing.
@@ -17,7 +17,7 @@ SHOWN = 10  # failures of one manager that get a record of their own at the clos
 
 
 class Guard:
-    """Stands at a failed handle until somebody looks."""
+    """Kept by a failed handle until its failure is retrieved."""
 
     __slots__ = ("__weakref__", "_error", "_failures", "_name")
 
@@ -31,7 +31,7 @@ class Guard:
         self._failures = None
 
     def take(self) -> tuple[str, BaseException] | None:
-        """Return what failed, for a report, unless somebody has looked or it is reported already."""
+        """Return the failure for a report, unless it was retrieved or reported already."""
         failures, self._failures = self._failures, None
         return None if failures is None else (self._name, self._error)
 
@@ -44,7 +44,7 @@ class Guard:
 
 
 class UnseenFailures:
-    """The failures of one manager that nobody has looked at."""
+    """The failures of one manager that were never retrieved."""
 
     def __init__(self, do_soon: Callable[[Callable[[], None]], None]) -> None:
         # In a thread for user code: a finalizer must neither log nor format a traceback. It does nothing where there is

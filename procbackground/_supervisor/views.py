@@ -73,8 +73,11 @@ def _begin(loop: Loop, job: Job | None, taken: list[Running], question: Question
 
 
 def status_line(loop: Loop) -> str:
-    """Return how many workers there are and what they have to do. Asks nobody, so that a debugger may call it: figures
-    that change meanwhile may not fit together."""
+    """Return how many workers there are and what they have to do.
+
+    Takes no lock and waits for no thread, so that a debugger may call it: figures that change meanwhile may not fit
+    together.
+    """
     scheduler = loop.scheduler
     if loop.acceptance.is_foreign:
         return "of another process"
@@ -87,7 +90,7 @@ def status_line(loop: Loop) -> str:
 
 
 def state_of(loop: Loop) -> str:
-    """Return one word: unused, open, closing, closed or broken. Asks nobody, either."""
+    """Return one word: unused, open, closing, closed or broken. Waits for no thread."""
     acceptance = loop.acceptance
     if loop.has_closed.is_set:
         return "closed"

@@ -35,7 +35,7 @@ class Warden:
         self._process: subprocess.Popen[bytes] | None = None
         self._was_tried = not _platform.IS_LINUX
         self._is_running = False
-        # Init adopts what loses its parent. Where that is this process, nobody else waits for what has ended.
+        # Init adopts orphans. If this process is init, no other process reaps them.
         self._is_init = _platform.IS_LINUX and os.getpid() == 1
         self.control_fd = -1  # the warden waits until this is closed: no fork of this process may keep it open
 

@@ -124,7 +124,7 @@ class Zygote:
         self._living.pop(process.pid, None)
         self._ask(child.REAP + child.PID.pack(process.pid))
         if not process.is_held:
-            self._warden.worker_ended()  # nobody else looks at what it has left
+            self._warden.worker_ended()  # it finds what the worker has left
 
     def preload(self, module: str) -> None:
         if module == "__main__" or module in self._preloaded or module in _unfit:

@@ -80,7 +80,7 @@ def load_state(data: bytes | None, name: str) -> Any:
     try:
         return pickle.loads(data)
     except Exception as error:
-        import logging  # here: most workers need it for nothing else
+        import logging  # imported here: most workers do not need it otherwise
 
         text = "the state that %r saved cannot be loaded, so it starts afresh: %r"
         logging.getLogger("procbackground").warning(text, name, error)

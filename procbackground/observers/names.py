@@ -29,7 +29,7 @@ def observer_by_name(name: str) -> Any:
     """Return a new observer: one of `OWN`, else the entry point `name` of the group `procbackground.observers`.
 
     An entry point names a class, or a function, that is called without arguments; or an observer itself.
-    Raises: `ValueError` for a name that nobody offers; what the import or the call raises.
+    Raises: `ValueError` for an unknown name; what the import or the call raises.
     """
     if name in OWN:
         module, cls = OWN[name]

@@ -39,7 +39,7 @@ class LazyMapper(Mapper):
         self._rows: list[tuple[Any, ...]] = []  # pulled, and not in a chunk yet
         self._giving = threading.Lock()  # held while a chunk is given, which may take long, so that they stay in order
         self.puller = make_puller(submitter.port, rows, False, self._pulled, self._has_room)
-        del rows  # what nobody else holds is closed by the puller
+        del rows  # without this reference the puller closes the input
         super().__init__(submitter, fn, (), timeout_s, size, returns_exceptions, watch)
 
     def _give_first(self) -> None:

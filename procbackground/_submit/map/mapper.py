@@ -133,7 +133,7 @@ class Mapper:
         return self._follow(len(columns[0]), self._give, columns, begin)
 
     def _follow(self, rows: int, give: Callable[..., Part], *what: Any) -> Part:
-        """Give what follows from so many rows that were accepted, though the manager closes meanwhile.
+        """Submit further work for this many accepted rows, also while the manager closes.
 
         What is refused all the same (the close was cut short, or the manager is broken) is a part that says so; as is
         a row whose arguments do not pickle any more.

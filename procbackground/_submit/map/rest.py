@@ -52,7 +52,7 @@ class Rest:
         self.notify()
 
     def end(self, error: BaseException | None) -> None:
-        """Let all rows that are left come to `error`; without one nobody asks for them any more."""
+        """End all rows that are left with `error`; with None their results are not wanted any more."""
         if error is not None:
             self.given.append(Failed(error, self.left))
         self.left = 0
