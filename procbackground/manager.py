@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Unpack
 
 from procbackground._compat import ExecutorInternals
@@ -271,25 +271,28 @@ class Manager(_FrontDoor, ExecutorInternals):
             register_for_exit(close_all_at_exit)
             return
         servers = [checks.status_server(name, max_workers)] if status else []
-        writer, with_key = checks.journal_at(journal, servers)
-        supervisor = Supervisor(
-            context=context_in_use,
-            max_workers=max_workers,
-            max_tasks_per_child=max_tasks_per_child,
-            initializer=first_call,
-            observers=[*observers, *servers],
-            keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
-            max_pending=max_pending,
-            refuses_when_full=when_full == "raise",
-            grace_s=grace,
-            start_timeout_s=start_timeout,
-            min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
-            preload=tuple(preload),
-            setup=setup,
-            journal=writer,
-            exit_timeout_s=exit_timeout,
-            **from_parent,
-        )
+        with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
+            undo.callback(checks.discard_all, servers)
+            writer, with_key = checks.journal_at(journal)
+            supervisor = Supervisor(
+                context=context_in_use,
+                max_workers=max_workers,
+                max_tasks_per_child=max_tasks_per_child,
+                initializer=first_call,
+                observers=[*observers, *servers],
+                keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
+                max_pending=max_pending,
+                refuses_when_full=when_full == "raise",
+                grace_s=grace,
+                start_timeout_s=start_timeout,
+                min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
+                preload=tuple(preload),
+                setup=setup,
+                journal=writer,
+                exit_timeout_s=exit_timeout,
+                **from_parent,
+            )
+            undo.pop_all()
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
         register_for_exit(close_all_at_exit)
         for server in servers:

@@ -147,22 +147,18 @@ def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> 
     return make_carrier(context, passengers)
 
 
-def journal_at(
-    path: str | os.PathLike[str] | None, servers: list[StatusServer]
-) -> tuple[Writer | None, WithKey | None]:
-    """Open the journal at `path`, if there is one; return it and what gives jobs their keys.
+def discard_all(servers: list[StatusServer]) -> None:
+    """Have these listen no more: there is no manager after all."""
+    for server in servers:
+        server.discard()
 
-    Raises: `JournalError`; then there will be no manager, and the servers listen no more.
-    """
+
+def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, WithKey | None]:
+    """Open the journal at `path`, if there is one; return it and what gives jobs their keys. Raises: `JournalError`."""
     if path is None:
         return None, None
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
-    try:
-        return writer.Writer(path), keyed.with_key
-    except BaseException:
-        for server in servers:
-            server.discard()
-        raise
+    return writer.Writer(path), keyed.with_key
 
 
 def check_inline(journal: object, status: bool) -> None:

@@ -10,7 +10,7 @@ import threading
 
 import pytest
 
-from procbackground import Manager
+from procbackground import Manager, SerializationError
 from procbackground._status import places
 from procbackground._status.client import Client, StatusError, living_places
 from tests.support.gate import stop_at_gate
@@ -46,6 +46,16 @@ def test_the_socket_is_for_its_user_alone_and_goes_with_the_manager(runtime):
         assert (place.pid, place.name) == (os.getpid(), "a_b_c")
     assert places.all_places() == []
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize("wrong", [{"preload": 5}, {"initializer": print, "initargs": (threading.Lock(),)}])
+def test_a_manager_that_cannot_be_made_leaves_no_socket_and_its_journal_free(tmp_path, wrong):
+    journal = tmp_path / "batch.sqlite"
+    with pytest.raises((TypeError, SerializationError)):
+        Manager(status=True, journal=journal, **wrong)
+    assert places.all_places() == []
+    with Manager(max_workers=1, journal=journal) as manager:
+        assert manager.run(pow, 2, 3).result(timeout=20) == 8
 
 
 def test_a_folder_that_others_may_write_to_is_refused(runtime):
