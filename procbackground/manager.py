@@ -332,7 +332,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         return "\n".join([repr(self), *map(str, self._supervisor.stacks())])
 
     def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.__dict__.get('_supervisor', 'not made')}>"
+        return f"<{type(self).__name__} {getattr(self, '_supervisor', 'not made')}>"
 
     # -- ending --------------------------------------------------------------------------------------------
 
@@ -389,7 +389,7 @@ class Manager(_FrontDoor, ExecutorInternals):
 
     def __del__(self) -> None:
         # A manager that is dropped lets its tasks finish, and goes away with its workers.
-        supervisor = self.__dict__.get("_supervisor")
+        supervisor = getattr(self, "_supervisor", None)
         if supervisor is not None:
             supervisor.ask_to_close(None)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import gc
 import sys
 import threading
 import time
@@ -152,6 +153,54 @@ def test_each_callback_is_called_once():
 
     in_threads(finisher(handles), add_to_all, add_to_all)
     assert Counter(calls) == Counter(handles + handles)
+
+
+WAITS: dict[str, Callable[[TaskHandle[int]], object]] = {
+    "exception": lambda handle: handle.exception(PATIENCE_S),
+    "wait": lambda handle: concurrent.futures.wait([handle], PATIENCE_S),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+@pytest.mark.parametrize("spare", range(4))
+def test_a_handle_may_settle_while_a_waiting_thread_collects_garbage(wait, spare):
+    """Python 3.11 collects in the middle of making the dict of an object, and then others could make a second one."""
+    handle = new_handle()
+    waiter = threading.get_ident()
+    is_collecting, is_settled = threading.Event(), threading.Event()
+    dicts: list[dict[str, Any]] = []
+
+    def on_collection(phase: str, info: Any) -> None:
+        if threading.get_ident() == waiter and not is_collecting.is_set():
+            is_collecting.set()
+            is_settled.wait(PATIENCE_S)
+
+    def settle_amid_it() -> None:
+        is_collecting.wait(1)  # or in the middle of the wait, when nothing is collected at its begin
+        settle(handle, 0)
+        dicts.append(handle.__dict__)
+        is_settled.set()
+
+    thread = threading.Thread(target=settle_amid_it)
+    thread.start()
+    before = gc.get_threshold()
+    held: list[Any] = []
+    try:
+        gc.disable()
+        gc.set_threshold(1)  # each second object that is made starts a collection
+        gc.collect()  # drops used dicts, too, which Python would take before it makes one
+        gc.callbacks.append(on_collection)
+        for _ in range(spare):
+            held.append([])
+        gc.enable()
+        wait(handle)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(on_collection)
+        gc.enable()
+        thread.join(PATIENCE_S)
+    assert is_right(handle, 0)
+    assert dicts[0] is handle.__dict__
 
 
 def test_handle_that_nobody_waits_for_makes_no_condition():
