@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import multiprocessing
 import os
@@ -144,9 +145,14 @@ def shoot_when_waiting() -> threading.Thread:
     seen: list[tuple[Any, int]] = []
 
     def is_waiting() -> bool:
-        frame = innermost = sys._current_frames().get(main or 0)
-        while frame is not None and "procbackground/" not in frame.f_code.co_filename:
-            frame = frame.f_back
+        # Python 3.11 holds a lock of its own in `_current_frames`, which a collection of garbage may want: a deadlock.
+        gc.disable()
+        try:
+            frame = innermost = sys._current_frames().get(main or 0)
+            while frame is not None and "procbackground/" not in frame.f_code.co_filename:
+                frame = frame.f_back
+        finally:
+            gc.enable()
         if frame is None or innermost is None:
             return False
         seen.append((innermost, innermost.f_lasti))
