@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from threading import RLock
+from threading import Condition, get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -182,24 +182,34 @@ class _Call:
         self.name = name  # joblib's
         self.context = copy_context()  # the caller's; later batches are given by whichever thread ends an earlier one
         self.handles: set[Future[Any]] = set()
-        self._lock = RLock()
+        # Never held while joblib is called: its own lock may be held by a thread that comes here next.
+        self._changed = Condition()
+        self._inside: list[int] = []  # the threads that are in `finish`
         self._is_over = False
 
     def finish(self, callback: Callable[[Any], Any], handle: Future[Any]) -> None:
         """Pass a batch that is done to joblib."""
-        with self._lock:
-            if not self._is_over:
-                callback(handle)
+        with self._changed:
+            if self._is_over:
+                return
+            self._inside.append(get_ident())
+        try:
+            callback(handle)
+        finally:
+            with self._changed:
+                self._inside.remove(get_ident())
+                self._changed.notify_all()
 
     def abort(self) -> None:
-        """Stop what is out, and wait until no thread is in `finish`."""
-        self._is_over = self.name is not None
+        """Stop what is out, and wait until no other thread is in `finish`."""
+        with self._changed:
+            self._is_over = self.name is not None
         for handle in list(self.handles):
             handle.cancel()
         # Not for ever: the thread may be taking items of the caller's iterable, and then joblib's own lock protects
         # the next call.
-        if self._lock.acquire(timeout=ABORT_S):
-            self._lock.release()
+        with self._changed:
+            self._changed.wait_for(lambda: all(ident == get_ident() for ident in self._inside), ABORT_S)
         for handle in list(self.handles):  # given meanwhile
             handle.cancel()
 

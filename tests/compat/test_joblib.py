@@ -497,8 +497,9 @@ def test_nothing_waits_once_a_call_is_over():
 def test_a_full_queue_makes_joblib_wait_where_other_callers_are_refused(make_manager):
     manager = make_manager(max_pending=1, when_full="raise")
     with parallel_config(backend="procbackground", manager=manager, n_jobs=2):
-        squares = Parallel(pre_dispatch="all", batch_size=1)(delayed(square)(number) for number in range(30))
-    assert squares == [number**2 for number in range(30)]
+        for _ in range(5):
+            squares = Parallel(pre_dispatch="all", batch_size=1)(delayed(square)(number) for number in range(60))
+            assert squares == [number**2 for number in range(60)]
 
 
 # -- calls after calls that failed ---------------------------------------------------------------------------
