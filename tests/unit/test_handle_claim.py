@@ -190,8 +190,7 @@ def test_a_handle_may_settle_while_a_waiting_thread_collects_garbage(wait, spare
         gc.set_threshold(1)  # each second object that is made starts a collection
         gc.collect()  # drops used dicts, too, which Python would take before it makes one
         gc.callbacks.append(on_collection)
-        for _ in range(spare):
-            held.append([])
+        held.extend([] for _ in range(spare))
         gc.enable()
         wait(handle)
     finally:
