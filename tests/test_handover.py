@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable
 
+import psutil
 import pytest
 
 from procbackground import Manager, ManagerClosedError, Task, TaskTimeoutError, TaskType
@@ -94,6 +95,8 @@ def check_that_it_closes(manager: Manager) -> None:
     assert not supervisor.is_alive()
 
 
+# Where the interrupt falls into the callback of a weak reference, Python prints the exception and goes on.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("size", [1, LARGE])
 @pytest.mark.parametrize("is_busy", [False, True])
 def test_ctrl_c_at_any_call_of_a_submit_leaves_a_manager_that_works_and_closes(make_manager, gate, is_busy, size):
@@ -182,7 +185,9 @@ def test_a_task_whose_caller_waits_for_room_until_the_manager_closes_is_never_ad
 def test_a_task_over_its_timeout_that_its_worker_never_began_is_stopped(make_manager):
     manager = make_manager(max_workers=1, grace=0.1)
     manager.run(pow, 2, 2).result(timeout=PATIENCE_S)
-    os.kill(idle_worker_of(manager), signal.SIGSTOP)  # begins nothing that it is given
+    worker = idle_worker_of(manager)
+    os.kill(worker, signal.SIGSTOP)  # begins nothing that it is given
+    wait_until(lambda: psutil.Process(worker).status() == psutil.STATUS_STOPPED, "it is stopped")
     late = manager.run_task(Task(size_and_pid, (bytes(LARGE),), timeout=0.05))
     assert isinstance(late.exception(timeout=PATIENCE_S), TaskTimeoutError)
     assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import stat
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
+import pytest
 
 from tests.support.facts import wait_until_gone
 from tests.support.gate import PATIENCE_S
@@ -35,9 +39,15 @@ def open_files(pid: int) -> list[str]:
     return targets
 
 
-def test_pipes_pages_files_and_sockets_are_private(gate, method, tmp_path, monkeypatch):
-    scratch = tmp_path / "scratch"
-    scratch.mkdir(mode=0o755)  # as /tmp is: others can look into it
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files that others can look into, as /tmp is. The path of a socket in it must be short."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def test_pipes_pages_files_and_sockets_are_private(gate, method, tmp_path, scratch, monkeypatch):
     monkeypatch.setitem(ENVIRONMENT, "TMPDIR", str(scratch))
     with running(parent(gate, BODY.format(method=method, large=LARGE)), tmp_path) as process:
         labels = {gate.next_arrival().label for _ in range(2)}
