@@ -10,7 +10,6 @@ import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from datetime import timedelta
 from enum import StrEnum
 from types import CodeType
 from typing import Any, Generic, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict, TypeVar
@@ -136,7 +135,7 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
     if type(seconds) in (float, int) and 0 < seconds < _LONGEST_S:
         return seconds  # type: ignore[no-any-return]
     if not isinstance(seconds, (SupportsFloat, SupportsIndex)) or isinstance(seconds, str):
-        example = f"{seconds.total_seconds():g}" if isinstance(seconds, timedelta) else "30"
+        example = f"{seconds.total_seconds():g}" if hasattr(seconds, "total_seconds") else "30"
         raise TypeError(f"{name} takes a number of seconds, such as {name}={example}, not {_shown(seconds)}")
     try:
         duration_s = float(seconds)

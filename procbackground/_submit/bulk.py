@@ -6,8 +6,8 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
+from procbackground._load import load
 from procbackground._submit import checks
-from procbackground._submit.map.start import start_map
 from procbackground._submit.recipes import Submitter
 from procbackground._submit.stream import Stream
 from procbackground.task import Task
@@ -80,7 +80,7 @@ class BulkCalls(Executor):
         """
         checks.check_map(fn, chunksize, buffersize, self._submitter.fields)
         is_apart = self._supervisor.is_inline or self._submitter.with_key is not None
-        return start_map(
+        return load("procbackground._submit.map.start").start_map(  # type: ignore[no-any-return]
             self._submitter,
             fn,
             iterables,

@@ -12,12 +12,12 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
-from procbackground._supervisor.keyed import KeyedJobs
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.submit_gate import SubmitQueueGate
 from procbackground.handle import TaskHandle
 
 if TYPE_CHECKING:
+    from procbackground._supervisor.keyed import KeyedJobs
     from procbackground._supervisor.overview import ArrivalMarks
 
 # Requests that are taken before the workers are looked at again: many while the queue is short, few once it has enough

@@ -305,11 +305,6 @@ class KeyedJobs:
         return followers
 
 
-def make_keyed_jobs(writer: Writer | None, *parts: Any) -> KeyedJobs | None:
-    """Return the supervisor's end of a journal, or None without one."""
-    return None if writer is None else KeyedJobs(writer, *parts)
-
-
 def _is_plain_data(pickled: bytes) -> bool:
     """Whether loading this is quick and runs none of the user's code."""
     return (

@@ -18,6 +18,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, assert_never
 
 from procbackground import _platform
+from procbackground._load import load
 from procbackground._state import commands as c
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import ending
@@ -30,7 +31,6 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
-from procbackground._supervisor.keyed import make_keyed_jobs
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
@@ -52,8 +52,8 @@ from procbackground._worker.initializer import Initializer
 from procbackground.report import CloseReport
 
 if TYPE_CHECKING:
-
     from procbackground._submit.puller import Puller
+    from procbackground._supervisor.keyed import KeyedJobs
 
 logger = logging.getLogger("procbackground")
 
@@ -105,9 +105,11 @@ class Loop:
             self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen,
             self.log_records,
         )
-        self.keyed = make_keyed_jobs(
-            options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
-        )
+        self.keyed: KeyedJobs | None = None
+        if options.journal is not None:
+            self.keyed = load("procbackground._supervisor.keyed").KeyedJobs(
+                options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
+            )
         self.stacks = StackDumps()
         self.sampler = Sampler(
             self.name, self.scheduler, self.inbox, self.wall, self.events, options.min_free_bytes is not None

@@ -8,13 +8,12 @@ from __future__ import annotations
 import linecache
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):$")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 
-_OURS = str(Path(__file__).parents[1]) + os.sep
+_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
 _EXECUTOR = os.path.join(_OURS, "_worker", "execute.py")
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
 # What starts a process or a thread, and so is below the user's frames; "<string>" is the code of `python -c`.
