@@ -26,6 +26,7 @@ class JsonLinesObserver(Observer):
         task_added      `meta`, if the task has any; values that JSON has not are written as their `repr`
         task_started    `pid`
         task_progress   `done`, `total`, `message`
+        task_output     `line`, `stream` ("stdout", "stderr", or null where both are one)
         task_stalled    `silent_for` in seconds, `stack`
         task_retrying   `error`, `delay` in seconds, and the figures of the attempt
         task_succeeded  the figures of the last attempt
@@ -72,6 +73,9 @@ class JsonLinesObserver(Observer):
 
     def on_task_progress(self, event: events.TaskProgress) -> None:
         self._task(event, {"done": event.done, "total": event.total, "message": event.message})
+
+    def on_task_output(self, event: events.TaskOutput) -> None:
+        self._task(event, {"line": event.line, "stream": event.stream})
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
         self._task(event, {"silent_for": event.silent_for, "stack": event.stack})

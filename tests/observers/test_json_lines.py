@@ -51,6 +51,19 @@ def test_a_run_is_written_from_its_opening_to_its_close(make_manager, tmp_path):
     assert [each["done"] for each in tasks if each["event"] == "task_progress"][-1] == 2
 
 
+def test_output_is_written_line_by_line_before_the_end_of_its_task(make_manager, tmp_path):
+    path = tmp_path / "run.jsonl"
+    manager = make_manager(observer=JsonLinesObserver(path), output="capture")
+    manager.run(print, "one\nnaïve").result(timeout=PATIENCE_S)
+    manager.close()
+    objects = objects_in(path.read_text(encoding="ascii"))
+    assert [(each["id"], each["line"], each["stream"]) for each in objects if each["event"] == "task_output"] == [
+        (1, "one", None),
+        (1, "naïve", None),
+    ]
+    assert [each["event"] for each in objects if each["event"].startswith("task_")][-1] == "task_succeeded"
+
+
 def test_the_file_can_be_followed(make_manager, gate, tmp_path):
     path = tmp_path / "run.jsonl"
     manager = make_manager(observer=JsonLinesObserver(path, samples=True))
