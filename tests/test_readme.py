@@ -1,4 +1,4 @@
-"""The README's programs run as pasted, and its commands are the ones that CI runs."""
+"""The programs in the README and the guide run as pasted, links lead somewhere, and the commands are those of CI."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = [
+    "README.md", "procbackground/GUIDE.md", "procbackground/ARCHITECTURE.md", "tests/faults/README.md",
+    "benchmarks/README.md",
+]  # fmt: skip
 
 PATIENCE_S = 60.0  # bounds a hang; the longest program takes a second or two
 MAIN_JOB = "python3 -m venv .venv && .venv/bin/pip install -q -e . && .venv/bin/python examples/census.py --compare"
@@ -19,13 +23,15 @@ TESTS = "python3 -m venv .venv && .venv/bin/pip install -q -e '.[dev]' && .venv/
 
 
 def programs() -> list[tuple[str, str]]:
-    """Return (heading above it, source) of every Python block."""
+    """Return (page and heading above it, source) of every Python block."""
     found, heading = [], ""
     pattern = r"^#+ (?P<heading>[^\n]+)$|^```python\n(?P<source>.*?)^```$"
-    for match in re.finditer(pattern, README, re.MULTILINE | re.DOTALL):
-        heading = match["heading"] or heading
-        if match["source"] is not None:
-            found.append((heading, match["source"]))
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for match in re.finditer(pattern, text, re.MULTILINE | re.DOTALL):
+            heading = match["heading"] or heading
+            if match["source"] is not None:
+                found.append((f"{Path(page).stem}: {heading}", match["source"]))
     return found
 
 
@@ -33,37 +39,64 @@ PROGRAMS = programs()
 
 # What shows that a program did what the text around it says; each appears in its output.
 SHOWN = {
-    "procbackground": ["3 squared is unknown: worker ", "5 squared is 25", "with a retry, is 9:"],
-    "Giving work": [f"pow {2**100}", "urgent 6", "42"],
-    "Retries": ["text of index", "3 succeeded None"],
-    "Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
-    "Loops": ["1 polled", "True"],
-    "Observers": ["failed: 17", "exit code 3"],
-    "Progress": ["1000000"],
-    "Inside a task": ["20 Progress(done=20"],
-    "Logs and output": ["7 crunching 7"],
-    "What a worker starts with": ["request 17 in / with 1 thread, batch"],
-    "Many tasks": ["1000000", "[1024, 59049, 1048576]"],
-    "Inputs that block": ["ONE\nTWO\n"],
-    "Backpressure": ["True the queue is full: 2 tasks wait"],
-    "Batches that survive": [" 1 attempts in this run"],
-    "On the command line": [],  # it only registers a task
-    "Closing": ["1024", "True CloseReport("],
-    "asyncio": ["1024", "the sleeping process is stopped"],
-    "As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
-    "joblib and scikit-learn": ["{'max_depth': 3}"],
-    "dask": ["55"],
-    "SciPy": ["[1. 1. 1.]"],
-    "Starlette": ["worked for 0.1 s / took too long"],
+    "README: procbackground": ["3 squared is unknown: worker ", "5 squared is 25", "with a retry, is 9:"],
+    "README: Run a function": [f"{2**100} [1, 2, 3]"],
+    "README: Limits and retries": ["after 3 attempts: ", "ran over its timeout of 0.2 s"],
+    "README: See what happens": ["120\n", "crunch"],
+    "README: Loops": ["1 loop"],
+    "README: Ten million tasks": [f"{sum(number**2 for number in range(10_000))}\n[1024, 59049]"],
+    "README: asyncio": ["[1, 2, 4, 8, 16]"],
+    "GUIDE: Giving work": [f"pow {2**100}", "urgent 6", "42"],
+    "GUIDE: Retries": ["text of index", "3 succeeded None"],
+    "GUIDE: Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
+    "GUIDE: Loops": ["1 polled", "True"],
+    "GUIDE: Observers": ["failed: 17", "exit code 3"],
+    "GUIDE: Progress": ["1000000"],
+    "GUIDE: Inside a task": ["20 Progress(done=20"],
+    "GUIDE: Logs and output": ["7 crunching 7"],
+    "GUIDE: What a worker starts with": ["request 17 in / with 1 thread, batch"],
+    "GUIDE: Many tasks": ["1000000", "[1024, 59049, 1048576]"],
+    "GUIDE: Inputs that block": ["ONE\nTWO\n"],
+    "GUIDE: Backpressure": ["True the queue is full: 2 tasks wait"],
+    "GUIDE: Batches that survive": [" 1 attempts in this run"],
+    "GUIDE: On the command line": [],  # it only registers a task
+    "GUIDE: Closing": ["1024", "True CloseReport("],
+    "GUIDE: asyncio": ["1024", "the sleeping process is stopped"],
+    "GUIDE: As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
+    "GUIDE: joblib and scikit-learn": ["{'max_depth': 3}"],
+    "GUIDE: dask": ["55"],
+    "GUIDE: SciPy": ["[1. 1. 1.]"],
+    "GUIDE: Starlette": ["worked for 0.1 s / took too long"],
 }
 
 # What is in the extra `compat` only; without it these programs are skipped.
 NEEDED = {
-    "joblib and scikit-learn": ["joblib", "sklearn"],
-    "dask": ["dask"],
-    "SciPy": ["scipy"],
-    "Starlette": ["starlette", "httpx"],
+    "GUIDE: joblib and scikit-learn": ["joblib", "sklearn"],
+    "GUIDE: dask": ["dask"],
+    "GUIDE: SciPy": ["scipy"],
+    "GUIDE: Starlette": ["starlette", "httpx"],
 }
+
+
+def anchors(page: Path) -> set[str]:
+    """Return what a link to a heading of the page may end in, as GitHub makes it."""
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```$", "", page.read_text("utf-8"), flags=re.M | re.S), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_a_file_and_a_heading(page):
+    for target in re.findall(r"\]\(([^)\s]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = (ROOT / page).parent / name if name else ROOT / page
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), target
+
+
+def test_the_readme_stays_short():
+    assert len(README.splitlines()) <= 300
 
 
 def test_every_program_has_its_expectation():

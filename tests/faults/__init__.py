@@ -1,4 +1,4 @@
 """The faults of a process pool, one named test each: only the guilty task fails, and nothing hangs or is left behind.
 
-The numbers are those of the table under "Faults" in the README. `scene` has the stage that most of them share.
+The numbers are those of the table in this folder's README. `scene` has the stage that most of them share.
 """

@@ -1,4 +1,4 @@
-"""The lists of modules in docstrings and README name every module, and no other."""
+"""The lists of modules in docstrings and ARCHITECTURE.md name every module, and no other."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 import procbackground
 
 PACKAGE = Path(procbackground.__file__).parent
-README = (PACKAGE.parent / "README.md").read_text(encoding="utf-8")
+ARCHITECTURE = (PACKAGE / "ARCHITECTURE.md").read_text(encoding="utf-8")
 
 STOPS = "①②③④⑤⑥⑦⑧"
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth")
@@ -73,8 +73,8 @@ def test_a_task_passes_its_stops_in_order():
 
 
 @pytest.mark.parametrize("block", [WAY, PARTS], ids=["way", "parts"])
-def test_readme_has_the_same_map(block):
-    assert f"```text\n{block.rstrip()}\n```" in README
+def test_architecture_has_the_same_map(block):
+    assert f"```text\n{block.rstrip()}\n```" in ARCHITECTURE
 
 
 @pytest.mark.parametrize("module", stops())
