@@ -371,12 +371,14 @@ def test_a_map_or_stream_that_the_collector_ends_amid_a_submit_is_cancelled(requ
     gc.freeze()  # so that each collection is quick
     request.addfinalizer(gc.unfreeze)
     while has_collected:
+        added = manager.stats().added
         if way == "map":
             results = manager.map(plain.stop_if_told, range(4), addresses, chunksize=1)
         else:
             results = iter(manager.stream(Task(plain.stop_if_told, args=args) for args in enumerate(addresses)))
         next(results)
         gate.wait_for_arrival()
+        wait_until(lambda added=added: manager.stats().added == added + 4, "all are added, by another thread")
         leave_in_a_cycle(results)
         del results
         has_collected = collect_at(place, lambda: manager.run(plain.square, 3))

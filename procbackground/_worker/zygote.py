@@ -264,7 +264,10 @@ class _Zygote(Forker):
         os.waitpid(pid, 0)
         self._wants_look = True
         if not data:
-            return  # it was killed: its workers are adopted, and the manager sees their ends by their pidfds
+            # It was killed: its workers are adopted, and the manager sees their ends by their pidfds. Which lines of
+            # the page they have is not known, so all count: else they would be taken for what ended workers have left.
+            self._lines = len(self._worker.words) // WORDS_PER_LINE
+            return
         result = Handover()
         vars(result).update(pickle.loads(data))
         self._unreaped |= result.unreaped
