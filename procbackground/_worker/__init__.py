@@ -13,6 +13,7 @@
     spool                   keeps results until the journal has them
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent
+    title                   what `ps` shows of the process
     output                  redirects the output of an attempt
     warden, descendants     ending what workers have started, when the manager's process dies
 """

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from procbackground._worker.spool import Spool
+    from procbackground._worker.title import Title
 
 # Shorter attempts are not measured: the system calls, and the bytes of the report, would cost too much.
 WORTH_MEASURING_S = 0.001
@@ -67,6 +68,7 @@ class Executor:
         self._task_fd = -1
         self._is_loop = False
         self._wake_pipe: tuple[int, int] | None = None
+        self.title: Title | None = None
         self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
         self._name = ""
         self._attempt = 1
@@ -168,6 +170,8 @@ class Executor:
         if time.perf_counter() - start_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
             prefix = cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
+        if self.title is not None and self.title.is_busy:
+            self.title.end(time.perf_counter() - start_s)
         if self._context is not None:
             prefix = self.reporter.pending(sequence) + prefix
         # The output of the task appears before its result.
@@ -208,6 +212,7 @@ class Executor:
 
     def _load_function(self, blob: bytes, flags: int) -> Callable[..., Any]:
         kept = self._functions.get(blob)
+        title = self.title
         if kept is None:
             # Imports take the time of `start_timeout`, not of the attempt: until `_end_loading`, so with those of the
             # arguments.
@@ -219,6 +224,10 @@ class Executor:
                 if len(self._functions) >= KEPT_FUNCTIONS:
                     self._functions.clear()
                 self._functions[blob] = kept
+            if title is not None:
+                title.begin(name)
+        elif title is not None and title.is_wanted:
+            title.begin(kept[1])
         self._name = kept[1]
         return kept[0]
 

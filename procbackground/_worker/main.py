@@ -28,6 +28,7 @@ from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor
 from procbackground._worker.inbox import Inbox
 from procbackground._worker.stop import StopTask
+from procbackground._worker.title import Title
 from procbackground.context import set_finder
 
 TYPE_CHECKING = False
@@ -64,6 +65,7 @@ class Worker:
         self.channel = Channel()
         self.executor = Executor(self.channel, words)
         self.pid = -1
+        self.has_title = True  # a rehearsal has none
 
     @property
     def may_hang(self) -> bool:
@@ -122,6 +124,8 @@ class Worker:
             self.executor.spool = Spool(f"{self.boot.spool}{self.pid}", self.words, self.base)
             self.executor.spool.open()  # before the first request: a later manager waits for the end of this process
         self.words[self.base + PID] = self.pid  # for the warden
+        if self.has_title:
+            self.executor.title = Title()
         set_finder(self.executor.current)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
             sys.breakpointhook = refuse_breakpoint

@@ -24,6 +24,7 @@ import warnings
 from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.page import MARK, WORDS_PER_LINE
+from procbackground._worker import title
 from procbackground._worker.boot import Boot, prepare_main
 from procbackground._worker.deputy import Deputy, Handover
 from procbackground._worker.descendants import end_all_below, end_with_parent
@@ -64,6 +65,7 @@ def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
     _platform.own_life_pipe(life_fd)
     _platform.end_if_over(life_fd)
     ignore_interrupts()
+    title.show("zygote")
     if sys.version_info >= (3, 12):
         # Python warns of a fork in a process with threads. `fitness` looks for those that matter.
         warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork", category=DeprecationWarning)
