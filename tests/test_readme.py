@@ -39,7 +39,8 @@ PROGRAMS = programs()
 
 # What shows that a program did what the text around it says; each appears in its output.
 SHOWN = {
-    "README: procbackground": ["3 squared is unknown: worker ", "5 squared is 25", "with a retry, is 9:"],
+    "README: procbackground": ["[0, 1, 4, 9, 16, 25]"],
+    "README: When a worker is killed": ["3 squared is unknown: worker ", "5 squared is 25", "with a retry, is 9:"],
     "README: Run a function": [f"{2**100} [1, 2, 3]"],
     "README: Limits and retries": ["after 3 attempts: ", "ran over its timeout of 0.2 s"],
     "README: See what happens": ["120\n", "crunch"],
@@ -124,9 +125,9 @@ def test_program_runs_as_pasted(heading, source, tmp_path):
         assert text in run.stdout
 
 
-def test_first_program_is_the_first_example():
+def test_the_program_with_a_kill_is_the_first_example():
     example = (ROOT / "examples" / "first.py").read_text(encoding="utf-8")
-    assert PROGRAMS[0][1] == example[example.index("import os") :]
+    assert PROGRAMS[1][1] == example[example.index("import os") :]
 
 
 def test_setting_up_takes_these_two_commands():
