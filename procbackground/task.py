@@ -135,7 +135,8 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
     if type(seconds) in (float, int) and 0 < seconds < _LONGEST_S:
         return seconds  # type: ignore[no-any-return]
     if not isinstance(seconds, (SupportsFloat, SupportsIndex)) or isinstance(seconds, str):
-        example = f"{seconds.total_seconds():g}" if hasattr(seconds, "total_seconds") else "30"
+        total_seconds = getattr(seconds, "total_seconds", None)  # of a timedelta
+        example = "30" if total_seconds is None else f"{total_seconds():g}"
         raise TypeError(f"{name} takes a number of seconds, such as {name}={example}, not {_shown(seconds)}")
     try:
         duration_s = float(seconds)

@@ -23,7 +23,7 @@ _IDLE = "idle"
 def _setter() -> Callable[[str], None] | None:
     """Return what sets the title of this process, or None where nothing can."""
     try:
-        from setproctitle import setproctitle
+        from setproctitle import setproctitle  # pyright: ignore[reportMissingImports]  # an extra
     except ImportError:
         return _set_comm if sys.platform == "linux" else None
     return lambda text: setproctitle(f"procbackground: {text}")
