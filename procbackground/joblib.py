@@ -14,7 +14,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextvars import copy_context
 from functools import partial
-from threading import Condition, get_ident
+from threading import RLock, get_ident
+from time import monotonic
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,6 +34,7 @@ except ImportError as _missing:
         "procbackground.joblib needs joblib 1.5 or later: pip install 'procbackground[joblib]'"
     ) from _missing
 
+from procbackground._sync import Latch
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 from procbackground.task import Task, qualified_name
@@ -183,33 +185,36 @@ class _Call:
         self.context = copy_context()  # the caller's; later batches are given by whichever thread ends an earlier one
         self.handles: set[Future[Any]] = set()
         # Never held while joblib is called: its own lock may be held by a thread that comes here next.
-        self._changed = Condition()
-        self._inside: list[int] = []  # the threads that are in `finish`
+        self._lock = RLock()
+        self._inside: list[tuple[int, Latch]] = []  # the threads that call joblib, each with what it sets afterwards
         self._is_over = False
 
     def finish(self, callback: Callable[[Any], Any], handle: Future[Any]) -> None:
         """Pass a batch that is done to joblib."""
-        with self._changed:
+        me = get_ident(), Latch()
+        with self._lock:
             if self._is_over:
                 return
-            self._inside.append(get_ident())
+            self._inside.append(me)
         try:
             callback(handle)
         finally:
-            with self._changed:
-                self._inside.remove(get_ident())
-                self._changed.notify_all()
+            self._inside.remove(me)
+            me[1].set()
 
     def abort(self) -> None:
         """Stop what is out, and wait until no other thread is in `finish`."""
-        with self._changed:
+        with self._lock:
             self._is_over = self.name is not None
+            inside = list(self._inside)
         for handle in list(self.handles):
             handle.cancel()
         # Not for ever: the thread may be taking items of the caller's iterable, and then joblib's own lock protects
         # the next call.
-        with self._changed:
-            self._changed.wait_for(lambda: all(ident == get_ident() for ident in self._inside), ABORT_S)
+        end_s = monotonic() + ABORT_S
+        for ident, has_left in inside:
+            if ident != get_ident():
+                has_left.wait(end_s - monotonic())
         for handle in list(self.handles):  # given meanwhile
             handle.cancel()
 

@@ -12,6 +12,7 @@ import threading
 import time
 import warnings
 from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -500,6 +501,25 @@ def test_a_full_queue_makes_joblib_wait_where_other_callers_are_refused(make_man
         for _ in range(5):
             squares = Parallel(pre_dispatch="all", batch_size=1)(delayed(square)(number) for number in range(60))
             assert squares == [number**2 for number in range(60)]
+
+
+def test_no_lock_is_held_while_joblib_is_told_of_a_batch(make_manager):
+    """joblib has a lock of its own, and gives batches under it, which may be done at once."""
+    lock_of_joblib, is_inside, is_told = threading.Lock(), threading.Event(), threading.Event()
+
+    def tell_under_the_lock(handle):
+        is_inside.set()
+        with lock_of_joblib:
+            pass
+
+    with parallel_config(backend="procbackground", manager=make_manager()) as config:
+        backend = config["backend"]
+        backend.configure(n_jobs=2, parallel=None)
+        with lock_of_joblib:
+            backend.submit(partial(square, 2), tell_under_the_lock)
+            assert is_inside.wait(20)
+            backend.submit(partial(square, 3), lambda handle: is_told.set())
+            assert is_told.wait(20)
 
 
 # -- calls after calls that failed ---------------------------------------------------------------------------
