@@ -109,6 +109,8 @@ class Executor:
             self._cpu_s, self._sampled_s = time.process_time(), start_s
         self.is_calling = True
         try:
+            if self.words[self.base + STOP]:
+                raise StopTask  # it was asked for before, when the handler of SIGTERM does nothing
             if flags & wire.HAS_OUTPUT:
                 step = "raised"
                 body = self.output.begin(sequence, body, bool(flags & wire.PARCEL))
