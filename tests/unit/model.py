@@ -22,6 +22,7 @@ SUCCEEDED, FAILED, CANCELLED, BROKE = "succeeded", "failed", "cancelled", "broke
 
 UNLOADABLE = b"unloadable"  # body of the failure of a function that could not be loaded
 ANSWERS = ("value", "failure", "skipped")
+UNREAD_S = 0.01  # what a child says may wait unread, while times come
 
 
 class Boom(Exception):
@@ -65,6 +66,7 @@ class Child:
         self.is_dismissed = False
         self.is_frozen = False  # begins nothing that it is given
         self.said: deque[tuple[str, int, bytes]] = deque()
+        self.said_since_s = 0.0  # when it said the first of them
         self.highest = 0
 
     @property
@@ -176,9 +178,22 @@ class World:
         end_s = self.now_s + seconds
         while self.next_due_s <= end_s:
             self.now_s = max(self.now_s, self.next_due_s)
+            self._read_first()
             self.tick()
         self.now_s = end_s
+        self._read_first()
         self.tick()
+
+    def _read_first(self) -> None:
+        """Read what was said a while ago.
+
+        The supervisor reads at each step what is there. So between two times that come one after the other, as a stop
+        and the end of its grace, it has read what was said before the first, however long it was suspended.
+        """
+        for worker in list(self.children):
+            child = self.children.get(worker)
+            if child is not None and child.said and self.now_s - child.said_since_s > UNREAD_S:
+                self.hear(worker)
 
     def tick(self) -> None:
         self.scheduler.clock_advanced(self.now_s, self._clocks_s)
@@ -403,6 +418,8 @@ class World:
     # -- the children --------------------------------------------------------------------------------------
 
     def say(self, child: Child, kind: str, number: int = 0, body: bytes = b"") -> None:
+        if not child.said:
+            child.said_since_s = self.now_s
         child.said.append((kind, number, body))
         if self._reads_now:
             self.hear(child.worker)
