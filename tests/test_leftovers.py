@@ -17,7 +17,7 @@ from procbackground._platform import marks
 from tests.support.facts import is_gone, wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, Gate
 from tests.support.scripts import ENVIRONMENT, ORPHANS_GONE_S, family, parent, running
-from tests.support.tasks import leaving
+from tests.support.tasks import leaving, plain
 
 pytestmark = pytest.mark.skipif(
     sys.platform != "linux" or os.environ.get("PROCBACKGROUND_PLATFORM") == "portable",
@@ -69,25 +69,67 @@ def test_it_ends_with_an_attempt_that_is_stopped(manager, gate, way):
     wait_until_gone([left, worker])
 
 
-def test_it_ends_with_an_isolated_task_that_succeeds(manager, gate):
-    handle = manager.run_task(Task(leaving.leave, args=(gate.address, "without environment"), isolate=True))
+@pytest.mark.parametrize("isolate", [False, True])
+@pytest.mark.parametrize("way", WAYS)
+def test_it_ends_with_a_task_that_succeeds(manager, gate, way, isolate):
+    handle = manager.run_task(Task(leaving.leave, args=(gate.address, way), isolate=isolate))
     left = gate.wait_for_label()
     handle.result(timeout=PATIENCE_S)
     wait_until_gone([left])
 
 
-def test_of_a_task_that_succeeds_it_stays_as_long_as_the_worker(manager, gate):
-    """A task may start what later ones use, as a server or a pool."""
-    manager.run(leaving.leave, gate.address, "forked twice").result(timeout=PATIENCE_S)
+def test_it_ends_with_a_task_that_raises(manager, gate):
+    handle = manager.run(leaving.leave_and_raise, gate.address, "without environment")
     left = gate.wait_for_label()
-    # Another worker's death makes the helper look, and what it then ends is not this.
-    doomed = manager.run_task(Task(leaving.leave_and_exit, args=(gate.address, "without environment"), isolate=True))
-    other = gate.wait_for_label()
-    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
-    wait_until_gone([other])
+    assert isinstance(handle.exception(timeout=PATIENCE_S), ZeroDivisionError)
+    wait_until_gone([left])
+
+
+def test_it_ends_with_a_row_of_a_map(forkserver_manager, gate):
+    ways = ["forked twice", "in a session"]
+    workers = forkserver_manager.map(leaving.leave, [gate.address] * len(ways), ways, timeout=PATIENCE_S)
+    left = [gate.wait_for_label() for _ in ways]
+    assert len(list(workers)) == len(ways)
+    wait_until_gone(left)
+
+
+def test_a_child_of_multiprocessing_that_was_not_joined_ends_with_its_task(manager, gate):
+    """The worker joins it as it ends, which would take for ever."""
+    handle = manager.run(leaving.leave_a_child_of_multiprocessing, gate.address)
+    left = gate.wait_for_label()
+    handle.result(timeout=PATIENCE_S)
+    wait_until_gone([left])
+
+
+def test_what_ends_with_a_task_disturbs_no_other(make_manager, gate):
+    """The worker leaves, with tasks in its pipe."""
+    manager = make_manager(max_workers=1)
+    before = [manager.run(plain.square, number) for number in range(200)]
+    culprit = manager.run(leaving.leave, gate.address, "in a session")
+    after = [manager.run(plain.square, number) for number in range(200)]
+    assert [each.result(timeout=PATIENCE_S) for each in (*before, *after)] == 2 * [number**2 for number in range(200)]
+    assert {len(each.attempts) for each in (*before, culprit, *after)} == {1}
+    wait_until_gone([gate.wait_for_label()])
+    assert manager.stats().retried == 0
+
+
+def test_what_the_initializer_has_started_serves_all_tasks(make_manager, gate):
+    manager = make_manager(
+        max_workers=1, initializer=leaving.leave, initargs=(gate.address, "without environment")
+    )
+    workers = {manager.run(plain.own_pid_after_a_moment, None).result(timeout=PATIENCE_S) for _ in range(3)}
+    left = gate.wait_for_label()
+    assert len(workers) == 1
     assert not is_gone(left)
     assert manager.close(timeout=PATIENCE_S).is_clean
     wait_until_gone([left])
+
+
+@pytest.mark.parametrize("helper", ["resource_tracker", "forkserver"])
+def test_the_helpers_of_multiprocessing_stay_with_the_worker(make_manager, helper):
+    manager = make_manager(max_workers=1)
+    first = manager.run(leaving.start_helper, helper).result(timeout=PATIENCE_S)
+    assert manager.run(leaving.start_helper, helper).result(timeout=PATIENCE_S) == first
 
 
 @pytest.mark.parametrize("way", ["forked twice", "without environment"])
@@ -197,7 +239,7 @@ def fork_twice(code):
     os.wait()
     if code is not None:
         os._exit(code)
-    return os.getpid()
+    return os.getppid()
 
 def zombies():
     # The fork server aside, which multiprocessing collects when it starts the next one.
@@ -216,11 +258,8 @@ if __name__ == "__main__":
     assert os.getpid() == 1
     method, victim = sys.argv[1:]
     with Manager(2, multiprocessing.get_context(method)) as manager:
-        pid = manager.run(fork_twice, None).result(20)
-        if victim == "zygote":
-            with open(f"/proc/{pid}/stat") as file:
-                helper = int(file.read().rpartition(")")[2].split()[1])
-        elif victim == "fork server":
+        helper = manager.run(fork_twice, None).result(20)
+        if victim == "fork server":
             helper = forkserver._forkserver._forkserver_pid
         if victim != "nobody":
             os.kill(helper, signal.SIGKILL)

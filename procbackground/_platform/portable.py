@@ -152,6 +152,15 @@ def adopt_orphans() -> bool:
     return False
 
 
+def has_children() -> bool:
+    """Whether this process has children, zombies included; False where that is not to be found out quickly."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except (AttributeError, ChildProcessError):
+        return False  # macOS has no `waitid` before Python 3.13
+    return True
+
+
 def children(pid: int) -> list[int]:
     """Return the pids of the children of `pid`, zombies included."""
     import psutil

@@ -207,23 +207,11 @@ class Scheduler(State):
 
     def skipped(self, worker: Worker, sequence: int, now_s: float) -> None:
         """The worker skipped a recalled request."""
-        job = worker.pipeline.skipped(sequence, now_s)
-        if job is None:
-            return
-        reason = worker.stop_reason
-        stops.head_changed(self, worker, now_s)
-        if job.worker is not worker:
-            return
-        if job.state != a.STOPPING:
-            job.move(a.TAKEN_BACK)
-            outcomes.requeue(self, job)
-            return
-        job.move(a.TAKEN_BACK)
-        if reason == c.FOR_CLOSE:
-            job.worker = None
-            outcomes.cancel(self, job)
-        else:
-            outcomes.judge(self, job, reason or c.DIED, b"", worker)
+        stops.skipped(self, worker, sequence, now_s)
+
+    def leaves(self, worker: Worker, now_s: float) -> None:
+        """The worker ends by itself, and begins nothing more. Call `staff` afterwards."""
+        stops.leaves(self, worker, now_s)
 
     def settled(self, *, succeeded: int = 0, failed: int = 0, cancelled: int = 0, loops: int = 0) -> bool:
         """Handles were settled in these ways, `loops` of them of loops; return whether no one-off is left."""

@@ -75,6 +75,36 @@ def retire(state: State, worker: Worker, now_s: float) -> None:
     kill_later(state, worker, now_s + LEAVE_S)
 
 
+def leaves(state: State, worker: Worker, now_s: float) -> None:
+    """The worker ends by itself, and begins nothing more: it has skipped what it was sent, so to speak."""
+    for job in list(worker.pipeline.jobs):
+        skipped(state, worker, job.sequence, now_s)
+    if worker.state in (fleet.IDLE, fleet.BUSY):
+        retire(state, worker, now_s)
+        state.needs_staff = True
+
+
+def skipped(state: State, worker: Worker, sequence: int, now_s: float) -> None:
+    """The worker skipped a request."""
+    job = worker.pipeline.skipped(sequence, now_s)
+    if job is None:
+        return
+    reason = worker.stop_reason
+    head_changed(state, worker, now_s)
+    if job.worker is not worker:
+        return
+    if job.state != a.STOPPING:
+        job.move(a.TAKEN_BACK)
+        outcomes.requeue(state, job)
+        return
+    job.move(a.TAKEN_BACK)
+    if reason == c.FOR_CLOSE:
+        job.worker = None
+        outcomes.cancel(state, job)
+    else:
+        outcomes.judge(state, job, reason or c.DIED, b"", worker)
+
+
 def count_stop(state: State, worker: Worker) -> None:
     """A task that ran was stopped: of interest to the report of a close."""
     if state.is_closing:

@@ -127,6 +127,10 @@ class Answers:
                 events.head_started(worker)
             elif kind == wire.HELLO:
                 scheduler.said_hello(worker, now_s)
+            elif kind == wire.LEAVING:
+                for job in list(worker.pipeline.jobs):
+                    events.head_did_not_begin(worker, job.sequence)
+                scheduler.leaves(worker, now_s)
             elif kind == wire.BROKEN:
                 scheduler.initializer_failed(worker, body, now_s)
             elif kind == wire.ITERATION_FAILED:

@@ -48,19 +48,21 @@ PARTIAL = 14  # the first items of a chunk that is not done yet; the body as in 
 MEASURED = 15  # cost of the call whose answer comes next: `COST`
 CHECKPOINT = 16  # a state that the task saved: `CHECKPOINT_HEAD`, then its pickle
 OUTPUT = 17  # the output of the request is redirected, and its pipes are in the side socket
+LEAVING = 18  # the worker ends and begins nothing more: what it answered last has left processes running
 
 _VALUE_MARK = MARK + VALUE
 _LAST_NUMBERED = LOOP
-_LAST_KIND = OUTPUT
-_ABOUT_NO_REQUEST = (GO_ON, HELLO, BROKEN, MEASURED)
+_LAST_KIND = LEAVING
+_ABOUT_NO_REQUEST = (GO_ON, HELLO, BROKEN, MEASURED, LEAVING)
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
 CHECKPOINT_HEAD = struct.Struct("<Q")  # row of the chunk; 0 where there is none
 
 # The longest plausible body of each kind. No machine has the memory for more than `_ANY`.
 _ANY = 2**48
+_WITHOUT_BODY = frozenset({NOTHING, SKIPPED, GO_ON, HELLO, LOOP_ENDED, OUTPUT, LEAVING})
 _LONGEST = tuple(
-    {NOTHING: 0, SKIPPED: 0, GO_ON: 0, HELLO: 0, LOOP_ENDED: 0, MEASURED: COST.size, OUTPUT: 0}.get(kind, _ANY)
+    COST.size if kind == MEASURED else 0 if kind in _WITHOUT_BODY else _ANY
     for kind in range(_LAST_KIND + 1)
 )
 

@@ -31,6 +31,7 @@ from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import cost_frame, dump_result
 from procbackground._worker.channel import Channel
+from procbackground._worker.leftovers import STARTS_ONE_S, Leftovers, end_all
 from procbackground._worker.output import Redirection
 from procbackground._worker.progress import Reporter
 from procbackground._worker.rows import BLOCK_ROWS, call_each
@@ -69,6 +70,7 @@ class Executor:
         self._is_loop = False
         self._wake_pipe: tuple[int, int] | None = None
         self.title: Title | None = None
+        self.leftovers = Leftovers()
         self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
         self._name = ""
         self._attempt = 1
@@ -96,8 +98,8 @@ class Executor:
 
     # -- one call ------------------------------------------------------------------------------------------
 
-    def call(self, sequence: int, body: bytes) -> None:
-        """Run the request in `body` and send its answer."""
+    def call(self, sequence: int, body: bytes) -> bool:
+        """Run the request in `body` and send its answer; return whether this process must end now."""
         flags, self._attempt, length = wire.CALL_HEAD.unpack_from(body)
         self.sequence = sequence
         self._context = None
@@ -162,18 +164,22 @@ class Executor:
             self.is_calling = False
         if self.is_fork:
             raise SystemExit(0)  # the answer is the worker's to give
-        self._answer(sequence, flags, kind, answer, start_s)
+        return self._answer(sequence, flags, kind, answer, start_s)
 
-    def _answer(self, sequence: int, flags: int, kind: int, answer: bytes | Parcel, start_s: float) -> None:
-        """Send the answer of a call that began at `start_s`, after all that was reported and printed in it."""
+    def _answer(self, sequence: int, flags: int, kind: int, answer: bytes | Parcel, start_s: float) -> bool:
+        """Send the answer of a call that began at `start_s`, after all that was reported and printed in it.
+
+        Returns whether the call has left processes running.
+        """
         if flags & wire.HAS_KEY and kind != wire.FAILURE:
             self._keep(sequence, answer)
         prefix = b""
-        if time.perf_counter() - start_s >= WORTH_MEASURING_S:
+        took_s = time.perf_counter() - start_s
+        if took_s >= WORTH_MEASURING_S:
             # Only shorter calls ran since the last reading; count their whole time as CPU time.
             prefix = cost_frame(time.process_time() - self._cpu_s - (start_s - self._sampled_s))
         if self.title is not None and self.title.is_busy:
-            self.title.end(time.perf_counter() - start_s)
+            self.title.end(took_s)
         if self._context is not None:
             prefix = self.reporter.pending(sequence) + prefix
         # The output of the task appears before its result.
@@ -188,6 +194,11 @@ class Executor:
             self.channel.send_parcel(sequence, answer, prefix)
         else:
             self.channel.send(kind, sequence, answer, prefix)  # type: ignore[arg-type]
+        if took_s < STARTS_ONE_S or not (left := self.leftovers.find()):
+            return False
+        self.channel.send(wire.LEAVING, 0)
+        end_all(left)  # only now: a later call must not come upon what they leave broken, such as a pool
+        return True
 
     def _take_extras(self, sequence: int, flags: int, body: bytes, position: int) -> int:
         """Take what lies between function and arguments of some requests; return how many bytes it has there."""
@@ -235,6 +246,7 @@ class Executor:
 
     def _end_loading(self) -> None:
         self._is_loading = False
+        self.leftovers.keep()
         self.words[self.base + BEGAN_NS] = time.monotonic_ns()  # first: the parent reads it once nothing is PAUSED
         self.words[self.base + PAUSED] = 0
 

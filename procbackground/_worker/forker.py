@@ -162,6 +162,7 @@ class Forker:
             # After these: imports, and what modules do after a fork, may have set handlers.
             self._worker.install_signal_handlers(notes)
             self._worker.relay_logs()
+            self._worker.is_forked = True
             exit_code = self._worker.run(WorkerFds(tasks, results, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)

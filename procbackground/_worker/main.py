@@ -19,7 +19,7 @@ from multiprocessing import process, util
 
 from procbackground import _platform
 from procbackground._wire import frames as wire
-from procbackground._wire.page import PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
+from procbackground._wire.page import MARK, PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
 from procbackground._wire.pickling import dump_failure
 from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import relay
@@ -66,6 +66,7 @@ class Worker:
         self.executor = Executor(self.channel, words)
         self.pid = -1
         self.has_title = True  # a rehearsal has none
+        self.is_forked = False  # by a zygote, which adopts our orphans
 
     @property
     def may_hang(self) -> bool:
@@ -97,6 +98,8 @@ class Worker:
                 return 1
             if initializer is not None and not self._take_step("initializer", initializer.run):
                 return 1
+            if initializer is not None:
+                self.executor.leftovers.keep()
             self.channel.send(wire.HELLO, 0)
             self.serve(fds.tasks)
         except BaseException as error:
@@ -124,6 +127,7 @@ class Worker:
             self.executor.spool = Spool(f"{self.boot.spool}{self.pid}", self.words, self.base)
             self.executor.spool.open()  # before the first request: a later manager waits for the end of this process
         self.words[self.base + PID] = self.pid  # for the warden
+        self.executor.leftovers.open(self.words[self.base + MARK], os.getppid() if self.is_forked else 0)
         if self.has_title:
             self.executor.title = Title()
         set_finder(self.executor.current)
@@ -158,7 +162,8 @@ class Worker:
                         self.channel.drop_parcel()
                     send(wire.SKIPPED, sequence)
                 elif kind == wire.CALL:
-                    execute(sequence, body)
+                    if execute(sequence, body):
+                        return
                 elif kind == wire.LOOP:
                     os.set_blocking(task_fd, True)
                     self.executor.loop(sequence, body)

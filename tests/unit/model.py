@@ -65,6 +65,7 @@ class Child:
         self.is_asked_to_stop = False
         self.is_dismissed = False
         self.is_frozen = False  # begins nothing that it is given
+        self.is_leaving = False  # ... and ends by itself
         self.said: deque[tuple[str, int, bytes]] = deque()
         self.said_since_s = 0.0  # when it said the first of them
         self.highest = 0
@@ -304,6 +305,8 @@ class World:
                 self.scheduler.skipped(worker, sequence, self.now_s)
             elif kind == "hello":
                 self.scheduler.said_hello(worker, self.now_s)
+            elif kind == "leaving":
+                self.scheduler.leaves(worker, self.now_s)
             elif kind == "broken":
                 self.scheduler.initializer_failed(worker, body, self.now_s)
             elif kind == "iteration failed":
@@ -437,7 +440,7 @@ class World:
     def begin(self, worker: Worker) -> Job | None:
         """Have an unoccupied child take its next request; return the job whose user code runs now."""
         child = self.children[worker]
-        while child.is_alive and not child.is_frozen and child.job is None and child.requests:
+        while child.is_alive and not child.is_frozen and not child.is_leaving and child.job is None and child.requests:
             sequence, attempt, job = child.requests.popleft()
             child.started = sequence
             if sequence <= child.revoked:
@@ -463,13 +466,18 @@ class World:
     def _note_iteration(self, child: Child) -> None:
         self.begun_s[child.worker] = self.now_s
 
-    def finish(self, worker: Worker, *, fails: bool = False) -> None:
-        """End the call that runs in the child."""
+    def finish(self, worker: Worker, *, fails: bool = False, leaves: bool = False) -> None:
+        """End the call that runs in the child, which with `leaves` begins nothing more and ends by itself."""
         child = self.children[worker]
         assert child.running is not None
         sequence, _ = child.running
         child.running = None
+        if leaves:
+            child.is_leaving = True
+            child.requests.clear()
         self.say(child, "failure" if fails else "value", sequence)
+        if leaves and worker in self.children:
+            self.say(child, "leaving")
         if self.begins_at_once and worker in self.children:
             self.begin(worker)
 
@@ -517,7 +525,7 @@ class World:
 
     def can_leave(self, child: Child) -> bool:
         """Whether a dismissed child has nothing left to do."""
-        return child.is_dismissed and not child.requests and child.job is None
+        return child.is_leaving or (child.is_dismissed and not child.requests and child.job is None)
 
     def _obey(self) -> bool:
         """Have each child do what it was told; return whether one did."""

@@ -727,3 +727,19 @@ def test_the_last_of_a_burst_does_not_go_before_the_others():
     assert world.idle()
     burst = world.submit_burst(3)
     assert world.begun_jobs()[1:] == burst[:1]
+
+
+# -- workers that end by themselves --------------------------------------------------------------------------
+
+
+def test_a_worker_that_leaves_gives_back_what_it_has_not_begun():
+    world = prompt_world(max_workers=1)
+    jobs = with_prefetch(world, 5)
+    leaving = world.worker_of(jobs[0])
+    assert len(world.waiting_in(leaving)) > 1
+    world.finish(leaving, leaves=True)
+    assert leaving not in world.workers()
+    for job in jobs[1:]:
+        world.answer(job)
+    assert set(world.endings().values()) == {"succeeded"}
+    assert {job.attempt for job in jobs} == {1}

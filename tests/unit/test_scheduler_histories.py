@@ -104,12 +104,12 @@ class SchedulerMachine(RuleBasedStateMachine):
         if worker is not None:
             self.world.begin(worker)
 
-    @rule(index=st.integers(0, 5), fails=st.booleans(), goes_on=st.booleans())
-    def finish(self, index: int, fails: bool, goes_on: bool) -> None:
+    @rule(index=st.integers(0, 5), fails=st.booleans(), then=st.sampled_from(["rests", "goes on", "leaves"]))
+    def finish(self, index: int, fails: bool, then: str) -> None:
         worker = self.child(index, lambda child: child.is_alive and child.running is not None)
         if worker is not None:
-            self.world.finish(worker, fails=fails)
-            if goes_on:
+            self.world.finish(worker, fails=fails, leaves=then == "leaves")
+            if then == "goes on":
                 self.world.begin(worker)
 
     @rule(index=st.integers(0, 5), fails=st.booleans())
@@ -137,7 +137,7 @@ class SchedulerMachine(RuleBasedStateMachine):
     def do_as_told(self, index: int) -> None:
         worker = self.child(
             index,
-            lambda child: not child.is_alive or child.is_asked_to_stop or child.is_dismissed,
+            lambda child: not child.is_alive or child.is_asked_to_stop or child.is_dismissed or child.is_leaving,
         )
         if worker is None:
             return

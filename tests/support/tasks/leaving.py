@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hmac  # noqa: F401  # what connecting to the gate imports: not amid a fork
+import importlib
+import multiprocessing
 import os
 import subprocess
 import time
@@ -19,16 +21,20 @@ def _in_a_session(address: Address) -> None:
 
 def _forked_twice(address: Address) -> None:
     """Without any descriptor, variable or parent that says where it comes from."""
+    read_fd, write_fd = os.pipe()
     pid = os.fork()
     if pid == 0:
         os.setsid()
         if os.fork() == 0:
+            os.write(write_fd, str(os.getpid()).encode())
             os.closerange(0, 1024)
             os.environ.clear()
-            tell_gate(address, os.getpid())
             time.sleep(3600)
         os._exit(0)
+    os.close(write_fd)
     os.waitpid(pid, 0)
+    tell_gate(address, int(os.read(read_fd, 100)))  # waits for it
+    os.close(read_fd)
 
 
 def _without_environment(address: Address) -> None:
@@ -63,14 +69,31 @@ def leave_and_stop(address: Address, way: str) -> None:
     stop_at_gate(address, "worker")
 
 
+def leave_and_raise(address: Address, way: str) -> None:
+    leave(address, way)
+    raise ZeroDivisionError
+
+
+def leave_a_child_of_multiprocessing(address: Address) -> None:
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(3600,))
+    child.start()
+    tell_gate(address, child.pid)
+
+
+def start_helper(name: str) -> tuple[int, int]:
+    """Start a process that `multiprocessing` keeps for later; return this one's pid, and that one's."""
+    helper = getattr(importlib.import_module(f"multiprocessing.{name}"), f"_{name}")
+    helper.ensure_running()
+    time.sleep(0.001)  # as long as any task that starts a process
+    return os.getpid(), helper._pid if name == "resource_tracker" else helper._forkserver_pid
+
+
 def leave_and_exit(address: Address, way: str) -> None:
     leave(address, way)
     os._exit(3)
 
 
 def leave_from_a_nested_manager(address: Address, method: str, way: str) -> None:
-    import multiprocessing
-
     manager = Manager(1, multiprocessing.get_context(method))
     manager.run_task(Task(leave_and_stop, args=(address, way)))
     stop_at_gate(address, "outer worker")
