@@ -10,13 +10,12 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
-from procbackground._state import fleet
-from procbackground._state.fleet import Worker
 
 if TYPE_CHECKING:
     import threading
     from multiprocessing.context import BaseContext
 
+    from procbackground._state.fleet import Worker
     from procbackground._supervisor.supervisor import Supervisor
 
 START_S = 10.0  # for processes that were asked for to have started
@@ -88,6 +87,7 @@ class ExecutorInternals:
     @property
     def _processes(self) -> dict[int | None, WorkerView]:
         """The living workers by pid, those included that were asked for: waits until these have started."""
+        fleet = load("procbackground._state.fleet")
         until_s = time.monotonic() + START_S
         while True:
             workers = self._supervisor.living_workers()

@@ -18,8 +18,6 @@ from procbackground._submit import checks
 from procbackground._submit.bulk import BulkCalls
 from procbackground._submit.closing import close_block, close_block_async, closing_on_signals, register_for_exit
 from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
-from procbackground._supervisor.machine import usable_cpus
-from procbackground._supervisor.supervisor import Supervisor, close_all_at_exit
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments
@@ -34,6 +32,7 @@ if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
 
     from procbackground._report.run import RunReport
+    from procbackground._supervisor.supervisor import Supervisor
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -46,7 +45,7 @@ class _FrontDoor(BulkCalls):
     _supervisor: Supervisor
 
     def __init__(self, supervisor: Any, submitter: Any, max_workers: int) -> None:
-        self._supervisor: Supervisor = supervisor
+        self._supervisor = supervisor
         self._submitter: Submitter = submitter
         self._recipes: dict[Any, Recipe] = self._submitter.call_recipes
         self._max_workers = max_workers
@@ -255,7 +254,8 @@ class Manager(_FrontDoor, ExecutorInternals):
         from_parent = checks.what_children_get(main_import)
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         if max_workers is None:
-            max_workers = usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
+            machine = load("procbackground._supervisor.machine")
+            max_workers = machine.usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
         defaults = Defaults(
@@ -268,13 +268,14 @@ class Manager(_FrontDoor, ExecutorInternals):
             make: Any = load("procbackground._supervisor.inline").InlineSupervisor
             stand_in = make(context_in_use, first_call, observers)
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
-            register_for_exit(close_all_at_exit)
             return
         servers = [checks.status_server(name, max_workers)] if status else []
         with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
             undo.callback(checks.discard_all, servers)
             writer, with_key = checks.journal_at(journal)
-            supervisor = Supervisor(
+            # Only now: a child imports this module with the main module that uses it, and makes no manager.
+            home = load("procbackground._supervisor.supervisor")
+            supervisor: Supervisor = home.Supervisor(
                 context=context_in_use,
                 max_workers=max_workers,
                 max_tasks_per_child=max_tasks_per_child,
@@ -294,7 +295,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             )
             undo.pop_all()
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
-        register_for_exit(close_all_at_exit)
+        register_for_exit(home.close_all_at_exit)
         for server in servers:
             server.start(load("procbackground._supervisor.overview").Overview(supervisor))
 

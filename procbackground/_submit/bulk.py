@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 from procbackground._load import load
 from procbackground._submit import checks
 from procbackground._submit.recipes import Submitter
-from procbackground._submit.stream import Stream
 from procbackground.task import Task
+
+if TYPE_CHECKING:
+    from procbackground._submit.stream import Stream
 
 R = TypeVar("R")
 
@@ -115,4 +117,5 @@ class BulkCalls(Executor):
         """
         checks.check_buffersize(buffersize)
         submit_task = self._submitter.waiting_for_room().submit_task
-        return Stream(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
+        make: type[Stream[R]] = load("procbackground._submit.stream").Stream
+        return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)

@@ -157,13 +157,24 @@ def test_decisions_import_neither_clock_nor_thread_nor_pipe():
 
 @pytest.mark.parametrize("module", ["procbackground._worker.zygote", "procbackground._worker.main", "procbackground"])
 def test_child_loads_nothing_heavy(module: str):
-    code = f"import sys, {module}; print(*(name for name in {HEAVY!r} if name in sys.modules))"
+    assert not modules_after(f"import {module}") & set(HEAVY)
+
+
+def test_a_main_module_that_names_what_it_uses_loads_no_supervisor_in_a_child():
+    """A child imports the main module, too, and its first task waits for that."""
+    loaded = modules_after("from procbackground import Manager, Retry, Task, TaskType")
+    unwanted = {f"procbackground.{part}" for part in ("_supervisor", "_state.scheduler", "_submit.stream", "_journal")}
+    assert not loaded & {*HEAVY, *unwanted, "sqlite3"}
+
+
+def modules_after(code: str) -> set[str]:
+    """Return what a fresh interpreter has loaded once it has run `code`."""
     ran = subprocess.run(
-        [sys.executable, "-c", code],
+        [sys.executable, "-c", f"{code}\nimport sys; print(*sys.modules)"],
         capture_output=True,
         text=True,
         timeout=60,
         check=True,
         env={"PYTHONPATH": str(ROOT.parent)},
     )
-    assert ran.stdout.split() == []
+    return set(ran.stdout.split())
