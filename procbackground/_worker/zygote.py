@@ -263,13 +263,12 @@ class _Zygote(Forker):
                     data += more
             except OSError:
                 pass  # it was killed
+        if not data:
+            # It was killed, perhaps with requests that it had read. So this is the zygote's death, too: the manager
+            # starts another, and asks that one.
+            os.kill(os.getpid(), signal.SIGKILL)
         os.waitpid(pid, 0)
         self._wants_look = True
-        if not data:
-            # It was killed: its workers are adopted, and the manager sees their ends by their pidfds. Which lines of
-            # the page they have is not known, so all count: else they would be taken for what ended workers have left.
-            self._lines = len(self._worker.words) // WORDS_PER_LINE
-            return
         result = Handover()
         vars(result).update(pickle.loads(data))
         self._unreaped |= result.unreaped
