@@ -492,23 +492,23 @@ def leave_an_orphan(address: Address) -> None:
             stop_at_gate(address, "orphan")
         os._exit(0)
     os.waitpid(pid, 0)
+    stop_at_gate(address, "worker")
 
 
 def test_an_orphan_of_a_task_is_adopted_and_leaves_no_zombie(manager, gate):
-    manager.run(leave_an_orphan, gate.address).result(timeout=PATIENCE_S)
-    orphan = gate.wait_for_arrival()
-    worker = manager.run(os.getpid).result(timeout=PATIENCE_S)
-    assert psutil.Process(orphan).ppid() == zygote_of(worker).pid
-    gate.release(orphan)
-    wait_until(lambda: not psutil.pid_exists(orphan), "the orphan has been reaped")
+    manager.run(leave_an_orphan, gate.address)
+    pids = {(arrival := gate.next_arrival()).label: arrival.pid for _ in range(2)}
+    assert psutil.Process(pids["orphan"]).ppid() == zygote_of(pids["worker"]).pid
+    gate.release(pids["orphan"])
+    wait_until(lambda: not psutil.pid_exists(pids["orphan"]), "the orphan has been reaped")
 
 
 def test_an_orphan_of_a_task_ends_with_the_manager(make_manager, gate):
     manager = make_manager()
-    manager.run(leave_an_orphan, gate.address).result(timeout=PATIENCE_S)
-    orphan = gate.wait_for_arrival()
-    assert manager.close(timeout=PATIENCE_S).is_clean
-    wait_until_gone([orphan])
+    manager.run(leave_an_orphan, gate.address)
+    pids = [gate.next_arrival().pid for _ in range(2)]
+    manager.close(timeout=0)
+    wait_until_gone(pids)
 
 
 def test_an_orphan_of_a_task_ends_with_a_parent_that_is_killed(gate, tmp_path):
@@ -516,12 +516,12 @@ def test_an_orphan_of_a_task_ends_with_a_parent_that_is_killed(gate, tmp_path):
         gate,
         """
         from tests.test_zygote import leave_an_orphan
-        manager.run(leave_an_orphan, address).result(timeout=20)
+        manager.run(leave_an_orphan, address)
         stop_at_gate(address, "parent")
         """,
     )
     with running(source, tmp_path) as process:
-        arrivals = {(arrival := gate.next_arrival()).label: arrival.pid for _ in range(2)}
+        arrivals = {(arrival := gate.next_arrival()).label: arrival.pid for _ in range(3)}
         everybody = family(process.pid)
         assert arrivals["orphan"] in everybody
         os.kill(process.pid, signal.SIGKILL)
