@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from procbackground import Manager, Task, TaskTimeoutError, TaskType, WorkerDiedError
+from procbackground._testing import View
 from procbackground.logs import TaskFilter
-from tests.support.gate import PATIENCE_S
+from tests.support.facts import wait_until
+from tests.support.gate import PATIENCE_S, Gate
 from tests.support.tasks import logs
 from tests.support.tasks.logs import NAME
 
@@ -32,6 +34,29 @@ class BlockingHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         self.has_one.set()
         assert self.may_go.wait(PATIENCE_S)
+
+
+class SlowHandler(logging.Handler):
+    """Takes its time for each record, and remembers them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        time.sleep(0.001)
+        self.seen.append(record.getMessage())
+
+
+@pytest.fixture
+def slow_handler():
+    handler = SlowHandler()
+    logger = logging.getLogger(NAME)
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    yield handler
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
 
 
 @pytest.fixture
@@ -83,6 +108,38 @@ def test_records_of_a_map_are_there_with_its_results(manager: Manager, caplog):
     caplog.set_level(logging.INFO)
     assert list(manager.map(logs.log, [1] * 50)) == [1] * 50
     assert len(messages(caplog)) == 50
+
+
+def test_records_of_short_tasks_are_there_with_each_result(make_manager: MakeManager, slow_handler):
+    """The next one logs before the end of the one before is dealt with."""
+    manager = make_manager(max_workers=1)
+    handles = [manager.run(logs.log, 1, f"task {number}") for number in range(300)]
+    for number, handle in enumerate(handles):
+        handle.result(timeout=PATIENCE_S)
+        assert f"task {number} 0" in slow_handler.seen
+
+
+def test_no_row_is_lost_where_the_next_chunk_logs_before_an_answer_is_dealt_with(
+    make_manager: MakeManager, gate: Gate, blocking_handler
+):
+    manager = make_manager(max_workers=1)
+    view = View(manager)
+    quick, count = 600, 604  # so many that the worker is sent several chunks at once
+    rows = range(count)
+    found = manager.map(logs.log_and_stop_at_row, [gate.address] * count, rows, [quick] * count, chunksize=2)
+    assert gate.wait_for_label() == "before its answer"
+    pid = view.worker_pids[0]
+    wait_until(blocking_handler.has_one.is_set, "a record is at the handler")
+    if view.in_flight(pid) < 2:
+        pytest.skip("on this busy machine the rows were not quick")
+    supervisor = view.hold_supervisor(when=lambda: True)
+    manager.stats()
+    assert supervisor.is_held.wait(PATIENCE_S)
+    gate.release(pid)
+    assert gate.wait_for_label() == "next chunk"
+    supervisor.release()
+    blocking_handler.may_go.set()
+    assert list(found) == list(rows)
 
 
 def test_records_of_a_loop_are_there_when_it_has_ended(manager: Manager, caplog):

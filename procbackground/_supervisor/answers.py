@@ -141,7 +141,7 @@ class Answers:
                 scheduler.loop_ended(worker, now_s)
             else:
                 if kind == wire.LOG_RECORD:
-                    process.logged_sequence = sequence
+                    process.relayed.add(sequence)
                 messages.append((kind, sequence, body, worker.current))
         if values:
             self._match(worker, process, values, last, now_s)
@@ -176,7 +176,7 @@ class Answers:
             if is_current:
                 assert current is not None
                 take_part = functools.partial(current.handle._take_part, body)
-                if worker.process.logged_sequence == sequence:
+                if sequence in worker.process.relayed:
                     self._log_records.after_records(take_part)
                 else:
                     take_part()

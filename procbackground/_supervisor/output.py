@@ -186,7 +186,7 @@ class Outputs:
             return
         prefix = f"[{pipes.job.recipe.name}] " if pipes.plan.mode == TAGGED else ""
         text = "".join(f"{prefix}{line}\n" for line in texts)
-        pipes.worker.process.logged_sequence = pipes.job.sequence  # its handle waits for these lines, too
+        pipes.worker.process.relayed.add(pipes.job.sequence)  # its handle waits for these lines, too
         self._records.put(_write, stream, text)
         pipes.unmarked_bytes += len(text)
         if pipes.unmarked_bytes > UNWRITTEN_BYTES:

@@ -73,8 +73,8 @@ class WorkerProcess:
 
     __slots__ = (
         "channel", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher", "logged",
-        "logged_sequence", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd",
-        "process", "protocol_error", "stack", "worker",
+        "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd", "process",
+        "protocol_error", "relayed", "stack", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -99,7 +99,9 @@ class WorkerProcess:
         self.process = process
         self.exit_code: int | None = None
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
-        self.logged_sequence = -1  # the last request that logged; its handle waits for the records
+        # Requests whose records or lines of output are on their way: their handles wait for these. Several, because the
+        # next request may log before the end of the one before is dealt with.
+        self.relayed: set[int] = set()
         self.output: Pipes | None = None  # of the attempt that runs
         self.is_dead = False  # it has ended; it is a zombie until it is released
         self.is_held = pidfd is not None  # when it ends it stays a zombie until it is released

@@ -105,7 +105,7 @@ class Settler:
         has_event = self._events.has_succeeded
         may_extend = bool(EXTENSION_CODES)
         keyed = self.keyed
-        logged = worker.process.logged_sequence
+        relayed = worker.process.relayed
         pid = worker.pid
         name, in_a_row, tasks, row_since_s = "", 0, 0, since_s  # answers in a row of one name, for the figures
         each_s = (now_s - since_s) / len(jobs)
@@ -115,7 +115,7 @@ class Settler:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            if job.recipe.needs_verdict or job.sequence == logged or (
+            if job.recipe.needs_verdict or (relayed and job.sequence in relayed) or (
                 body
                 and (
                     may_extend
@@ -165,7 +165,7 @@ class Settler:
 
     def judge(self, command: c.Judge) -> None:
         """Have the end of an attempt classified, after its log records are with the handlers."""
-        if _has_logged(command.job, command.worker):
+        if _wants_records_first(command.job, command.worker):
             self.log_records.after_records(lambda: self._judge(command))
         else:
             self._judge(command)
@@ -277,7 +277,7 @@ class Settler:
         """Cancel a job because the manager, or its loops, end; `worker` is the one that was stopped for it."""
         if self.losses is not None and (worker is not None or not self._acceptance.cancels_queue):
             self.losses.note(job, worker)
-        if _has_logged(job, worker or job.worker):
+        if _wants_records_first(job, worker or job.worker):
             self.log_records.after_records(lambda: self.cancel(job, worker))
         else:
             self.cancel(job, worker)
@@ -340,7 +340,10 @@ class Settler:
         self._waiters = [waiter for waiter in self._waiters if waiter[1] is not lock]
 
 
-def _has_logged(job: Job, worker: Worker | None) -> bool:
-    """Whether the attempt of `job` in `worker` has sent log records."""
+def _wants_records_first(job: Job, worker: Worker | None) -> bool:
+    """Whether the attempt of `job` in `worker`, which has ended, has sent records or output that come first."""
     process = None if worker is None else worker.process
-    return process is not None and job.sequence == process.logged_sequence
+    if process is None or job.sequence not in process.relayed:
+        return False
+    process.relayed.discard(job.sequence)
+    return True

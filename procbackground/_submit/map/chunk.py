@@ -186,7 +186,10 @@ class Chunk(TaskHandle[Any]):
         # After a success nothing is done until the consumer comes, unless rows must be sent again or wait for
         # this chunk's place.
         goes_on = self._goes_on = (
-            exception is not None or self._listener.is_watched or bool(self._bodies) or bool(result and result[1])
+            exception is not None
+            or self._listener.is_watched
+            or bool(self._bodies)
+            or (result is not None and (bool(result[1]) or len(result[0]) < len(self.columns[0])))
         )
         super()._settle(state, result, exception, sleepers)
         if goes_on:

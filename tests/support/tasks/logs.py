@@ -6,7 +6,10 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Any
+
+from tests.support.gate import Address, stop_at_gate, tell_gate
 
 NAME = "tests.logs.library"
 
@@ -82,3 +85,17 @@ def loguru_log(text: str) -> None:
         logger.exception("caught")
     logger.level("LOUD", no=35, icon="!")
     logger.log("LOUD", "loud")
+
+
+def log_and_stop_at_row(address: Address, row: int, first: int) -> int:
+    """Do nothing at rows before `first`; log at the next and take long, stop at the gate, log and tell the gate."""
+    logger = logging.getLogger(NAME)
+    if row == first:
+        logger.warning("row %d", row)
+        time.sleep(0.005)  # an answer of this row goes ahead of its chunk's
+    elif row == first + 1:
+        stop_at_gate(address, "before its answer")
+    elif row == first + 2:
+        logger.warning("row %d", row)
+        tell_gate(address, "next chunk")
+    return row
