@@ -1,46 +1,41 @@
 """A process manager that never loses a task: limits, retries and reports for CPU-heavy Python functions.
 
-    with Manager(retry=3, timeout=60) as manager:
-        handle = manager.run(crunch, "part-0001.parquet")
-        print(handle.result())
+    from procbackground import Manager
 
-A task's way out and back, by module:
+    def square(number):
+        return number * number
 
-    ① manager                 checks the call, in the caller's thread
-    ② _submit.recipes         makes a job and its handle
-       _wire.pickling          pickles the function and the arguments
-    ③ _supervisor.supervisor  posts the job and wakes the supervisor thread; the call returns
-       _supervisor.inbox       holds the job until the supervisor thread takes it
-       _supervisor.loop        is the supervisor thread: waits for requests, pipes, ends of processes and deadlines
-       _supervisor.intake      takes the job from the inbox
-    ④ _state.scheduler        decides which worker gets it, and when
-    ⑤ _supervisor.workers     carries that out
-       _supervisor.channel     writes the request to the worker's pipe, and reads answers from it
-       _wire.frames            encodes requests and answers
-    ⑥ _worker.main            reads the request, in the child
-       _worker.execute         calls the function and sends the answer
-    ⑦ _supervisor.answers     takes the answer and reports it to the scheduler
-       _supervisor.settle      settles the handle and counts the task
-    ⑧ handle                  is the caller's end: returns the result
+    if __name__ == "__main__":  # the workers import this file too
+        with Manager(max_workers=2, retry=3, timeout=60) as manager:
+            print([handle.result() for handle in [manager.run(square, number) for number in range(6)]])
 
-The root and the packages. Each package lists its modules in its own docstring:
+Giving work:
 
-    root          task, retry, events, errors, report, context, logs: what users import; joblib: the backend for joblib;
-                  cli, __main__: the command, and `task` for files that it runs;
-                  _compat: private attributes of ProcessPoolExecutor; _sync, _load, _broken: what all others may
-                  import; _figures: what a run is counted in;
-                  _testing: what tests see of a manager's inside
-    observers     Observer and the ready-made observers
-    _cli          the command `procbackground`
-    _submit       the caller's side: from a call to a job; map and stream
-    _supervisor   the parent's side: the supervisor thread, which owns the scheduler and every worker's pipes
-    _journal      the record of keyed tasks, a SQLite file
-    _state        decisions only: no thread, clock, pipe or log
-    _wire         what crosses between parent and child
-    _worker       the child's side
-    _platform     what the operating system provides
-    _status       the socket by which others watch a manager
-    _report       what the figures of a run are told by: text, and a page with plots
+    manager.run(fn, *args)              run it once in a child process; returns a `TaskHandle`, which is a Future
+    manager.run_task(Task(fn, ...))     the same under limits of its own, or as a loop
+    manager.map(fn, *iterables)         results in order, in chunks that size themselves
+    manager.stream(tasks)               ten million tasks in flat memory, each handle as it ends
+    manager.options(timeout=5)          a view on the manager whose calls run under these limits
+
+Following it:
+
+    handle.result(), await handle       what the function returned, or raises what it raised
+    handle.cancel()                     ends the task, also while it runs
+    handle.attempts, .progress, .output, .stack()
+    manager.stats(), .processes(), .report(), .dump()
+    Manager(observer="logging", progress=True)
+
+Ending:
+
+    manager.wait()                      until no one-off is left
+    manager.close(timeout)              nothing is left behind; leaving the `with` block does it
+    manager.closing_on(signal.SIGTERM)  closes when a signal comes
+
+Inside a task: `current()` gives `progress(done, total)`, `save(state)`, `saved`, `stopping` and more.
+
+A task that fails gives its caller the original exception, or one of the errors below; it never touches another task.
+`help(Manager)`, `help(Task)` and `help(TaskHandle)` go on from here. `GUIDE.md`, beside this file, is the long guide;
+`ARCHITECTURE.md` is about the code.
 """
 
 from __future__ import annotations

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
     from procbackground.task import Task, TaskFields
 
+__all__ = ["task"]
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 # (function, fields, arguments), in the order in which files registered them.

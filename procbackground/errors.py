@@ -21,6 +21,22 @@ if TYPE_CHECKING:
     from procbackground.task import Task
 
 
+__all__ = [
+    "InitializerError",
+    "JournalError",
+    "ManagerClosedError",
+    "MemoryLimitError",
+    "ProcbackgroundError",
+    "QueueFullError",
+    "RemoteTraceback",
+    "SerializationError",
+    "TaskTimeoutError",
+    "UnknownTaskTypeError",
+    "WorkerDiedError",
+    "WorkerStartError",
+]
+
+
 class ProcbackgroundError(Exception):
     """Root of all errors of this package.
 

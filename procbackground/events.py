@@ -16,8 +16,30 @@ if TYPE_CHECKING:
     from procbackground.handle import TaskHandle
 
 
+__all__ = [
+    "AdmissionHeld",
+    "AdmissionResumed",
+    "Event",
+    "ManagerClosed",
+    "ProcessExited",
+    "ProcessSampled",
+    "ProcessStarted",
+    "TaskAdded",
+    "TaskCancelled",
+    "TaskFailed",
+    "TaskOutput",
+    "TaskProgress",
+    "TaskRetrying",
+    "TaskStalled",
+    "TaskStarted",
+    "TaskSucceeded",
+]
+
+
 @dataclass(frozen=True, slots=True)
 class _TaskEvent:
+    """Every event of a task has these: `task`, `handle`, the number of the `attempt`, and `time` (`time.time()`)."""
+
     task: Task[Any]
     handle: TaskHandle[Any]
     attempt: int
@@ -38,7 +60,10 @@ class TaskStarted(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskProgress(_TaskEvent):
-    """The task called `current().progress(done, total, message)`."""
+    """The task called `current().progress(done, total, message)`.
+
+    `done`, `total` and `message` are as it gave them.
+    """
 
     done: float
     total: float | None
@@ -99,6 +124,8 @@ class TaskCancelled(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class _ProcessEvent:
+    """Every event of a process has its `pid`; `task`, `handle` and `attempt`, None outside any task; and `time`."""
+
     task: Task[Any] | None
     handle: TaskHandle[Any] | None
     attempt: int | None
@@ -113,7 +140,7 @@ class ProcessStarted(_ProcessEvent):
 
 @dataclass(frozen=True, slots=True)
 class ProcessSampled(_ProcessEvent):
-    """Memory and CPU of a worker's process tree."""
+    """Memory and CPU of a worker's process tree: `sample`."""
 
     sample: ProcessInfo
 
@@ -127,6 +154,8 @@ class ProcessExited(_ProcessEvent):
 
 @dataclass(frozen=True, slots=True)
 class _ManagerEvent:
+    """Every event of the manager has its `time`; `task`, `handle` and `attempt` are None."""
+
     task: None
     handle: None
     attempt: None
@@ -137,9 +166,9 @@ class _ManagerEvent:
 class AdmissionHeld(_ManagerEvent):
     """No further attempt begins for now, because the machine is short of something; running attempts continue.
 
-    `reason` is "memory": `free` bytes are free, fewer than the manager's `min_free_memory`. Or it is "processes":
-    starting a worker failed with `error` (no process, descriptor, memory or disk is left), and is tried again
-    repeatedly; the existing workers continue to take tasks.
+    `reason` is "memory": `free` bytes are free, fewer than `min_free`, the manager's `min_free_memory`. Or
+    it is "processes": starting a worker failed with `error` (no process, descriptor, memory or disk is left), and is
+    tried again repeatedly; the existing workers continue to take tasks.
     """
 
     reason: str
@@ -159,7 +188,7 @@ class AdmissionResumed(_ManagerEvent):
 
 @dataclass(frozen=True, slots=True)
 class ManagerClosed(_ManagerEvent):
-    """The manager closed; the last event of all."""
+    """The manager closed; the last event of all. `report` is what `close` returns."""
 
     report: CloseReport
 

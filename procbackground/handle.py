@@ -121,8 +121,14 @@ class _ConditionOnFirstTouch:
 class TaskHandle(Future[R]):
     """What `Manager.run` and `run_task` return: a `concurrent.futures.Future`, and more.
 
+        handle = manager.run(crunch, "part-0001.parquet")
+        handle.result(timeout=60)  # what the function returned; or raises what it raised
+        await handle               # the same in asyncio; cancelling the awaiting task ends the work
+        handle.cancel()            # ends a running task, too
+
     `result`, `exception`, `add_done_callback`, `concurrent.futures.wait`, `as_completed` and
-    `asyncio.wrap_future` work as on any Future, and it can be awaited. `cancel()` also ends a running task.
+    `asyncio.wrap_future` work as on any Future. Beside them: `task`, `attempts`, `progress`, `output` and `stack()`.
+    `set_result`, `set_exception` and `set_running_or_notify_cancel` are the manager's to call.
     """
 
     # Slots hold what every handle has; the dict gets attributes once a thread waits, or the handle is done.
@@ -142,7 +148,7 @@ class TaskHandle(Future[R]):
     _output: Any = None  # of the attempt that began last, where it is not inherited
     _ended_at_row: int = 0
     # Of a chunk of a map whose rows observers want to know of: the handles of its rows.
-    row_handles: Sequence[TaskHandle[Any]] | None = None
+    _row_handles: Sequence[TaskHandle[Any]] | None = None
     # Reports a failure that is never retrieved, when the handle is collected. See `_supervisor.unseen`.
     _guard: Guard | None = None
     _is_announced = False  # its `on_task_added` is sent by the code that made it
@@ -234,9 +240,11 @@ class TaskHandle(Future[R]):
         return job is not None and self._state not in _DONE and self._owner.is_running(job)
 
     def done(self) -> bool:
+        """Whether the task has ended: `result` returns or raises at once. A loop is done once it was cancelled."""
         return self._state in _DONE
 
     def cancelled(self) -> bool:
+        """Whether the task was cancelled: `result` raises `CancelledError`."""
         return self._state in (CANCELLED, CANCELLED_AND_NOTIFIED)
 
     def cancel(self) -> bool:
@@ -260,7 +268,10 @@ class TaskHandle(Future[R]):
         return self._outcome()
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
-        """Return what the task failed with, or None; wait up to `timeout` seconds for it."""
+        """Return what the task failed with, or None; wait up to `timeout` seconds for it.
+
+        Raises: `CancelledError`; `TimeoutError` when `timeout` passed first.
+        """
         if self._state not in _DONE:
             self._wait(timeout)
         if self._state != FINISHED:
@@ -282,6 +293,10 @@ class TaskHandle(Future[R]):
         return asyncio.wrap_future(self).__await__()
 
     def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call `fn(handle)` once the task has ended, in a thread of the manager; at once, in this one, if it has.
+
+        Callbacks are called in the order in which they were added. What `fn` raises is logged.
+        """
         self._look()  # the callback will
         super().add_done_callback(fn)
 

@@ -39,10 +39,12 @@ from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 from procbackground.task import Task, qualified_name
 
+__all__: list[str] = []  # to import it is all that there is to do
+
 # Options that joblib passes to every backend. They are of no use here: large arrays cross in memory as they are.
 _FOR_OTHER_BACKENDS = frozenset({"context", "max_nbytes", "mmap_mode", "temp_folder", "verbose"})
 
-ABORT_S = 1.0  # for a thread that passes a batch to joblib; it takes microseconds
+_ABORT_S = 1.0  # for a thread that passes a batch to joblib; it takes microseconds
 
 
 class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  # joblib is untyped
@@ -211,7 +213,7 @@ class _Call:
             handle.cancel()
         # Not for ever: the thread may be taking items of the caller's iterable, and then joblib's own lock protects
         # the next call.
-        end_s = monotonic() + ABORT_S
+        end_s = monotonic() + _ABORT_S
         for ident, has_left in inside:
             if ident != get_ident():
                 has_left.wait(end_s - monotonic())

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 
+__all__ = ["TaskFilter"]
+
 
 class TaskFilter(logging.Filter):
     """Gives records that come from no task the attributes that those of tasks have.
@@ -19,6 +21,7 @@ class TaskFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
+        """Give `record` the attributes that it lacks, and let it pass."""
         attributes = record.__dict__
         if "task_id" not in attributes:
             for name, value in (("task", ""), ("task_id", 0), ("attempt", 0), ("pid", os.getpid())):

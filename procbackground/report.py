@@ -12,9 +12,17 @@ from typing import Any
 from procbackground.errors import signal_name
 from procbackground.task import Task
 
+__all__ = ["Attempt", "CloseReport", "Outcome", "ProcessInfo", "Progress", "Stats"]
+
 
 class Outcome(StrEnum):
-    """How an attempt ended."""
+    """How an attempt ended.
+
+    `SUCCEEDED`: it returned. `RAISED`: the function raised. `TIMED_OUT`: it ran over its `timeout`, or the task over
+    its `deadline`. `OVER_MEMORY`: over its `memory_limit`. `DIED`: its process ended before it answered.
+    `NOT_SERIALIZED`: the function, an argument, the result or the exception could not cross. `CANCELLED`: the task was
+    cancelled, or the manager closed.
+    """
 
     SUCCEEDED = "succeeded"
     RAISED = "raised"
@@ -66,7 +74,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The progress that a running task reported last, by `current().progress(...)`."""
+    """The progress that a running task reported last, by `current().progress(...)`.
+
+    Attributes: `done` of `total`, in whatever the task counts; `total` and `message` are None where not given.
+    """
 
     done: float
     total: float | None = None
@@ -77,7 +88,13 @@ class Progress:
 class Stats:
     """Counters since the manager's start; `queued` and `running` are of now.
 
-    `retried` counts further attempts, `respawned` workers started to replace one that died or was stopped.
+    Attributes:
+        added: tasks that were accepted.
+        succeeded, failed, cancelled: tasks that have ended so. Of a loop, the end only.
+        retried: further attempts.
+        respawned: workers started to replace one that died or was stopped.
+        queued: one-offs that wait for a worker, or for their next attempt.
+        running: tasks with an attempt in a process.
     """
 
     added: int

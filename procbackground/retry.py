@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     RetryStrategy: TypeAlias = retry_base | Callable[[RetryCallState], bool]
 
 
+__all__ = ["Retry"]
+
+
 class Retry:
     """When to try again, in tenacity's own strategies under tenacity's own names and defaults.
 
@@ -33,6 +36,9 @@ class Retry:
     own callables too. They are called in the parent, with a real `tenacity.RetryCallState`; the pause holds neither
     thread nor process. A task that raises `tenacity.TryAgain` is tried again whatever `retry` says, until `stop` says
     no.
+
+    `max_attempts` is the number in `stop_after_attempt`, or None if `stop` is something else. `judges_results` is
+    whether `retry` may ask for another attempt after a value: only then is it called for tasks that return.
 
     Two policies are equal if their strategies are: the same objects, or strategies of tenacity of the same type and
     with the same numbers and exception types.

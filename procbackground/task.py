@@ -16,6 +16,8 @@ from typing import Any, Generic, Literal, SupportsFloat, SupportsIndex, TypeAlia
 
 from procbackground.retry import Retry, as_retry
 
+__all__ = ["Task", "TaskFields", "TaskType"]
+
 R = TypeVar("R")
 
 NO_LIMIT = math.inf
@@ -30,7 +32,7 @@ _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
 
 
 class TaskType(StrEnum):
-    """How often a task runs: once, or in iterations until it is cancelled."""
+    """How often a task runs: once (`ONE_OFF`), or in iterations until it is cancelled (`LOOP`)."""
 
     ONE_OFF = "one_off"
     LOOP = "loop"

@@ -138,7 +138,7 @@ def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> 
 
     Raises: as `carry.make_carrier`.
     """
-    passengers = [each for observer in observers for each in getattr(observer, "passengers", ())]
+    passengers = [each for observer in observers for each in getattr(observer, "_passengers", ())]
     if context == () and not passengers:
         return None
     load("procbackground._submit.carry")

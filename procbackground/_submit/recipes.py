@@ -344,7 +344,7 @@ def make_job(
     try:
         if carrier is not None:
             if recipe.is_chunk:
-                payload = carrier.dump_columns(args, handle, handle.row_handles)
+                payload = carrier.dump_columns(args, handle, handle._row_handles)
             else:
                 payload = carrier.dump_arguments(args, kwargs, handle)
         else:

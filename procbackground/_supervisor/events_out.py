@@ -50,7 +50,7 @@ class Events:
         if name in self.wanted:
             handle = job.handle
             if job.recipe.is_chunk:
-                if name not in OF_RUNNING_ROWS or handle.row_handles is None:
+                if name not in OF_RUNNING_ROWS or handle._row_handles is None:
                     return  # its map sends the events of its rows
                 handle = handle._shown()
             elif name == "on_task_added" and handle._is_announced:
@@ -68,7 +68,7 @@ class Events:
 
     def rows_started(self, chunk: TaskHandle[Any], row: int, worker: Worker) -> None:
         """The worker has come to this row of the chunk, and so to those before it."""
-        handles = chunk.row_handles
+        handles = chunk._row_handles
         if handles is None or not self.has_started or row == NO_ROW:
             return
         begun: int = chunk.rows_begun  # type: ignore[attr-defined]  # of a `Chunk`

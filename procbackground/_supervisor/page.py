@@ -70,7 +70,7 @@ class Page:
         elif current is not None and current.recipe.is_chunk:
             row, looked_row = self.read(worker, ROW), self.read(worker, LOOKED_ROW)
             looked_s = self.read(worker, BEGAN_NS) / 1e9  # read last, as it is written first
-            if current.handle.row_handles is not None and row != NO_ROW:
+            if current.handle._row_handles is not None and row != NO_ROW:
                 self.note_row(current.handle, row, worker)
             is_exact = row == looked_row and looked_s >= began_s
             began_s = max(began_s, looked_s)

@@ -75,7 +75,7 @@ class ProgressReports:
         if job is None or job.sequence != report.sequence or job.has_settled:
             return  # of a thread that outlived its task, or of a task that was cancelled
         done, total, message = report.done, report.total, report.message
-        if job.handle.row_handles is not None:
+        if job.handle._row_handles is not None:
             self._events.rows_started(job.handle, report.row, worker)
         job.handle._shown()._progress = Progress(done, total, message)
         self._events.task("on_task_progress", job, done=done, total=total, message=message)

@@ -47,27 +47,27 @@ class LogLines(Observer):
     """
 
     def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
+        self._counts: Counter[str] = Counter()
 
-    def write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
+    def _write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
         """Write one line. `level` is one of `logging`'s; `facts` are structured fields."""
         raise NotImplementedError
 
-    def is_muted(self, level: int) -> bool:
+    def _is_muted(self, level: int) -> bool:
         """Whether a line of that level would go nowhere."""
         return False
 
     def _task(
         self, level: int, event: Any, text: str, error: BaseException | None = None, **facts: Any
     ) -> None:
-        if not self.is_muted(level):
+        if not self._is_muted(level):
             task = event.task
             facts = {"task": task.name, "attempt": event.attempt, "meta": dict(task.meta), **facts}
-            self.write(level, source_of(task), text, facts, error)
+            self._write(level, source_of(task), text, facts, error)
 
     def _other(self, level: int, text: str, **facts: Any) -> None:
-        if not self.is_muted(level):
-            self.write(level, MANAGER, text, facts, None)
+        if not self._is_muted(level):
+            self._write(level, MANAGER, text, facts, None)
 
     # -- tasks ---------------------------------------------------------------------------------------------
 
@@ -84,28 +84,28 @@ class LogLines(Observer):
         self._task(logging.DEBUG, event, f"task {event.task.name}: {number(event.done)}{of_total}{message}")
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
-        self.counts["stalled"] += 1
+        self._counts["stalled"] += 1
         where = "" if event.stack is None else f"; it is at:\n{event.stack.rstrip()}"
         text = f"task {event.task.name} has been silent for {event.silent_for:.1f} s{where}"
         self._task(logging.WARNING, event, text, stack=event.stack)
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self.counts["retried"] += 1
+        self._counts["retried"] += 1
         why = "its result was not accepted" if event.error is None else repr(event.error)
         text = f"task {event.task.name} failed in attempt {event.attempt} ({why}), again in {event.delay:.2f} s"
         self._task(logging.WARNING, event, text)
 
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self.counts["succeeded"] += 1
+        self._counts["succeeded"] += 1
         self._task(logging.DEBUG, event, f"task {event.task.name} succeeded")
 
     def on_task_failed(self, event: events.TaskFailed) -> None:
-        self.counts["failed"] += 1
+        self._counts["failed"] += 1
         text = f"task {event.task.name} failed after {event.attempt} attempt(s): {event.error!r}"
         self._task(logging.ERROR, event, text, event.error)
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self.counts["cancelled"] += 1
+        self._counts["cancelled"] += 1
         self._task(logging.DEBUG, event, f"task {event.task.name} cancelled")
 
     # -- processes and the manager -------------------------------------------------------------------------
@@ -129,7 +129,7 @@ class LogLines(Observer):
         self._other(logging.INFO, f"attempts begin again after {event.held_for:.1f} s", reason=event.reason)
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
-        report, counts = event.report, self.counts
+        report, counts = event.report, self._counts
         parts = [f"{counts[what]} {what}" for what in ("succeeded", "failed", "cancelled")]
         parts += [f"{counts[what]} {what}" for what in ("retried", "stalled") if counts[what]]
         parts += [f"{getattr(report, what)} {what}" for what in ("stopped", "killed") if getattr(report, what)]

@@ -23,10 +23,10 @@ class LoggingObserver(LogLines):
         super().__init__()
         self._logger = logging.getLogger(logger) if isinstance(logger, str) else logger
 
-    def is_muted(self, level: int) -> bool:
+    def _is_muted(self, level: int) -> bool:
         return not self._logger.isEnabledFor(level)
 
-    def write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
+    def _write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
         exc_info = None if error is None else (type(error), error, error.__traceback__)
         extra = {"task": None, "attempt": None, "pid": None, "meta": {}, **facts}
         logger = self._logger

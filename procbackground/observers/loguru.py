@@ -26,7 +26,7 @@ class LoguruObserver(LogLines):
         # On first use: loguru takes 50 ms to import.
         self._logger = import_extra("loguru", "loguru", "LoguruObserver").logger if logger is None else logger
 
-    def write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
+    def _write(self, level: int, source: Source, text: str, facts: dict[str, Any], error: BaseException | None) -> None:
         def set_source(record: Any) -> None:
             file_type = type(record["file"])
             record.update(

@@ -58,11 +58,11 @@ class OpenTelemetryObserver(Observer):
     # -- in the threads that give tasks --------------------------------------------------------------------
 
     @property
-    def passengers(self) -> tuple[TraceContext, ...]:
+    def _passengers(self) -> tuple[TraceContext, ...]:
         """What travels with every task, besides the manager's own context variables."""
         return (TraceContext(self),)
 
-    def begin(self, handle: Any, parent: Any) -> dict[str, str]:
+    def _begin(self, handle: Any, parent: Any) -> dict[str, str]:
         """Begin the span of a task; return the headers that carry it."""
         span = self._spans.get(handle)
         if span is None:  # else its row goes in another chunk of its map
@@ -80,7 +80,7 @@ class OpenTelemetryObserver(Observer):
         self._queued.add(1)
         self._since[event.handle] = event.time
         if event.handle not in self._spans:  # it could not be pickled, say
-            self.begin(event.handle, None)
+            self._begin(event.handle, None)
 
     def on_task_started(self, event: events.TaskStarted) -> None:
         self._end_waiting(event, is_started=True)
@@ -194,7 +194,7 @@ class TraceContext:
     def get_for(self, handle: Any) -> Mapping[str, str]:
         """Begin the span of the handle's task, and return the headers for the child."""
         assert self._observer is not None
-        return self._observer.begin(handle, _otel("context").get_current() if self._parent is None else self._parent)
+        return self._observer._begin(handle, _otel("context").get_current() if self._parent is None else self._parent)
 
     def set(self, headers: Mapping[str, str]) -> None:
         """In the child: spans from now on belong to the task's."""

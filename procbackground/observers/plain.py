@@ -30,44 +30,44 @@ class PlainProgressObserver(Observer):
     def __init__(self, stream: IO[str] | None = None, *, each: float = EACH_S) -> None:
         self._stream = stream
         self._each_s = each
-        self.run: Run = Run()
-        self._due_s = self.run.began_s + min(FIRST_S, each)
+        self._run: Run = Run()
+        self._due_s = self._run.began_s + min(FIRST_S, each)
 
     def on_task_added(self, event: events.TaskAdded) -> None:
-        self.run.take_added(event)
+        self._run.take_added(event)
 
     def on_task_started(self, event: events.TaskStarted) -> None:
-        self.run.take_started(event)
+        self._run.take_started(event)
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self.run.take_retry(event)
+        self._run.take_retry(event)
         self._look()
 
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self.run.take_end(event, "succeeded")
+        self._run.take_end(event, "succeeded")
         self._look()
 
     def on_task_failed(self, event: events.TaskFailed) -> None:
-        self.run.take_end(event, "failed")
-        if self.run.failed <= LISTED_FAILURES:
-            self.write(f"task {event.task.name} failed: {brief(event.error)}")
+        self._run.take_end(event, "failed")
+        if self._run.failed <= LISTED_FAILURES:
+            self._write(f"task {event.task.name} failed: {brief(event.error)}")
         self._look()
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self.run.take_end(event, "cancelled")
+        self._run.take_end(event, "cancelled")
         self._look()
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
-        self.run.running.clear()
-        self.write(self.run.summary())
+        self._run.running.clear()
+        self._write(self._run.summary())
 
     def _look(self) -> None:
         now_s = time.monotonic()
         if now_s >= self._due_s:
             self._due_s = now_s + self._each_s
-            self.write(self.run.summary())
+            self._write(self._run.summary())
 
-    def write(self, text: str) -> None:
+    def _write(self, text: str) -> None:
         """Write one line."""
         stream = sys.stderr if self._stream is None else self._stream
         if stream is not None:  # as under pythonw

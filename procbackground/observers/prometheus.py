@@ -45,8 +45,7 @@ class PrometheusObserver(Observer):
 
     def __init__(self, registry: Any = None, *, max_task_names: int = 100) -> None:
         client = import_extra("prometheus_client", "prometheus", "PrometheusObserver")
-        self.registry: Any = client.REGISTRY if registry is None else registry
-        self._metrics = _Metrics.of(client, self.registry)
+        self._metrics = _Metrics.of(client, client.REGISTRY if registry is None else registry)
         self._metrics.observers.add(self)
         self._max_task_names = max_task_names
         self._waiting: dict[Any, float] = {}  # by handle: since when
@@ -143,20 +142,20 @@ class PrometheusObserver(Observer):
 
     # -- what a scrape reads, in another thread ------------------------------------------------------------
 
-    def queued(self) -> int:
+    def _queued(self) -> int:
         return len(self._waiting)
 
-    def oldest_queued_s(self) -> float:
+    def _oldest_queued_s(self) -> float:
         now = time.time()
         return max([0.0, *(now - since for since in list(self._waiting.values()))])
 
-    def busy_workers(self) -> int:
+    def _busy_workers(self) -> int:
         return len(set(self._running.copy().values()))
 
-    def workers(self) -> int:
+    def _worker_count(self) -> int:
         return len(self._workers)
 
-    def memory_bytes(self) -> int:
+    def _memory_bytes(self) -> int:
         return sum(list(self._workers.values()))
 
 
@@ -191,16 +190,16 @@ class _Metrics:
         self.restarts = make(client.Counter, "worker_restarts", "Workers that died or were stopped.", ("reason",))
         self.busy = make(client.Counter, "worker_busy_seconds", "Time that workers spent on attempts.")
         make(client.Gauge, "queued_tasks", "Tasks that wait for a worker.").set_function(
-            lambda: sum(each.queued() for each in list(observers))
+            lambda: sum(each._queued() for each in list(observers))
         )
         make(client.Gauge, "oldest_queued_seconds", "How long the oldest of them has waited.").set_function(
-            lambda: max((each.oldest_queued_s() for each in list(observers)), default=0.0)
+            lambda: max((each._oldest_queued_s() for each in list(observers)), default=0.0)
         )
         make(client.Gauge, "worker_memory_bytes", "Resident memory of all workers' process trees.").set_function(
-            lambda: sum(each.memory_bytes() for each in list(observers))
+            lambda: sum(each._memory_bytes() for each in list(observers))
         )
         workers = make(client.Gauge, "workers", "Worker processes.", ("state",))
-        workers.labels("busy").set_function(lambda: sum(each.busy_workers() for each in list(observers)))
+        workers.labels("busy").set_function(lambda: sum(each._busy_workers() for each in list(observers)))
         workers.labels("idle").set_function(
-            lambda: sum(max(0, each.workers() - each.busy_workers()) for each in list(observers))
+            lambda: sum(max(0, each._worker_count() - each._busy_workers()) for each in list(observers))
         )

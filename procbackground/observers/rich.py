@@ -41,7 +41,7 @@ class RichProgressObserver(Observer):
         self._live: Any = None
         self._logs = LogsAbove()
         self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
-        self.run: Run = Run()
+        self._run: Run = Run()
         if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
             plain = PlainProgressObserver(None if console is None else console.file)
             for name in EVENT_NAMES:
@@ -50,38 +50,38 @@ class RichProgressObserver(Observer):
     # -- events --------------------------------------------------------------------------------------------
 
     def on_task_added(self, event: events.TaskAdded) -> None:
-        self.run.take_added(event)
+        self._run.take_added(event)
         if self._live is None:
             self._start()
 
     def on_task_started(self, event: events.TaskStarted) -> None:
-        self.run.take_started(event)
+        self._run.take_started(event)
 
     def on_task_progress(self, event: events.TaskProgress) -> None:
-        self.run.take_progress(event)
+        self._run.take_progress(event)
 
     def on_process_sampled(self, event: events.ProcessSampled) -> None:
-        self.run.take_sample(event)
+        self._run.take_sample(event)
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self.run.take_retry(event)
+        self._run.take_retry(event)
 
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self.run.take_end(event, "succeeded")
+        self._run.take_end(event, "succeeded")
 
     def on_task_failed(self, event: events.TaskFailed) -> None:
-        self.run.take_end(event, "failed")
+        self._run.take_end(event, "failed")
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self.run.take_end(event, "cancelled")
+        self._run.take_end(event, "cancelled")
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
-        self.run.running.clear()
+        self._run.running.clear()
         self._lines = 0
         if self._live is not None:
             self._logs.restore()
             self._live.stop()
-            self._live, self.run = None, Run()
+            self._live, self._run = None, Run()
 
     # -- the display ---------------------------------------------------------------------------------------
 
@@ -109,16 +109,16 @@ class RichProgressObserver(Observer):
         lines = min(len(running), most) + bool(hidden)
         self._lines = max(self._lines, lines)
         parts += [_text(" ")] * (self._lines - lines)
-        parts += [_text(f"failed: {printable(each)}", "red") for each in list(self.run.failures)]
+        parts += [_text(f"failed: {printable(each)}", "red") for each in list(self._run.failures)]
         return free_of_echo(_rich("console").Group(*parts), self._console)
 
     def _shown(self) -> list[Running]:
         now = time.time()
-        running = list(self.run.running.values())
+        running = list(self._run.running.values())
         return [each for each in running if each.done is not None or now - each.since > SHOWN_AFTER_S]
 
     def _total(self) -> Any:
-        run = self.run
+        run = self._run
         grid = _rich("table").Table.grid(padding=(0, 1), expand=True)
         grid.add_column(ratio=1)
         grid.add_column(no_wrap=True)

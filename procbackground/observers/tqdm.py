@@ -29,20 +29,20 @@ class TqdmObserver(Observer):
         self._options = {"unit": "task", "dynamic_ncols": True, **options}
         self._bar: Any = None
         self._due_s = 0.0
-        self.run: Run = Run()
+        self._run: Run = Run()
 
     def on_task_added(self, event: events.TaskAdded) -> None:
-        self.run.take_added(event)
+        self._run.take_added(event)
         if self._bar is None:
             self._bar = self._make(total=0, **self._options)
-        self._bar.total = self.run.added
+        self._bar.total = self._run.added
 
     def on_task_started(self, event: events.TaskStarted) -> None:
-        self.run.take_started(event)
+        self._run.take_started(event)
         self._show()
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self.run.take_retry(event)
+        self._run.take_retry(event)
         self._show()
 
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
@@ -58,10 +58,10 @@ class TqdmObserver(Observer):
         if self._bar is not None:
             self._show(is_last=True)
             self._bar.close()
-            self._bar, self.run = None, Run()
+            self._bar, self._run = None, Run()
 
     def _end(self, event: Any, outcome: str) -> None:
-        self.run.take_end(event, outcome)
+        self._run.take_end(event, outcome)
         self._show()
 
     def _show(self, *, is_last: bool = False) -> None:
@@ -70,7 +70,7 @@ class TqdmObserver(Observer):
         if self._bar is None or (now_s < self._due_s and not is_last):
             return
         self._due_s = now_s + EACH_S
-        run, facts = self.run, {}
+        run, facts = self._run, {}
         for name in ("failed", "cancelled", "retried"):
             if getattr(run, name):
                 facts[name] = getattr(run, name)

@@ -148,7 +148,7 @@ class Chunk(TaskHandle[Any]):
     """The handle of a request for some rows of a map. It collects answers; the mapper acts on them."""
 
     __slots__ = (
-        "_bodies", "_goes_on", "_listener", "_saved", "columns", "first_row", "parts", "row_handles", "rows_begun",
+        "_bodies", "_goes_on", "_listener", "_row_handles", "_saved", "columns", "first_row", "parts", "rows_begun",
     )  # fmt: skip
 
     def __init__(
@@ -160,7 +160,7 @@ class Chunk(TaskHandle[Any]):
         row_handles: Sequence[TaskHandle[Any]] | None = None,
     ) -> None:
         super().__init__(owner, None, ())
-        self.row_handles = row_handles
+        self._row_handles = row_handles
         self.rows_begun: int = 0  # rows whose `on_task_started` was sent
         self._listener = listener
         self._bodies: list[bytes] = []
@@ -203,7 +203,7 @@ class Chunk(TaskHandle[Any]):
             self._owner.let_go()
 
     def _shown(self) -> TaskHandle[Any]:
-        handles = self.row_handles
+        handles = self._row_handles
         return handles[max(0, self.rows_begun - 1)] if handles else self
 
     def whole(self) -> list[Any] | None:
@@ -223,7 +223,7 @@ class Chunk(TaskHandle[Any]):
 
     def handle_of(self, row: int) -> TaskHandle[Any] | None:
         """Return the handle of one row, if it has one."""
-        return None if self.row_handles is None else self.row_handles[row]
+        return None if self._row_handles is None else self._row_handles[row]
 
     def row(self, row: int) -> tuple[Any, ...]:
         """Return the arguments of one row."""
@@ -231,7 +231,7 @@ class Chunk(TaskHandle[Any]):
 
     def rows(self, begin: int, end: int) -> Columns:
         """Return the arguments of some rows, and their handles if they have any, for new chunks."""
-        columns = self.columns if self.row_handles is None else (*self.columns, self.row_handles)
+        columns = self.columns if self._row_handles is None else (*self.columns, self._row_handles)
         return tuple(column[begin:end] for column in columns)  # type: ignore[misc]  # of lists and ranges
 
     def saved(self, row: int) -> bytes | None:
@@ -242,5 +242,5 @@ class Chunk(TaskHandle[Any]):
         """Drop arguments and answers, which are not needed any more."""
         self.columns = ()
         self._bodies = []
-        self.row_handles = None
+        self._row_handles = None
         self._saved = {}

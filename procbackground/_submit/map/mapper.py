@@ -97,7 +97,7 @@ class Mapper:
             self._submitter.submit_chunk(chunk, self._fn, columns, self.adapts)
         except SerializationError:
             # Some row cannot be pickled, and only that one fails. A chunk of one row is as good as a task.
-            chunk.row_handles = None
+            chunk._row_handles = None
             never = itertools.repeat(None)
             chunk.parts = list(map(self._run, zip(*columns, strict=True), never, handles or never))
             TaskHandle._settle(chunk, FINISHED, ([], {}, 0.0), None)
@@ -175,7 +175,7 @@ class Mapper:
         count = len(chunk.columns[0])
         if chunk.cancelled():
             parts.append(Failed(CancelledError(), count))
-            self._watch.end_rows(chunk.row_handles, None)
+            self._watch.end_rows(chunk._row_handles, None)
             return
         answers, error = chunk.answers()
         if error is None:

@@ -68,7 +68,7 @@ class RowWatch:
         done = sum(len(step.values) for step in steps if isinstance(step, c.Values))
         if self._bar is not None:
             self._bar.advance(done)
-        handles = chunk.row_handles
+        handles = chunk._row_handles
         if not handles:
             return
         attempts = chunk.attempts
@@ -112,7 +112,7 @@ class RowWatch:
             self._port.tell("on_task_started", handle, at_s, pid=pid)
 
     def _succeed(self, chunk: Chunk, row: int, value: Any, pid: int | None, began_s: float, ended_s: float) -> None:
-        handle: Any = chunk.row_handles[row]  # type: ignore[index]
+        handle: Any = chunk._row_handles[row]  # type: ignore[index]
         if handle.done():
             return  # cancelled by an exception that interrupted the call of `map`
         self._start(chunk, row, pid, began_s)
