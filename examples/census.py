@@ -280,11 +280,26 @@ class ProgressLine:
 
 @dataclass(frozen=True, slots=True)
 class SpeedUp:
-    """`factor` is serial over parallel wall time where `measured`; otherwise CPU time over wall time."""
+    """How many times quicker than one process: where `measured`, than one that did the same, in `serial_seconds`."""
 
     factor: float
     measured: bool
     serial_seconds: float | None
+
+
+def estimated(cpu_seconds: float, wall_seconds: float) -> SpeedUp:
+    """Return the speed-up over a process that would need the CPU time of the workers."""
+    return SpeedUp(cpu_seconds / wall_seconds, measured=False, serial_seconds=None)
+
+
+def compared(serial_seconds: float, cpu_seconds: float, wall_seconds: float) -> SpeedUp:
+    """Return the speed-up over a process that needed `serial_seconds` of CPU time for the same work.
+
+    Of two measurements of this work, in one process and in the workers, the lower one counts. A machine that was busy
+    with something else during the serial run then cannot make the speed-up larger than it is, and it is never more
+    than the number of workers: none has more CPU time than wall time.
+    """
+    return SpeedUp(min(serial_seconds, cpu_seconds) / wall_seconds, measured=True, serial_seconds=serial_seconds)
 
 
 def as_json(
@@ -331,7 +346,7 @@ def as_text(census: Census, folders: Sequence[str], jobs: int, wall_seconds: flo
     if census.retried:
         text += [f"attempts repeated: {census.retried}"]
     if speed_up.measured:
-        text += [f"speed-up {speed_up.factor:.2f}, measured: {speed_up.serial_seconds:.2f} s in one process"]
+        text += [f"speed-up {speed_up.factor:.2f}, measured: {speed_up.serial_seconds:.2f} s of CPU time in one process"]
     else:
         text += [f"speed-up {speed_up.factor:.2f}, estimated: CPU time / wall time (--compare measures it)"]
     return "\n".join(text)
@@ -410,15 +425,14 @@ def run(arguments: argparse.Namespace, paths: Sequence[str], census: Census) -> 
         started = time.perf_counter()
         count_in_processes(paths, census, progress, jobs=arguments.jobs, timeout=arguments.timeout)
         wall_seconds = time.perf_counter() - started
-        speed_up = SpeedUp(census.cpu_seconds / wall_seconds, measured=False, serial_seconds=None)
+        speed_up = estimated(census.cpu_seconds, wall_seconds)
         serial = None
         if arguments.compare:
             # The second run finds the files in the page cache: if that favours one, then the serial one.
             progress.title, serial = "once more, in one process", Census()
-            started = time.perf_counter()
+            started = time.process_time()
             count_in_this_process(paths, serial, progress)
-            serial_seconds = time.perf_counter() - started
-            speed_up = SpeedUp(serial_seconds / wall_seconds, measured=True, serial_seconds=serial_seconds)
+            speed_up = compared(time.process_time() - started, census.cpu_seconds, wall_seconds)
     finally:
         progress.clear()
     shown = census, arguments.folders, arguments.jobs, wall_seconds, speed_up
