@@ -346,7 +346,8 @@ def as_text(census: Census, folders: Sequence[str], jobs: int, wall_seconds: flo
     if census.retried:
         text += [f"attempts repeated: {census.retried}"]
     if speed_up.measured:
-        text += [f"speed-up {speed_up.factor:.2f}, measured: {speed_up.serial_seconds:.2f} s of CPU time in one process"]
+        serial = f"{speed_up.serial_seconds:.2f} s of CPU time in one process"
+        text += [f"speed-up {speed_up.factor:.2f}, measured: {serial}"]
     else:
         text += [f"speed-up {speed_up.factor:.2f}, estimated: CPU time / wall time (--compare measures it)"]
     return "\n".join(text)

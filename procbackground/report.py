@@ -89,7 +89,7 @@ class Stats:
     """Counters since the manager's start; `queued` and `running` are of now.
 
     Attributes:
-        added: tasks that were accepted.
+        added: tasks that were accepted. Of a `map` its chunks count, and items that continue outside their chunk.
         succeeded, failed, cancelled: tasks that have ended so. Of a loop, the end only.
         retried: further attempts.
         respawned: workers started to replace one that died or was stopped.

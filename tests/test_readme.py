@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PAGES = [
     "README.md", "procbackground/GUIDE.md", "procbackground/ARCHITECTURE.md", "tests/faults/README.md",
-    "benchmarks/README.md", ".github/CONTRIBUTING.md",
+    "benchmarks/README.md", "examples/README.md", ".github/CONTRIBUTING.md",
 ]  # fmt: skip
 
 PATIENCE_S = 60.0  # bounds a hang; the longest program takes a second or two
