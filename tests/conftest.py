@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes  # noqa: F401  # of libffi 3.8, which keeps its own file open once it is loaded
 import time
 from collections.abc import Callable, Iterator
 from typing import Any

@@ -101,14 +101,18 @@ def context_of(mp_context: BaseContext | str | None) -> BaseContext:
     """
     import multiprocessing
 
-    methods = multiprocessing.get_all_start_methods()
+    # Not by `get_all_start_methods()`: in Python 3.14 that looks for a directory to write to, and imports for it.
     if mp_context is None:
-        return multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
+        try:
+            return multiprocessing.get_context("forkserver")
+        except ValueError:
+            return multiprocessing.get_context("spawn")
     if isinstance(mp_context, str):
-        if mp_context not in methods:
-            known = ", ".join(map(repr, methods))
-            raise ValueError(f"mp_context: there is no start method {mp_context!r} here, only {known}")
-        return multiprocessing.get_context(mp_context)
+        try:
+            return multiprocessing.get_context(mp_context)
+        except ValueError:
+            known = ", ".join(map(repr, multiprocessing.get_all_start_methods()))
+            raise ValueError(f"mp_context: there is no start method {mp_context!r} here, only {known}") from None
     if not hasattr(mp_context, "get_start_method"):
         raise TypeError(
             "mp_context takes a context of multiprocessing, or the name of a start method such as 'spawn', not "

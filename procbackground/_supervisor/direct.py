@@ -19,13 +19,22 @@ from typing import Any
 from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
-from procbackground._supervisor.obstacles import check_executable, fork_server_watched, room_for_start
+from procbackground._supervisor.obstacles import (
+    check_executable,
+    fork_server_watched,
+    room_for_start,
+    spawn_watched,
+)
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
 from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.surroundings import EarlyName
 from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_worker
+
+# Those of `multiprocessing` itself, and None: none was asked for yet. Since Python 3.14 `get_all_start_methods()` has
+# those that other packages have added, too.
+_OWN_METHODS = (None, "fork", "forkserver", "spawn")
 
 
 def make_main_startable() -> None:
@@ -38,12 +47,12 @@ def make_main_startable() -> None:
 @contextlib.contextmanager
 def known_start_method(method: str) -> Iterator[None]:
     """Hide a start method that other packages have added, as within a worker of loky: the child could not find it."""
-    if multiprocessing.get_start_method(allow_none=True) in (None, *multiprocessing.get_all_start_methods()):
+    if multiprocessing.get_start_method(allow_none=True) in _OWN_METHODS:
         yield
         return
     names: Any = multiprocessing.spawn
     before = names.get_start_method
-    names.get_start_method = lambda: method
+    names.get_start_method = lambda **_: method
     try:
         yield
     finally:
@@ -210,7 +219,10 @@ class Direct:
             if method == "spawn":
                 check_executable()
             make_main_startable()
-            with fork_server_watched(method), known_start_method(method), interrupts_held_back(method):
+            with (
+                fork_server_watched(method), spawn_watched(method),
+                known_start_method(method), interrupts_held_back(method),
+            ):  # fmt: skip
                 process.start()
         except BaseException:
             for fd in fds:

@@ -127,13 +127,60 @@ def fork_server_watched(method: str) -> Iterator[None]:
     except (ConnectionError, EOFError, ChildProcessError) as error:
         if isinstance(error, HelperLost):
             raise
-        exit_code = _exit_code_of_child(server._forkserver_pid)
-        if exit_code is None:
-            raise HelperLost("the fork server of `multiprocessing` is gone", was_killed=False) from error
-        from procbackground.errors import death_phrase
+        unread_pid = _pid_of_unread(error)
+        exit_code = _exit_code_of_child(server._forkserver_pid if unread_pid is None else unread_pid)
+        _reap(unread_pid)
+        raise _lost("the fork server of `multiprocessing`", exit_code) from error
 
-        end = death_phrase(exit_code) + advice_on_exit(exit_code)
-        raise HelperLost(f"the fork server of `multiprocessing` {end}", was_killed=exit_code < 0) from error
+
+@contextmanager
+def spawn_watched(method: str) -> Iterator[None]:
+    """Say what became of a spawned worker that ended before it was sent its start data. May block.
+
+    Raises: `HelperLost` in place of the `BrokenPipeError` of Python 3.14. Before that such a start succeeds.
+    """
+    if method != "spawn":
+        yield
+        return
+    try:
+        yield
+    except BrokenPipeError as error:
+        pid = _pid_of_unread(error)
+        exit_code = _exit_code_of_child(pid)
+        _reap(pid)
+        raise _lost("a worker", exit_code) from error
+
+
+def _lost(what: str, exit_code: int | None) -> HelperLost:
+    if exit_code is None:
+        return HelperLost(f"{what} is gone", was_killed=False)
+    from procbackground.errors import death_phrase
+
+    return HelperLost(f"{what} {death_phrase(exit_code)}{advice_on_exit(exit_code)}", was_killed=exit_code < 0)
+
+
+def _pid_of_unread(error: BaseException) -> int | None:
+    """Return the pid of the process that had ended when `multiprocessing` wrote to it for the first time.
+
+    Since Python 3.14 that fails. The pid is known to the function that failed only, and nothing else reaps the process.
+    """
+    traceback = error.__traceback__
+    while traceback is not None:
+        function, names = traceback.tb_frame.f_code.co_name, traceback.tb_frame.f_locals
+        if function == "ensure_running" and "authkey_w" in names:
+            return names.get("pid")
+        if function == "_launch" and "parent_w" in names:
+            return getattr(names.get("self"), "pid", None)
+        traceback = traceback.tb_next
+    return None
+
+
+def _reap(pid: int | None) -> None:
+    if pid is not None:
+        try:
+            os.waitpid(pid, os.WNOHANG)
+        except ChildProcessError:
+            pass
 
 
 def _exit_code_of_child(pid: int | None) -> int | None:

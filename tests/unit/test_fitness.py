@@ -47,6 +47,8 @@ HARMLESS = [
     "import threading; thread = threading.Thread(target=print); thread.start(); thread.join()",
     "import subprocess; subprocess.run(['true'])",
     "import threading, queue; made = threading.RLock(), queue.Queue()",
+    # A library that keeps itself open, as libffi does. This one is mapped as code in any process.
+    "made = open(next(line.split()[-1] for line in open('/proc/self/maps') if 'r-xp' in line and '.so' in line))",
     "import numpy; numpy.random.random(); made = numpy.ones((300, 300)) @ numpy.ones((300, 300))",
 ]
 SCRIPT = """
