@@ -16,7 +16,7 @@ import random
 
 from procbackground import Manager, Task, current
 
-PEOPLE = 2_000
+PEOPLE = 5_000
 DAYS = 200
 
 
@@ -45,7 +45,7 @@ def main() -> None:
     contacts = [round(options.contacts * (step + 1) / options.steps, 6) for step in range(options.steps)]
     days_ill = [round(2 + 12 * step / max(1, options.steps - 1), 6) for step in range(options.steps)]
     tasks = [
-        Task(peak_of_epidemic, args=(each, days), timeout=60, name=f"{each:g} contacts, {days:g} days")
+        Task(peak_of_epidemic, args=(each, days), timeout=60, name=f"{each:g} contacts, {days:.1f} days")
         for days in days_ill
         for each in contacts
     ]

@@ -181,25 +181,25 @@ def has_begun(path: Path) -> bool:
 
 def test_sweep_continues_after_a_kill(tmp_path: Path):
     journal = tmp_path / "sweep.sqlite"
-    with Program("sweep.py", journal, "--steps", "20") as program:
+    with Program("sweep.py", journal) as program:
         wait_until(lambda: has_begun(journal), "the journal has a result")
         program.process.kill()
         program.process.wait(PATIENCE_S)
         program.assert_nothing_left()
     recorded = succeeded_in(journal)
-    resumed = run("sweep.py", journal, "--steps", "20")
-    match = re.fullmatch(r"(\d+) of 400 were computed in this run, (\d+) before", resumed.lines["stdout"][-1])
+    resumed = run("sweep.py", journal)
+    match = re.fullmatch(r"(\d+) of 100 were computed in this run, (\d+) before", resumed.lines["stdout"][-1])
     assert match is not None
     computed, before = map(int, match.groups())
     # More than were recorded, where a worker had finished a task that the killed program did not get to know of.
-    assert recorded <= before < 400
-    assert computed + before == 400
+    assert recorded <= before < 100
+    assert computed + before == 100
     # In one go it finds the same, and afterwards there is nothing left to do.
-    whole = run("sweep.py", tmp_path / "other.sqlite", "--steps", "20")
+    whole = run("sweep.py", tmp_path / "other.sqlite")
     assert whole.lines["stdout"][:-1] == resumed.lines["stdout"][:-1]
-    assert len(set(" ".join(whole.lines["stdout"][1:-1]).split())) > 20
-    again = run("sweep.py", journal, "--steps", "20")
-    assert again.lines["stdout"][-1] == "0 of 400 were computed in this run, 400 before"
+    assert len(set(" ".join(whole.lines["stdout"][1:-1]).split())) > 10
+    again = run("sweep.py", journal)
+    assert again.lines["stdout"][-1] == "0 of 100 were computed in this run, 100 before"
 
 
 # -- notebook.ipynb -----------------------------------------------------------------------------------------
@@ -271,6 +271,19 @@ def test_recipe_for_tests_passes_and_covers_lines_in_workers(recipe: Path, proce
     [file] = json.loads((recipe / "report.json").read_text())["files"].values()
     assert not file["missing_lines"]
     assert not file["missing_branches"]
+
+
+# -- shots/ -------------------------------------------------------------------------------------------------
+
+
+def test_shots_are_made_from_real_runs(tmp_path: Path):
+    pytest.importorskip("pyte")
+    pytest.importorskip("rich")
+    with module_of("shots/make") as shots:
+        picture = shots.make("first", tmp_path).read_text(encoding="utf-8")
+        assert "squared" in picture
+        assert "SIGKILL" in picture
+        assert {f"{name}.svg" for name in shots.SHOTS} == {each.name for each in (EXAMPLES / "shots").glob("*.svg")}
 
 
 # -- the list -----------------------------------------------------------------------------------------------
