@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import inspect
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ def public_api() -> str:
             else:
                 lines.append(f"{name}.{public}")
     return "\n".join(dict.fromkeys(lines)) + "\n"
+
+
+def test_the_version_is_that_of_the_project():
+    project = tomllib.loads((RECORD.parents[2] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert importlib.import_module("procbackground").__version__ == project["version"]
 
 
 def test_the_public_interface_is_as_recorded():
