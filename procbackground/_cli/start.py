@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 
-NEEDS_EXTRA = "procbackground: the command needs click and rich: pip install 'procbackground[cli]'"
+NEEDS_EXTRA = (
+    "procbackground: the command needs click and rich: pip install 'procbackground[cli]', or in a clone '.[cli]'"
+)
 
 
 def main() -> int:
