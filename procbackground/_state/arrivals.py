@@ -21,11 +21,11 @@ def said_hello(state: State, worker: Worker, now_s: float) -> None:
         state.launches.succeeded(worker)
     if worker.state != fleet.STARTING:
         return
-    state.starting -= 1
+    state.take_out(worker)
     state.launches.succeeded(worker)
     state.commands.append(c.ProcessReady(worker))
     worker.enter(fleet.SPARE, now_s)
-    state.spares.append(worker)
+    (state.spares if worker.kind is None else state.kept).append(worker)
     if state.is_draining:
         stops.retire(state, worker, now_s)
         return

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from procbackground._state.attempt import IllegalTransition
 from procbackground._state.job import Job
+from procbackground._state.ledger import Kind, Needs
 from procbackground._state.pipeline import Pipeline
 
 if TYPE_CHECKING:
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
 
 STARTING: Final = "starting"  # a process was asked for; it has not said hello
 SPARE: Final = "spare"  # ready, has run nothing, and belongs to no job
-IDLE: Final = "idle"  # one of the pool, with nothing to do
+IDLE: Final = "idle"  # with nothing to do: one of the pool, or one that is kept and has no place
 BUSY: Final = "busy"
 RECALLING: Final = "recalling"  # to be stopped, once what it has not begun is out of its pipe; not signalled yet
 STOPPING: Final = "stopping"  # its process tree is being stopped
@@ -61,12 +62,14 @@ class Worker:
     """One worker process. `process` and `last_started_event_sequence` are the supervisor's."""
 
     __slots__ = (
-        "death", "is_last", "kill_timer", "last_started_event_sequence", "line", "look_asked_s", "look_due_s", "loop",
-        "number", "pid", "pipeline", "process", "since_s", "state", "state_at_end", "stop_reason", "uses_slot", "wall",
-        "was_killed",
+        "death", "is_kept", "is_last", "kill_timer", "kind", "last_started_event_sequence", "line", "look_asked_s",
+        "look_due_s", "loop", "needs", "number", "pid", "pipeline", "places", "process", "since_s", "state",
+        "state_at_end", "stop_reason", "uses_slot", "wall", "was_killed",
     )  # fmt: skip
 
-    def __init__(self, number: int, line: int, wall: Callable[[float], float], now_s: float) -> None:
+    def __init__(
+        self, number: int, line: int, wall: Callable[[float], float], now_s: float, kind: Kind | None = None
+    ) -> None:
         self.number: int = number
         self.line: int = line  # of the shared page
         self.wall: Callable[[float], float] = wall  # turns monotonic times into those of time.time()
@@ -76,8 +79,12 @@ class Worker:
         self.pid: int = 0
         self.pipeline: Pipeline = Pipeline(now_s)
         self.loop: Job | None = None
-        self.uses_slot: bool = False  # of `max_workers`
+        self.kind: Kind | None = kind  # None for an ordinary one
+        self.places: int = 1  # of `max_workers`, that it takes while it uses any
+        self.uses_slot: bool = False
+        self.needs: Needs | None = None  # of the job with needs that it runs
         self.is_last: bool = False  # it leaves after what it runs
+        self.is_kept: bool = False  # or rests: what it runs has needs
         self.stop_reason: str | None = None
         self.was_killed: bool = False  # by us, with SIGKILL
         self.kill_timer: Timer | None = None

@@ -21,7 +21,6 @@ class MemoryGate:
     def __init__(self, min_free_bytes: int) -> None:
         self.min_free_bytes: int = min_free_bytes
         self._status = _UNKNOWN
-        self._is_watched = False  # the monitor calls `memory_seen`, or soon will
         self._held_since_s = 0.0
 
     @property
@@ -34,7 +33,6 @@ class MemoryGate:
         if not state.unsettled and not state.unsettled_loops:
             self._end_hold(state, free_bytes, now_s)
             self._status = _UNKNOWN
-            self._is_watched = False
             return False
         if free_bytes >= self.min_free_bytes:
             self._end_hold(state, free_bytes, now_s)
@@ -48,20 +46,20 @@ class MemoryGate:
             stops.recall_all(state, now_s)  # what waits in a worker's pipe has not begun either
         return True
 
-    def memory_not_seen(self, state: State, now_s: float) -> None:
-        """No thread could be had to watch the memory: try again in a while."""
-        self._is_watched = False
-        state.timers.at(now_s + WATCH_AGAIN_S, _ask_again)
-
     def want_watch(self, state: State) -> None:
         """Something waits: have the memory watched, if it is not."""
-        if not self._is_watched and (state.queue.length or state.fresh_queue.length or state.loops_queue):
-            self._is_watched = True
-            state.commands.append(c.WatchMemory())
+        if state.queue.length or state.fresh_queue.length or state.loops_queue or state.needy:
+            state.watch_memory()
 
     def _end_hold(self, state: State, free_bytes: int, now_s: float) -> None:
         if self._status == _HELD:
             state.commands.append(c.AdmissionResumed(free_bytes, now_s - self._held_since_s))
+
+
+def memory_not_seen(state: State, now_s: float) -> None:
+    """No thread could be had to watch the memory: try again in a while."""
+    state.is_memory_watched = False
+    state.timers.at(now_s + WATCH_AGAIN_S, _ask_again)
 
 
 def _ask_again(state: State, subject: None, now_s: float) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state import attempt as a
+from procbackground._state.ledger import Needs
 from procbackground.report import Attempt, Outcome
 from procbackground.retry import Retry
 from procbackground.task import NO_LIMIT
@@ -45,12 +46,14 @@ class Recipe:
         "first_flags",
         "interval_s",
         "is_chunk",
+        "is_apart",
         "is_loop",
         "isolate",
         "make_task",
         "mean_s",
         "memory_limit",
         "name",
+        "needs",
         "needs_judge",
         "needs_verdict",
         "output",
@@ -77,6 +80,7 @@ class Recipe:
         priority: int = 0,
         interval_s: float = 0.0,
         isolate: bool = False,
+        needs: Needs | None = None,
         is_chunk: bool = False,
         make_task: Callable[..., Any] | None = None,
         output: Any = None,
@@ -104,6 +108,8 @@ class Recipe:
         self.priority: int = priority
         self.interval_s: float = interval_s
         self.isolate: bool = isolate
+        self.needs: Needs | None = needs  # beside one place; None for most
+        self.is_apart: bool = isolate or needs is not None  # its jobs never go to the queue of most
         self.is_chunk: bool = is_chunk
         self.make_task: Callable[..., Any] | None = make_task  # makes the `Task` of a call, if it is asked for
         self.mean_s: float = -1.0  # running mean of the duration of an attempt; below 0 while unknown
@@ -118,7 +124,7 @@ class Recipe:
             mean_s = self.mean_s + weight * (mean_s - self.mean_s)
         self.mean_s = mean_s
         is_short = mean_s < SHORT_TASK_S and self.timeout_s > 10 * SHORT_TASK_S
-        if not is_short or self.isolate:
+        if not is_short or self.is_apart:
             self.depth = 1
         elif mean_s * MAX_PREFETCH_DEPTH <= PREFETCHED_S:
             self.depth = MAX_PREFETCH_DEPTH

@@ -8,6 +8,7 @@ from typing import Any, Final
 from procbackground._state import commands as c
 from procbackground._state import fleet, outcomes, stops
 from procbackground._state.fleet import Worker
+from procbackground._state.ledger import Kind
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
 
@@ -56,17 +57,31 @@ class Launches:
             self._staff_after_pause(state)
             return
         for _ in range(missing):
-            line = self._take_line()
-            if line is None:
-                break
-            self._numbers += 1
-            worker = Worker(self._numbers, line, state.wall, now_s)
-            state.workers.add(worker)
-            state.starting += 1
-            state.commands.append(c.Launch(worker))
-            self._launched.append(worker)
+            if self._launch_one(state, None, now_s):
+                state.starting += 1
+
+    def launch_kind(self, state: State, kind: Kind, now_s: float) -> bool:
+        """Start a worker of a kind; return False where that is not possible now."""
+        if now_s < self._not_before_s:
+            self._staff_after_pause(state)
+            return False
+        if not self._launch_one(state, kind, now_s):
+            return False
+        state.ledger.take_slots(kind)
+        return True
+
+    def _launch_one(self, state: State, kind: Kind | None, now_s: float) -> bool:
+        line = self._take_line()
+        if line is None:
+            return False
+        self._numbers += 1
+        worker = Worker(self._numbers, line, state.wall, now_s, kind)
+        state.workers.add(worker)
+        state.commands.append(c.Launch(worker))
+        self._launched.append(worker)
         if self.start_timeout_s != NO_LIMIT and not self._is_watched:
             self._watch_oldest(state)
+        return True
 
     def _take_line(self) -> int | None:
         if self.free_lines:
@@ -199,7 +214,7 @@ def break_manager(state: State, what: str, why: Any, now_s: float) -> None:
 
 def fail_waiting(state: State, now_s: float) -> None:
     """Fail all that waits for a worker, or for a verdict that could only ask for one."""
-    for job in (*state.queue, *state.fresh_queue, *state.loops_queue, *state.waiting, *state.being_judged):
+    for job in (*state.queued(), *state.loops_queue, *state.waiting, *state.being_judged):
         waiting, job.worker = job.worker, None
         outcomes.fail_as_broken(state, job)
         if waiting is not None and waiting.loop is job:

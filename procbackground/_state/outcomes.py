@@ -43,7 +43,7 @@ def end(state: State, job: Job) -> None:
         if was_queued and job in state.loops_queue:
             state.loops_queue.remove(job)
     elif was_queued:
-        (state.fresh_queue if job.needs_fresh_worker else state.queue).note_ended()
+        state.note_ended(job)
     state.being_judged.discard(job)
     state.waiting.discard(job)
     state.aside.discard(job)
@@ -77,7 +77,7 @@ def requeue(state: State, job: Job) -> None:
     """Put back a job that was sent to a worker and did not begin there; it is in no place now."""
     job.worker = None
     if _may_queue(state, job):
-        (state.fresh_queue if job.needs_fresh_worker else state.queue).push_back(job)
+        state.queue_of(job).push_back(job)
 
 
 def _may_queue(state: State, job: Job) -> bool:
@@ -99,7 +99,7 @@ def admit(state: State, job: Job) -> None:
         if job.recipe.retry is not None or job.recipe.isolate:
             state.keeps_spare = True
         job.state = a.QUEUED
-        (state.fresh_queue if job.needs_fresh_worker else state.queue).push(job)
+        state.queue_of(job).push(job)
         state.needs_staff = True
 
 
@@ -151,7 +151,7 @@ def try_again(state: State, job: Job, now_s: float) -> None:
     if job.recipe.is_loop:
         state.loops_queue.append(job)
     else:
-        state.fresh_queue.push_back(job)
+        state.queue_of(job).push_back(job)
     state.needs_staff = True
 
 

@@ -9,15 +9,15 @@ neither command nor event object ("shortcut" marks where it bypasses the tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
-from procbackground._state import arrivals, fleet, invariants, launches, limits, loops, outcomes, staffing, stops
+from procbackground._state import arrivals, fleet, invariants, launches, limits, loops, needy, outcomes, staffing, stops
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state.commands import Clocks
 from procbackground._state.fleet import Death, Worker
-from procbackground._state.gate import MemoryGate
+from procbackground._state.gate import MemoryGate, memory_not_seen
 from procbackground._state.job import SETTLED, Job
 from procbackground._state.launches import SHORTAGE, Launches
 from procbackground._state.pipeline import UnexpectedAnswer
@@ -39,6 +39,7 @@ class Scheduler(State):
         keeps_spare: bool = False,
         start_timeout_s: float = NO_LIMIT,
         min_free_bytes: int | None = None,
+        slots: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(
             max_workers=max_workers,
@@ -46,6 +47,7 @@ class Scheduler(State):
             max_tasks_per_child=max_tasks_per_child,
             grace_s=grace_s,
             keeps_spare=keeps_spare,
+            slots=slots,
         )
         self.launches: Launches = Launches(lines, start_timeout_s)
         self.gate: MemoryGate | None = None if min_free_bytes is None else MemoryGate(min_free_bytes)
@@ -63,10 +65,11 @@ class Scheduler(State):
         recipe = job.recipe
         if recipe.deadline_s != NO_LIMIT:
             limits.set_deadline(self, job, job.started_s or now_s)
-        if recipe.isolate:
-            self.keeps_spare = self.needs_staff = True
+        if recipe.is_apart:
+            self.needs_staff = True
+            self.keeps_spare = self.keeps_spare or recipe.isolate
             job.started_s = now_s  # of its wait, as below
-            self.fresh_queue.push(job)
+            self.queue_of(job).push(job)
             return None
         if recipe.retry is not None:
             self.keeps_spare = True
@@ -364,17 +367,20 @@ class Scheduler(State):
         """The worker was asked to look at the clock, after `asked_s` and before `due_s`."""
         limits.look_was_asked(self, worker, asked_s, due_s)
 
-    def memory_seen(self, free_bytes: int, now_s: float) -> bool:
-        """So much memory is free now; return whether to look again."""
-        assert self.gate is not None
-        wants_more = self.gate.memory_seen(self, free_bytes, now_s)
+    def memory_seen(self, free_bytes: int, now_s: float, held_bytes: Mapping[Worker, int] | None = None) -> bool:
+        """So much memory is free, and so much is held by the trees of workers that have a reservation; return whether
+        to look again.
+        """
+        wants_more = needy.memory_seen(self, free_bytes, held_bytes or {})
+        if self.gate is not None:
+            wants_more = self.gate.memory_seen(self, free_bytes, now_s) or wants_more
+        self.is_memory_watched = wants_more
         self._staff_if_needed(now_s)
         return wants_more
 
     def memory_not_seen(self, now_s: float) -> None:
         """No thread could be had to watch the memory."""
-        assert self.gate is not None
-        self.gate.memory_not_seen(self, now_s)
+        memory_not_seen(self, now_s)
 
     def check(self) -> None:
         """Raise `AssertionError` where an invariant does not hold; see `invariants`."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
-from procbackground._state import fleet, launches, stops
+from procbackground._state import fleet, launches, needy, stops
+from procbackground._state.dispatch import send_alone
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.queue import JobQueue
@@ -21,22 +22,30 @@ def staff(state: State, now_s: float) -> None:
         state.gate.want_watch(state)
         return
     while state.loops_queue and state.spares:
-        _start_loop(state, state.loops_queue.popleft(), state.spares.pop(), now_s)
+        worker = state.spares.pop()
+        send_alone(state, worker, state.loops_queue.popleft(), now_s)
+    if state.needy:
+        needy.staff(state, now_s, in_turn=True)
+    limit = needy.limit(state)
     while state.spares and state.fresh_queue.peek() is not None and is_freshness_first(state):
-        if state.active >= state.max_workers:
+        if state.active >= limit:
             if not state.idle:
                 break
             stops.retire(state, state.idle[0], now_s)
         _promote(state, state.spares.pop(), state.fresh_queue, now_s)
+    if state.kept:
+        needy.unpark(state)
     while state.idle and state.queue.peek() is not None:
         worker = state.idle.pop()
         worker.enter(fleet.BUSY, now_s)
         _send(state, worker, refill(state, worker, now_s))
-    while state.spares and state.active < state.max_workers:
+    while state.spares and state.active < limit:
         source = state.fresh_queue if is_freshness_first(state) else state.queue
         if source.peek() is None:
             break
         _promote(state, state.spares.pop(), source, now_s)
+    if state.needy:
+        needy.staff(state, now_s, in_turn=False)
     _launch_missing(state, now_s)
     if state.active + state.starting < state.max_workers:
         want_rescue(state, now_s)  # a place is free, and all that could fill it may be in a busy worker's pipe
@@ -59,10 +68,10 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
         worker.is_last
         or pipeline.sent == state.max_tasks_per_child
         or (state.fresh_queue.length and not is_shut and state.spares and is_freshness_first(state))
+        or (state.needy and not is_shut and needy.wants_place(state))
     ):
         if not jobs:
-            stops.retire(state, worker, now_s)  # its place is wanted for another
-            state.needs_staff = True
+            _give_up_place(state, worker, now_s)
         return []
     queue = state.queue
     first = None if is_shut else queue.peek()
@@ -107,46 +116,29 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
     return given
 
 
+def _give_up_place(state: State, worker: Worker, now_s: float) -> None:
+    """Have the worker, which runs nothing, leave its place to another."""
+    state.needs_staff = True
+    if worker.needs is not None:
+        needy.end_turn(state, worker, now_s)
+    elif state.needy and not (worker.is_last or worker.pipeline.sent == state.max_tasks_per_child):
+        needy.park(state, worker, now_s)
+    else:
+        stops.retire(state, worker, now_s)
+
+
 def _promote(state: State, worker: Worker, source: JobQueue, now_s: float) -> None:
     """Make a spare one of the pool, with a first job from `source`."""
     state.take_slot(worker)
-    worker.enter(fleet.BUSY, now_s)
-    worker.pipeline.head_since_s = now_s
     if source is state.queue:
+        worker.enter(fleet.BUSY, now_s)
+        worker.pipeline.head_since_s = now_s
         _send(state, worker, refill(state, worker, now_s))
         return
     source.peek()
     job = source.pop()
-    if job.attempt == 1:
-        state.figures.of(job.recipe.name).waited.add(now_s - job.started_s)
-    _dispatch(worker, job, now_s)
-    worker.pipeline.jobs.append(job)
     worker.is_last = job.recipe.isolate
-    _scan_for(state, job, now_s)
-    _send(state, worker, [job])
-
-
-def _start_loop(state: State, loop: Job, worker: Worker, now_s: float) -> None:
-    worker.enter(fleet.BUSY, now_s)
-    worker.loop = loop
-    worker.pipeline.head_since_s = now_s
-    _dispatch(worker, loop, now_s)
-    loop.with_history().iterations = 0
-    _scan_for(state, loop, now_s)
-    _send(state, worker, [loop])
-
-
-def _dispatch(worker: Worker, job: Job, now_s: float) -> None:
-    worker.pipeline.sent += 1
-    job.sequence = worker.pipeline.sent
-    job.worker = worker
-    job.started_s = now_s
-    job.move(a.DISPATCHED)
-
-
-def _scan_for(state: State, job: Job, now_s: float) -> None:
-    if job.recipe.watch_s != NO_LIMIT:
-        state.next_scan_s = min(state.next_scan_s, now_s + job.recipe.watch_s)
+    send_alone(state, worker, job, now_s)
 
 
 def _send(state: State, worker: Worker, jobs: list[Job]) -> None:
@@ -171,8 +163,13 @@ def _launch_missing(state: State, now_s: float) -> None:
         launches.fail_waiting(state, now_s)  # it came in before the callers were refused
         return
     fresh = state.fresh_queue.length
+    queued = fresh + state.queue.length
+    kept = 0
+    if state.needy or state.kept:
+        queued += sum(queue.length for needs, queue in state.needy.items() if not needs.takes_own_kind)
+        kept = sum(worker.kind is None and worker.state == fleet.IDLE for worker in state.kept)
     wanted = len(state.loops_queue)
-    wanted += min(max(0, state.max_workers - state.active), fresh + state.queue.length)
+    wanted += min(max(0, needy.limit(state) - state.active), max(fresh, queued - kept))
     if state.keeps_spare or state.loops:
         # Fresh processes are what a stream of isolated tasks lives on: keep as many ready as can run.
         wanted += max(1, min(fresh, state.max_workers))

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from procbackground._figures import Figures
 from procbackground._state import fleet
-from procbackground._state.commands import Command
+from procbackground._state.commands import Command, WatchMemory
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
+from procbackground._state.ledger import Ledger, Needs
 from procbackground._state.queue import JobQueue
 from procbackground._state.timers import Timers
 from procbackground.task import NO_LIMIT
@@ -21,6 +23,19 @@ if TYPE_CHECKING:
     from procbackground._state.gate import MemoryGate
     from procbackground._state.launches import Launches
     from procbackground._state.timers import Timer
+
+
+class HeldBack:
+    """The job with needs for which others are held back, because it has waited for long; or will be."""
+
+    __slots__ = ("is_due", "job", "places", "since_s", "timer_s")
+
+    def __init__(self) -> None:
+        self.job: Job | None = None  # the first in order, while its needs are not met
+        self.since_s: float = 0.0  # it is
+        self.is_due: bool = False  # it has waited for long enough
+        self.places: int = 0  # that come free are kept for it
+        self.timer_s: float = 0.0  # when the last timer for that is due
 
 
 class State:
@@ -37,6 +52,7 @@ class State:
         max_tasks_per_child: int | None,
         grace_s: float,
         keeps_spare: bool,
+        slots: Mapping[str, int] | None = None,
     ) -> None:
         self.max_workers: int = max_workers
         self.max_tasks_per_child: int | None = max_tasks_per_child
@@ -47,6 +63,7 @@ class State:
         # Jobs. Each that has not settled is in one of these, or in a worker.
         self.queue: JobQueue = JobQueue()
         self.fresh_queue: JobQueue = JobQueue()  # of jobs whose next attempt needs a fresh process
+        self.needy: dict[Needs, JobQueue] = {}  # of jobs with needs, by these; none is empty
         self.loops_queue: deque[Job] = deque()
         self.being_judged: set[Job] = set()  # an attempt has ended, and its verdict is on the way
         self.waiting: set[Job] = set()  # for the time of their next attempt
@@ -56,12 +73,16 @@ class State:
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
         self.spares: list[Worker] = []
-        self.active: int = 0  # workers that use a slot of `max_workers`
-        self.starting: int = 0
+        self.kept: list[Worker] = []  # idle or spare, without a place: those of a kind, and others while places are short
+        self.active: int = 0  # places of `max_workers` that workers use
+        self.starting: int = 0  # those of a kind not included
+        self.ledger: Ledger = Ledger(slots or {})
+        self.held_back: HeldBack = HeldBack()
         self.keeps_spare: bool = keeps_spare
         # Parts of the state that need a decision at the next step.
         self.needs_staff: bool = False  # a job was accepted, so `staff` must be called
         self.next_scan_s: float = NO_LIMIT  # when a running attempt must be checked
+        self.is_memory_watched: bool = False  # `memory_seen` is called, or soon will be
         self.rescue_timer: Timer | None = None
         # Counters.
         self.accepted: int = 0  # number of the latest job
@@ -102,32 +123,75 @@ class State:
         """Whether no one-off is left, nor will follow from one."""
         return self.unsettled == 0 and self.holds == 0
 
+    def queue_of(self, job: Job) -> JobQueue:
+        """Return the queue in which a one-off waits for its next attempt."""
+        needs = job.recipe.needs
+        if needs is None:
+            return self.fresh_queue if job.needs_fresh_worker else self.queue
+        queue = self.needy.get(needs)
+        if queue is None:
+            queue = self.needy[needs] = JobQueue()
+        return queue
+
+    def note_ended(self, job: Job) -> None:
+        """A one-off has ended where it waited; its state says so already."""
+        queue = self.queue_of(job)
+        queue.note_ended()
+        if job.recipe.needs is not None:
+            self.needs_staff = True  # others may have been held back for it
+            if not queue.length:
+                del self.needy[job.recipe.needs]
+
+    def queues(self) -> list[JobQueue]:
+        """Return the queues of one-offs."""
+        return [self.queue, self.fresh_queue, *self.needy.values()]
+
+    def queued(self) -> Iterator[Job]:
+        """Return the one-offs that wait in a queue."""
+        return chain.from_iterable(self.queues())
+
     # -- workers -------------------------------------------------------------------------------------------
 
     def take_slot(self, worker: Worker) -> None:
         worker.uses_slot = True
-        self.active += 1
+        self.active += worker.places
 
     def take_out(self, worker: Worker) -> None:
         """Remove the worker from the lists of those that are free, or will be."""
         if worker.state == fleet.STARTING:
-            self.starting -= 1
+            if worker.kind is None:
+                self.starting -= 1
+        elif worker in self.kept:
+            self.kept.remove(worker)
         elif worker.state == fleet.SPARE:
             self.spares.remove(worker)
         elif worker.state == fleet.IDLE and worker in self.idle:
             self.idle.remove(worker)
 
     def leave_slot(self, worker: Worker) -> None:
+        """The worker gives back the places that it uses, and what else the needs of its job took."""
         if worker.uses_slot:
             worker.uses_slot = False
-            self.active -= 1
+            self.active -= worker.places
+        if worker.needs is not None:
+            self.ledger.release(worker.needs)
+            worker.needs = None
+            worker.is_kept = False
 
     def forget(self, worker: Worker) -> None:
         """The worker's process is gone, or there was none."""
         self.timers.cancel(worker.kill_timer)
         worker.kill_timer = None
         self.workers.discard(worker)
+        if worker.kind is not None:
+            self.ledger.return_slots(worker.kind)
         self.launches.free_lines.append(worker.line)
+
+    def watch_memory(self) -> None:
+        """Have the free memory measured from now on, if it is not."""
+        if not self.is_memory_watched:
+            self.is_memory_watched = True
+            self.commands.append(WatchMemory())
 
     # -- figures -------------------------------------------------------------------------------------------
 
@@ -138,11 +202,13 @@ class State:
         """Return how many jobs wait, in a queue, behind another in a worker's pipe, or for their next attempt."""
         behind = sum(len(worker.pipeline.jobs) - 1 for worker in self.workers if worker.pipeline.jobs)
         queued = self.queue.length + self.fresh_queue.length + len(self.loops_queue)
+        if self.needy:
+            queued += sum(queue.length for queue in self.needy.values())
         return queued + behind + len(self.waiting) + len(self.aside)
 
     def all_jobs(self) -> Iterable[Job]:
         """Every job that has not settled, for the case that the supervisor itself fails."""
-        jobs = [*self.queue, *self.fresh_queue, *self.loops, *self.waiting, *self.being_judged, *self.aside]
+        jobs = [*self.queued(), *self.loops, *self.waiting, *self.being_judged, *self.aside]
         for worker in self.workers:
             jobs.extend(job for job in worker.pipeline.jobs if not job.has_settled)
         return dict.fromkeys(jobs)

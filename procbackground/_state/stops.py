@@ -182,7 +182,7 @@ def cancel_queued(state: State, now_s: float) -> None:
     state.cancels_queue = True
     if not state.is_cut_short:
         recall_all(state, now_s)  # what they have not begun comes back to `requeue`
-    for job in (*state.queue, *state.fresh_queue, *state.waiting, *state.being_judged):
+    for job in (*state.queued(), *state.waiting, *state.being_judged):
         if not job.recipe.is_loop and (job.state != JUDGED or state.is_cut_short):
             outcomes.cancel(state, job)
     for job in [job for job in state.aside if job.state == LOOKED_UP]:

@@ -159,6 +159,8 @@ class World:
         if not self.scheduler.cancel(job, self.now_s):
             return False
         self._end(job, CANCELLED)
+        if self.scheduler.needs_staff:
+            self.scheduler.staff(self.now_s)
         self.settle_down()
         return True
 
@@ -356,11 +358,16 @@ class World:
         self.scheduler.over_memory(worker, self.now_s)
         self.settle_down()
 
-    def see_memory(self, free_bytes: int) -> bool:
-        """Tell how much memory is free; return whether to look again."""
-        looks_again = self.scheduler.memory_seen(free_bytes, self.now_s)
+    def see_memory(self, free_bytes: int, held_bytes: dict[Worker, int] | None = None) -> bool:
+        """Tell how much memory is free, and held by running tasks that reserve some; return whether to look again."""
+        looks_again = self.scheduler.memory_seen(free_bytes, self.now_s, held_bytes)
         self.settle_down()
         return looks_again
+
+    @property
+    def wants_memory(self) -> bool:
+        """Whether the memory is looked at now and then."""
+        return self.scheduler.is_memory_watched
 
     def fail_to_see_memory(self) -> None:
         """Nobody could be found to look."""

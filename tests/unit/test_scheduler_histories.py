@@ -14,6 +14,7 @@ from tenacity import retry_if_result, stop_after_attempt, wait_fixed
 from procbackground import Retry
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Recipe
+from procbackground._state.ledger import Needs
 from tests.unit.model import Child, World, ending_of, short
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -30,6 +31,11 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "isolated": lambda: Recipe("isolated", b"", isolate=True),
     "limited": lambda: short("limited", timeout_s=0.1, retry=Retry.of_attempts(2)),
     "due soon": lambda: short("due soon", deadline_s=0.03),
+    "broad": lambda: Recipe("broad", b"", needs=Needs(cores=2), retry=Retry.of_attempts(2)),
+    "of a slot": lambda: Recipe("of a slot", b"", needs=Needs(slots=(("gpu", 1),)), retry=Retry.of_attempts(2)),
+    "of two slots": lambda: Recipe("of two slots", b"", needs=Needs(slots=(("gpu", 2),)), isolate=True, timeout_s=0.1),
+    "large": lambda: Recipe("large", b"", needs=Needs(memory=600), deadline_s=0.5),
+    "of all": lambda: Recipe("of all", b"", needs=Needs(2, 600, (("gpu", 1),)), priority=1, isolate=True),
     "loop": lambda: Recipe("loop", b"", is_loop=True),
     "limited loop": lambda: Recipe("limited loop", b"", is_loop=True, timeout_s=0.1, deadline_s=1.0),
 }
@@ -47,8 +53,12 @@ class SchedulerMachine(RuleBasedStateMachine):
     @initialize(max_workers=st.integers(1, 3), tasks_per_child=st.sampled_from([None, None, 1, 3]))
     def make(self, max_workers: int, tasks_per_child: int | None) -> None:
         self.world = World(
-            max_workers, is_obedient=False, max_tasks_per_child=tasks_per_child, grace_s=0.5, lines=8
+            max_workers, is_obedient=False, max_tasks_per_child=tasks_per_child, grace_s=0.5, lines=8,
+            slots={"gpu": 2},
         )
+        self.recipes = {
+            name: recipe for name, recipe in self.recipes.items() if recipe.needs is None or recipe.needs.cores <= max_workers
+        }
 
     def child(self, index: int, wanted: Callable[[Child], object]) -> Worker | None:
         """Return the worker of one of the children that are as wanted."""
@@ -59,20 +69,24 @@ class SchedulerMachine(RuleBasedStateMachine):
         ]
         return fitting[index % len(fitting)] if fitting else None
 
+    def recipe(self, name: str) -> Recipe:
+        """Return that recipe; another one in place of what needs more than there is, which callers refuse."""
+        return self.recipes.get(name, self.recipes["of a slot"])
+
     # -- callers -------------------------------------------------------------------------------------------
 
     @precondition(lambda self: not self.is_closing)
     @rule(names=st.lists(st.sampled_from(sorted(RECIPES)), min_size=1, max_size=6))
     def submit(self, names: list[str]) -> None:
         for name in names:
-            self.world.submit(recipe=self.recipes[name])
+            self.world.submit(recipe=self.recipe(name))
         self.world.staff()
 
     @precondition(lambda self: not self.is_closing)
     @rule(name=st.sampled_from(sorted(RECIPES)))
     def submit_in_a_burst(self, name: str) -> None:
         for _ in range(3):
-            self.world.submit(recipe=self.recipes[name], is_alone=False)
+            self.world.submit(recipe=self.recipe(name), is_alone=False)
         self.world.staff()
 
     @precondition(lambda self: self.world.jobs)
@@ -164,6 +178,11 @@ class SchedulerMachine(RuleBasedStateMachine):
     def judge(self) -> None:
         self.world.judge(self.world.verdicts.popleft())
         self.world.settle_down()
+
+    @precondition(lambda self: self.world.wants_memory)
+    @rule(free_bytes=st.sampled_from([0, 500, 700, 2000]))
+    def see_memory(self, free_bytes: int) -> None:
+        self.world.see_memory(free_bytes)
 
     @rule(seconds=st.sampled_from([0.0, 0.0005, 0.0011, 0.003, 0.03, 0.1, 0.6]))
     def advance(self, seconds: float) -> None:
