@@ -88,7 +88,7 @@ class View:
     @property
     def queued(self) -> int:
         """How many one-offs wait in the queue, those that were sent ahead to a worker not included."""
-        return self._ask(lambda: self._scheduler.queue.length + self._scheduler.fresh_queue.length)  # type: ignore[no-any-return]
+        return self._ask(lambda: sum(queue.length for queue in self._scheduler.queues()))  # type: ignore[no-any-return]
 
     @property
     def waiting_callers(self) -> int:

@@ -16,8 +16,8 @@ _PIECE_S = 1e6
 class Context:
     """The running task, as seen from inside it. Get it by `procbackground.current()`.
 
-    Outside a task `attempt` is 1, `name` is "", `stopping` is False and `saved` is None, `wait` just sleeps and the
-    other calls do nothing, so that functions stay callable in plain code.
+    Outside a task `attempt` is 1, `name` is "", `stopping` is False, `slots` is empty, `saved` is None, `wait` just
+    sleeps and the other calls do nothing, so that functions stay callable in plain code.
     """
 
     __slots__ = ("attempt", "name")
@@ -30,6 +30,15 @@ class Context:
     def stopping(self) -> bool:
         """Whether a stop was asked for: by `cancel()`, `close()`, a timeout or a deadline."""
         return False
+
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        """The numbers of the slots that the task has, such as `{"gpu": (2,)}`, from 0 on; empty if it needs none.
+
+        No other running task of its manager has them. With a slot "gpu", CUDA_VISIBLE_DEVICES was set by them before
+        this process imported anything; see `Manager`.
+        """
+        return {}
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         """Report how far the task is. Reaches `handle.progress` and `on_task_progress`, and counts as a heartbeat."""

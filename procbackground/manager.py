@@ -91,7 +91,8 @@ class _FrontDoor(BulkCalls):
 
         Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`. A loop given to a
         manager whose loops were cancelled is cancelled at once.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`.
+        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`; `ValueError`
+        for needs (`cores`, `memory`, `slots`) that can never be met, naming them and what there is.
         Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
         """
         handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
@@ -102,14 +103,14 @@ class _FrontDoor(BulkCalls):
         """Return a view on this manager whose calls run under the given fields of `Task`.
 
         `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
-        that are out of range.
+        that are out of range; `ValueError` for needs that can never be met.
         """
         fields: dict[str, Any] = {**self._submitter.fields, **task_fields}
         for name in ("fn", "args", "kwargs"):
             if name in fields:
                 raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         submitter = self._submitter.with_fields(fields)
-        submitter.make_task(print, (), {})  # raises now, rather than at the first call, for values out of range
+        submitter.check_fields()
         view = Options(self._supervisor, submitter, self._max_workers)
         view._origin = self
         return view
@@ -134,8 +135,7 @@ class Manager(_FrontDoor, ExecutorInternals):
     Args:
         max_workers: one-off tasks that run at once; by default one for each CPU this process may use, by its affinity
             and its container's quota (rounded up). Loops have a process of their own beside them.
-        mp_context: a `multiprocessing` context, or a start method's name, such as "spawn"; by default `forkserver`
-            where it exists, else `spawn`.
+        mp_context: a `multiprocessing` context, or a start method's name; by default `forkserver`, else `spawn`.
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
         max_tasks_per_child: tasks after which a worker is replaced; by default it never is.
@@ -146,14 +146,12 @@ class Manager(_FrontDoor, ExecutorInternals):
         retry: a `Retry`, or an int (that many attempts in total), for tasks without their own; default one attempt.
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
-        memory_limit: bytes that an attempt's process tree may hold, likewise; or a text: "2GiB" and "2G" are powers of
-            1024, "2GB" of 1000.
-        output: where the output of tasks without their own `output` goes: "inherit", "capture", "relay", "tagged" or a
-            path; see `Task`.
+        memory_limit: bytes that an attempt's process tree may hold, likewise; or a text, such as "2GiB".
+        output: where the output of tasks without their own `output` goes; see `Task`.
         max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
-        when_full: what `run` and `run_task` do while `max_pending` tasks wait: "wait" blocks, first come, first
-            served, except in a thread with a running event loop, where awaiting the handle is the wait and the queue
-            grows; "raise" raises `QueueFullError`, in an event loop too.
+        when_full: what `run` and `run_task` do then: "wait" blocks, first come, first served, except in a thread with a
+            running event loop, where awaiting the handle is the wait and the queue grows; "raise" raises
+            `QueueFullError`, in an event loop too.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
@@ -162,41 +160,42 @@ class Manager(_FrontDoor, ExecutorInternals):
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
             while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default
             free memory is not checked.
+        slots: what there is for tasks to need, by name: `{"gpu": 4}`, numbered from 0. A task with `slots={"gpu": 1}`
+            has one to itself, in a process that is kept for it. `current().slots` has the numbers; those of "gpu" set
+            CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
             they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
             where `threadpoolctl` is installed.
-        env: environment variables that workers have beside the parent's, before they import anything; None removes
-            one. Goes before `threads_per_task`.
+        env: variables that workers have beside the parent's, before they import anything; None removes one. Goes before
+            `threads_per_task`.
         cwd: directory that workers run in.
         nice: added to the parent's niceness; below 0 needs privileges.
         cpu_affinity: CPUs (numbers) that workers may run on. `max_workers` is then one for each of them by default.
-            Raises (now): `NotImplementedError` where the system has no such thing.
+            Raises (now): `NotImplementedError` where the system has none.
         context: context variables whose values travel with every task: as they are where it is given, until it ends.
             Each must be a variable of a module, so that the child can find it.
         inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
-            when the task has ended, a loop runs in a thread. Handles, retries and events are the same. Limits,
-            `output`, `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its process kills yours.
-            Not with `journal`.
+            when the task has ended, a loop runs in a thread. Handles, retries, events and slots are the same. Limits,
+            `cores`, `memory`, `output`, `env`, `cwd`, `nice` and `cpu_affinity` do nothing, and a task that kills its
+            process kills yours. Not with `journal`.
         journal: a file (SQLite) that records every one-off by its key, `Task(key=...)`. Work that has succeeded in an
             earlier run is not done again: its handle gets the stored result at once, and has no attempts. What was
             queued or running when the program was killed, or failed, runs again. By default the key is made from the
             name of the function and the content of the arguments. So a batch continues after its function was
             corrected, and whatever the order of its tasks; `f(1)` and `f(x=1)` are different work. A lambda or nested
             function counts by its code. Tasks that are submitted under one key at once are run once, with the limits of
-            the first. Loops are not recorded.
-            A handle is done once its end is on the disk. If the file cannot be written later on (the disk is full,
-            say), tasks continue, handles get their results, the log has an error, and the report of `close` counts
-            the results that the file does not have. Results are pickles: use only journals that you trust.
+            the first. Loops are not recorded. A handle is done once its end is on the disk. If the file cannot be
+            written later on, tasks continue, the log has an error, and the report of `close` counts the results that
+            the file does not have. Results are pickles: use only journals that you trust.
             Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
             to another program, or to a newer version of this one.
         name: of the manager, for people: its status shows it.
-        status: whether to offer a status socket, by which `procbackground top` watches this manager, cancels tasks,
-            and ends it. It is for this user alone; `procbackground._status` has its protocol. Raises (now): `OSError`
-            where no socket can be made.
-        exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
-            default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
-            names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
+        status: whether `procbackground top` may watch this manager, cancel tasks and end it, by a socket that is for
+            this user alone; see `procbackground._status`. Raises (now): `OSError` where no socket can be made.
+        exit_timeout: seconds that an interpreter which exits waits for tasks of a manager that was not closed; by
+            default until they are done. What is cancelled or stopped then is named on stderr. A program that an
+            exception ends, such as Ctrl-C's, drops its tasks at once.
         main_import: who imports the main module, with the default context on Linux: "each" worker for itself, as
             `multiprocessing` does; or "once" a process of which workers are then quick copies, which share what the
             import has opened, and draw the same numbers from a random generator that it has made. By default "auto":
@@ -243,6 +242,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         main_import: str = "auto",
         name: str | None = None,
         status: bool = False,
+        slots: Mapping[str, int] | None = None,
     ) -> None:
         # Long because the options are many: each is checked here, and goes to the part that it is for.
         context_in_use = checks.context_of(mp_context)
@@ -253,20 +253,21 @@ class Manager(_FrontDoor, ExecutorInternals):
         exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
         from_parent = checks.what_children_get(main_import)
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
+        machine = load("procbackground._supervisor.machine")
         if max_workers is None:
-            machine = load("procbackground._supervisor.machine")
             max_workers = machine.usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
         defaults = Defaults(
             retry, timeout, stalled_threshold, memory_limit, checks.any_observes_stalls(observers),
             output=output, shows_progress=progress,
+            find_needs=checks.needs_finder(max_workers, slots, env, machine.total_memory_bytes),
         )  # fmt: skip
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
             checks.check_inline(journal, status)
             make: Any = load("procbackground._supervisor.inline").InlineSupervisor
-            stand_in = make(context_in_use, first_call, observers)
+            stand_in = make(context_in_use, first_call, observers, slots or {})
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             return
         servers = [checks.status_server(name, max_workers)] if status else []
@@ -291,6 +292,7 @@ class Manager(_FrontDoor, ExecutorInternals):
                 setup=setup,
                 journal=writer,
                 exit_timeout_s=exit_timeout,
+                slots=slots,
                 **from_parent,
             )
             undo.pop_all()
@@ -379,9 +381,7 @@ class Manager(_FrontDoor, ExecutorInternals):
     async def __aenter__(self) -> Manager:
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: object, traceback: object
-    ) -> None:
+    async def __aexit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
         if not self._supervisor.is_foreign:
             await close_block_async(self._supervisor, exc_type)
 

@@ -60,6 +60,12 @@ class Task(Generic[R]):
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.
+        cores: how many of the manager's `max_workers` places it takes. With more than 1 it runs in a process whose
+            numpy, BLAS, OpenMP and their like use so many threads.
+        memory: bytes, or a text as for `memory_limit`: it begins when so much memory is free (of the machine, or of the
+            container's limit) and not reserved by other running tasks. It may hold more: that is `memory_limit`.
+        slots: how many of which of the manager's slots it needs, such as `{"gpu": 1}`; see `Manager`. Which ones it has
+            says `current().slots`.
         output: where the standard output and standard error of an attempt go, with those of C code and of processes
             that it starts. "inherit": where the worker's go. "capture": to `handle.output`. "relay": to `sys.stdout`
             and `sys.stderr` of this process, in whole lines; "tagged": the same, with the task's name before each line.
@@ -83,6 +89,9 @@ class Task(Generic[R]):
     priority: int = 0
     interval: float = 0.0
     isolate: bool = False
+    cores: int = 1
+    memory: int | str | None = None
+    slots: Mapping[str, int] | None = None
     output: Output | None = None
     key: str | None = None
 
@@ -104,10 +113,29 @@ class Task(Generic[R]):
                 object.__setattr__(self, name, as_duration(name, seconds))
         if type(self.interval) is not float or self.interval:
             object.__setattr__(self, "interval", as_duration("interval", self.interval, may_be_zero=True))
+        if self.cores != 1 or self.memory is not None or self.slots is not None:
+            self._check_needs()
         if self.output is not None:
             check_output(self.output)
         if self.key is not None and (not isinstance(self.key, str) or not self.key):
             raise TypeError(f"key must be a str of at least one character, not {self.key!r}")
+
+    def _check_needs(self) -> None:
+        check_count("cores", self.cores)
+        if self.memory is not None:
+            object.__setattr__(self, "memory", parse_size(self.memory))
+        if self.slots is not None:
+            object.__setattr__(self, "slots", check_slots("slots", self.slots))
+        if self.type == TaskType.LOOP and self._has_needs:
+            raise ValueError(
+                "a loop has no cores, memory or slots: it would keep them from all other tasks for as long as it runs. "
+                "Give it a memory_limit, or run one-off tasks with these needs"
+            )
+
+    @property
+    def _has_needs(self) -> bool:
+        """Whether it needs more than one place to begin."""
+        return self.cores != 1 or self.memory is not None or bool(self.slots)
 
 
 class TaskFields(TypedDict, total=False):
@@ -124,6 +152,9 @@ class TaskFields(TypedDict, total=False):
     priority: int
     interval: float
     isolate: bool
+    cores: int
+    memory: int | str | None
+    slots: Mapping[str, int] | None
     output: Output | None
     key: str | None
 
@@ -152,6 +183,25 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
 def check_duration(name: str, seconds: Any) -> float | None:
     """Return `seconds` as `as_duration` does, or None for None."""
     return None if seconds is None else as_duration(name, seconds)
+
+
+def check_count(name: str, count: Any) -> None:
+    """Raise `TypeError` or `ValueError` unless `count` is an int of 1 or more."""
+    if not isinstance(count, int) or isinstance(count, bool):
+        raise TypeError(f"{name} takes an int, such as {name}=2, not {_shown(count)}")
+    if count < 1:
+        raise ValueError(f"{name} must be 1 or more, not {count}")
+
+
+def check_slots(name: str, slots: Any) -> dict[str, int]:
+    """Return `slots` as a dict. Raises: `TypeError` or `ValueError` unless it maps names to ints of 1 or more."""
+    if not isinstance(slots, Mapping):
+        raise TypeError(f"{name} takes a dict of numbers by name, such as {name}={{'gpu': 1}}, not {_shown(slots)}")
+    for key, count in slots.items():
+        if not isinstance(key, str) or not key:
+            raise TypeError(f"{name}: {_shown(key)} is no name; write such as {name}={{'gpu': 1}}")
+        check_count(f"{name}[{key!r}]", count)
+    return dict(slots)
 
 
 def check_output(output: Any) -> None:

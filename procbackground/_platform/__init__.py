@@ -48,6 +48,7 @@ if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are
         rearm_life_pipe,
         send_signal,
         start_time,
+        total_memory_bytes,
         why_not_running,
     )
 else:
@@ -75,6 +76,7 @@ else:
         rearm_life_pipe,
         send_signal,
         start_time,
+        total_memory_bytes,
         why_not_running,
     )
 
@@ -103,5 +105,6 @@ __all__ = [
     "rearm_life_pipe",
     "send_signal",
     "start_time",
+    "total_memory_bytes",
     "why_not_running",
 ]

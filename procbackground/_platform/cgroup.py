@@ -92,6 +92,12 @@ def free_memory_bytes(root: str = "/") -> int | None:
     return min(left, default=None)
 
 
+def memory_limit_bytes(root: str = "/") -> int | None:
+    """Return the tightest `memory.max` of our groups, or None for no limit."""
+    limits = [bytes_of(_read(folder, "memory.max")) for folder in _own_folders(root)]
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
 class OomFiles(NamedTuple):
     """Files that count kills for want of memory, or times that a limit of memory was reached; see `oom_files`."""
 

@@ -339,6 +339,11 @@ def children(pid: int) -> list[int]:
     return pids
 
 
+def total_memory_bytes() -> int:
+    """Return the memory of the machine."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
 def available_memory_bytes() -> int:
     """Return the kernel's estimate of the memory that is available without swapping (MemAvailable)."""
     with open("/proc/meminfo", "rb") as file:

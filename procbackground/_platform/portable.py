@@ -211,6 +211,13 @@ def is_stopped(pid: int) -> bool:
         return False
 
 
+def total_memory_bytes() -> int:
+    """Return the memory of the machine."""
+    import psutil
+
+    return int(psutil.virtual_memory().total)
+
+
 def available_memory_bytes() -> int:
     """Return the memory that is available without swapping."""
     import psutil

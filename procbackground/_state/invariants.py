@@ -81,11 +81,12 @@ def _check_needs(state: State) -> None:
             reserved += worker.needs.memory
             assert worker.uses_slot, f"{worker!r} has needs and no place"
             assert worker.places == worker.needs.cores, f"{worker!r} has {worker.places} places"
-            assert job is not None and job.recipe.needs == worker.needs, f"{worker!r} has the needs of another job"
-            if worker.needs.takes_own_kind:
-                assert worker.kind is not None and worker.kind.suits(worker.needs), f"{worker!r} is of another kind"
+            assert job is not None, f"{worker!r} has needs and no job"
+            assert job.recipe.needs == worker.needs, f"{worker!r} has the needs of another job"
+            is_suited = worker.kind.suits(worker.needs) if worker.kind else not worker.needs.takes_own_kind
+            assert is_suited, f"{worker!r} is of another kind"
         elif worker.state != fleet.DYING:  # what a process had is free once it has ended
-            assert job is None or job.recipe.needs is None, f"{worker!r} runs a job with needs, and they are not counted"
+            assert job is None or job.recipe.needs is None, f"{worker!r} runs a job whose needs are not counted"
         if worker.kind is not None:
             slots.update((name, number) for name, numbers in worker.kind.slots for number in numbers)
     assert reserved == state.ledger.reserved, f"{reserved} bytes are reserved, counted are {state.ledger.reserved}"

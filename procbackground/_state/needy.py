@@ -53,7 +53,10 @@ def wants_place(state: State) -> bool:
         return True
     plain = _first_plain(state)
     free = _free_places(state) + 1
-    for job in _heads(state):
+    heads = _heads(state)
+    if heads[0] is not state.held_back.job and (plain is None or heads[0] < plain):
+        state.needs_staff = True  # it is at the head now, which `_hold_back` must know
+    for job in heads:
         if plain is not None and plain < job:
             return False
         needs = _needs_of(job)

@@ -73,7 +73,7 @@ class State:
         self.workers: set[Worker] = set()
         self.idle: list[Worker] = []  # the one that was busy last is warmest, and goes first
         self.spares: list[Worker] = []
-        self.kept: list[Worker] = []  # idle or spare, without a place: those of a kind, and others while places are short
+        self.kept: list[Worker] = []  # idle or spare, without a place: those of a kind, others while places are short
         self.active: int = 0  # places of `max_workers` that workers use
         self.starting: int = 0  # those of a kind not included
         self.ledger: Ledger = Ledger(slots or {})

@@ -5,6 +5,7 @@ thread, unless a module says otherwise.
     setup       environment, thread caps, directory, niceness and CPUs of the workers
     carry       context variables that travel with tasks
     port        what this side needs of the supervisor
+    needs       what tasks need of cores, memory and slots, and whether there can be so much
     recipes     recipes (function and limits, shared by many calls) and jobs
     bulk        the calls that run many tasks
     keyed       keys of jobs, for the journal

@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 from procbackground._load import load
 from procbackground._wire.mainmodule import look_again
 from procbackground._wire.surroundings import Surroundings
-from procbackground.task import as_duration, check_function
+from procbackground.task import Task, as_duration, check_function
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
     from procbackground._journal.writer import Writer
+    from procbackground._state.ledger import Needs
     from procbackground._status.server import StatusServer
     from procbackground._submit.carry import Carrier
     from procbackground._submit.keyed import WithKey
@@ -163,6 +164,25 @@ def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, With
         return None, None
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
     return writer.Writer(path), keyed.with_key
+
+
+def needs_finder(
+    max_workers: int,
+    slots: Mapping[str, int] | None,
+    env: Mapping[str, str | None] | None,
+    total_memory_bytes: Callable[[], int],
+) -> Callable[[Task[Any]], Needs]:
+    """Check the slots of a manager; return what finds the needs of its tasks. Raises: `TypeError`, `ValueError`."""
+    if slots is not None:
+        slots = load("procbackground._submit.needs").checked_slots(slots, env)
+
+    def find(task: Task[Any]) -> Needs:
+        needs: Needs = load("procbackground._submit.needs").needs_of(
+            task, max_workers, slots or {}, total_memory_bytes()
+        )
+        return needs
+
+    return find
 
 
 def check_inline(journal: object, status: bool) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state.job import Job, Recipe
+from procbackground._state.ledger import Needs
 from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import call_sent
 from procbackground._wire.output import make_plan
@@ -37,7 +38,8 @@ class Defaults:
     """The manager's limits, for tasks that have none of their own."""
 
     __slots__ = (
-        "memory_limit", "output", "reports_stalls", "retry", "shows_progress", "stalled_threshold", "timeout",
+        "_find_needs", "memory_limit", "output", "reports_stalls", "retry", "shows_progress", "stalled_threshold",
+        "timeout",
     )  # fmt: skip
 
     def __init__(
@@ -49,6 +51,7 @@ class Defaults:
         reports_stalls: bool,
         shows_progress: bool = False,
         output: Output = "inherit",
+        find_needs: Callable[[Task[Any]], Needs] | None = None,
     ) -> None:
         check_output(output)
         self.retry: Retry | None = as_retry(retry)
@@ -58,6 +61,11 @@ class Defaults:
         self.reports_stalls: bool = reports_stalls
         self.shows_progress: bool = shows_progress  # of all tasks, those of maps included
         self.output: Output = output
+        self._find_needs = find_needs
+
+    def needs_of(self, task: Task[Any]) -> Needs | None:
+        """Return what the task needs, if it is more than a place. Raises: `ValueError` for what there never will be."""
+        return self._find_needs(task) if task._has_needs and self._find_needs is not None else None
 
 
 class Submitter:
@@ -94,6 +102,10 @@ class Submitter:
         view = Submitter(self.port, self.defaults, fields, self.carrier, self.with_key)
         view._chunk_rows = self._chunk_rows
         return view
+
+    def check_fields(self) -> None:
+        """Raise `TypeError` or `ValueError` now, rather than at the first call, for fields that no call can have."""
+        self.defaults.needs_of(self.make_task(print, (), {}))
 
     def waiting_for_room(self) -> Submitter:
         """Return a submitter for streams and maps, which submit no faster than they are read, so none is refused."""
@@ -263,6 +275,7 @@ class Submitter:
         key = (
             task.fn, is_loop, task.name, task.retry, task.timeout, task.deadline, task.stalled_threshold,
             task.memory_limit, task.priority, task.interval, task.isolate, task.output,
+            self.defaults.needs_of(task) if task._has_needs else None,
         )  # fmt: skip
         recipe = self._task_recipes.get(key) if type(task.fn) in HASHED_BY_IDENTITY else None
         if recipe is not None:
@@ -319,6 +332,7 @@ class Submitter:
             priority=task.priority,
             interval_s=task.interval,
             isolate=task.isolate,
+            needs=self.defaults.needs_of(task),
             is_chunk=is_chunk,
             make_task=partial(self.make_task, task.fn),
             output=make_plan(defaults.output if task.output is None else task.output),

@@ -35,6 +35,9 @@ THREAD_CAPS = (
 # Where one of these is imported already, a cap in the environment comes too late for it.
 _READ_CAPS = ("numpy", "scipy", "sklearn", "torch", "numexpr", "numba")
 
+GPU = "gpu"  # the slot by whose numbers CUDA_VISIBLE_DEVICES is set
+_DEVICES = "CUDA_VISIBLE_DEVICES"
+
 LOWEST_NICENESS, HIGHEST_NICENESS = -20, 19
 
 
@@ -177,6 +180,33 @@ def _checked_cpus(cpu_affinity: Iterable[int]) -> tuple[int, ...]:
         usable = sorted(os.sched_getaffinity(0))
         raise ValueError(f"cpu_affinity: this process may not run on CPU {unknown}; it is on {usable} now")
     return cpus
+
+
+def visible_gpus(env: Mapping[str, str | None]) -> list[str] | None:
+    """Return the devices that CUDA_VISIBLE_DEVICES names; None where it is not set, nothing where it hides all."""
+    value = env.get(_DEVICES)
+    if value is None:
+        return None
+    names = [name.strip() for name in value.split(",")]
+    return [] if names[0] in ("", "-1", "NoDevFiles") else names
+
+
+def for_kind(setup: Setup | None, threads: int, gpus: tuple[int, ...], env: Mapping[str, str]) -> Setup:
+    """Return the setup of processes with caps for so many `threads` (0: as `setup` has it) and these numbers of `GPU`.
+
+    What the user has set by `env` stays. Where CUDA_VISIBLE_DEVICES names devices, in it or else in `env`, a number
+    stands for one of these; where it hides all, it stays so.
+    """
+    base = Setup((), None, None, None, None) if setup is None else setup
+    variables = dict(base.env)
+    if threads:
+        for name in THREAD_CAPS:
+            if name not in variables or variables[name] == str(base.threads):
+                variables[name] = str(threads)
+    names = visible_gpus({**env, **variables})
+    if gpus and names != []:
+        variables[_DEVICES] = ",".join(str(number) if names is None else names[number] for number in gpus)
+    return base._replace(env=tuple(variables.items()), threads=threads or base.threads)
 
 
 # -- in the child --------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ passes them:
     workers, channel            commands → workers; one worker's pipes
     process, page               one worker's process; its words in the shared page
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
+    kinds                       processes with thread caps or slots of their own
     warden                      the helper that ends what directly started workers leave behind
     answers, relay, progress    answers and messages from workers; their log records and progress reports
     output                      the output of attempts, where it is not inherited

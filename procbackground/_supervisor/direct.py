@@ -1,5 +1,5 @@
-"""Starts each worker as a `multiprocessing` process of its own: for `spawn` and `fork` contexts, and where there is no
-zygote (see `zygote`)."""
+"""Starts each worker as a `multiprocessing` process of its own: for `spawn` and `fork` contexts, where there is no
+zygote (see `zygote`), and those of a kind (see `kinds`)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from typing import Any
 from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
+from procbackground._supervisor.kinds import boot_of_kind
 from procbackground._supervisor.obstacles import (
     check_executable,
     fork_server_watched,
@@ -194,6 +195,7 @@ class Direct:
         """Start a process. Blocks, and raises what keeps it from being started."""
         self.warden.start()
         method = self._context.get_start_method()
+        boot = self._boot if worker.kind is None else boot_of_kind(self._boot, worker.kind)
         fds: list[int] = []
         try:
             with room_for_start():
@@ -211,8 +213,8 @@ class Direct:
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if method == "fork" else None
             process = self._context.Process(
                 target=run_worker,
-                name=name_process(f"procbackground-worker-{worker.number}", self._boot, self._context),
-                args=(theirs, ours, worker.number, worker.line, self._boot, mask),
+                name=name_process(f"procbackground-worker-{worker.number}", boot, self._context),
+                args=(theirs, ours, worker.number, worker.line, boot, mask),
                 daemon=False,  # a daemonic process may not start children of its own
             )
             forget_foreign_fork_server(method)

@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,7 @@ from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
-from procbackground._supervisor.inline_context import InlineContext, current_context, install_finder
+from procbackground._supervisor.inline_context import InlineContext, InlineSlots, current_context, install_finder
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
 from procbackground._supervisor.unseen import UnseenFailures
 from procbackground.handle import TaskHandle
@@ -52,6 +52,7 @@ class InlineSupervisor:
         context_: BaseContext,
         initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
         observers: Iterable[Any],
+        slots: Mapping[str, int],
     ) -> None:
         self.context = context_
         self.wall = WallClock()
@@ -62,6 +63,7 @@ class InlineSupervisor:
         self._acceptance = Acceptance(initializer is not None)
         self._pid = os.getpid()
         self._changed = threading.Condition(threading.RLock())  # guards the rest
+        self._slots = InlineSlots(slots, self._changed)
         self._running: set[Job] = set()
         self._loops: set[Job] = set()
         self._holds = 0
@@ -154,16 +156,14 @@ class InlineSupervisor:
         task = job.handle.task
         job.started_s = time.monotonic()
         self.events.task("on_task_started", job, pid=self._pid)
-        token = current_context.set(InlineContext(self, job))
         try:
-            return task.fn(*task.args, **task.kwargs), None
+            with self._slots.held(job) as slots, _as_current(InlineContext(self, job, slots)):
+                return task.fn(*task.args, **task.kwargs), None
         except KeyboardInterrupt:
             self._settle(job, CANCELLED_AND_NOTIFIED)
             raise
         except BaseException as error:
             return None, error
-        finally:
-            current_context.reset(token)
 
     def _ends_attempt(self, job: Job, value: Any, error: BaseException | None) -> bool:
         """Record the attempt; settle the job, or pause and return True: there is another attempt."""
@@ -375,3 +375,12 @@ class InlineSupervisor:
         self.events.manager("on_manager_closed", report=report)
         self.events.stop(CLOSE_S)
         return report
+
+
+@contextmanager
+def _as_current(context: InlineContext) -> Iterator[None]:
+    token = current_context.set(context)
+    try:
+        yield
+    finally:
+        current_context.reset(token)

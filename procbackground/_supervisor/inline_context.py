@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from contextvars import ContextVar
+from threading import Condition
 from typing import TYPE_CHECKING, Any
 
 from procbackground import context
 from procbackground._state.job import Job
+from procbackground._state.ledger import Ledger
 from procbackground._wire.pickling import dump_state
 from procbackground._worker.task_context import load_state
 from procbackground.context import Context
@@ -20,12 +23,17 @@ if TYPE_CHECKING:
 class InlineContext(Context):
     """What `current()` returns in a task that runs in its caller's process."""
 
-    __slots__ = ("_job", "_supervisor")
+    __slots__ = ("_job", "_slots", "_supervisor")
 
-    def __init__(self, supervisor: InlineSupervisor, job: Job) -> None:
+    def __init__(self, supervisor: InlineSupervisor, job: Job, slots: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(job.recipe.name, job.attempt)
         self._supervisor = supervisor
         self._job = job
+        self._slots = slots
+
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._slots)
 
     @property
     def stopping(self) -> bool:
@@ -49,6 +57,39 @@ class InlineContext(Context):
 
 
 current_context: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
+
+
+class InlineSlots:
+    """The slots of an inline manager; `changed` guards them."""
+
+    def __init__(self, slots: Mapping[str, int], changed: Condition) -> None:
+        self._ledger = Ledger(slots)
+        self._changed = changed
+
+    @contextmanager
+    def held(self, job: Job) -> Iterator[dict[str, tuple[int, ...]]]:
+        """Yield the slots of an attempt, by name. They are waited for, while other threads have them.
+
+        A task that another one runs would wait for that for ever, and has the same slots in place of it.
+        """
+        needs = job.recipe.needs
+        if needs is None or not needs.slots:
+            yield {}
+            return
+        wanted = needs
+        with self._changed:
+            if current_context.get() is None:
+                self._changed.wait_for(lambda: self._ledger.kind_for(wanted) is not None)
+            kind = self._ledger.kind_for(wanted)
+            if kind is not None:
+                self._ledger.take_slots(kind)
+        try:
+            yield dict(kind.slots) if kind is not None else {name: tuple(range(count)) for name, count in needs.slots}
+        finally:
+            if kind is not None:
+                with self._changed:
+                    self._ledger.return_slots(kind)
+                    self._changed.notify_all()
 
 
 def install_finder() -> None:

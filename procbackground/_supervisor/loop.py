@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any, assert_never
 
 from procbackground import _platform
@@ -31,6 +32,7 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
+from procbackground._supervisor.kinds import able_to_start_kinds
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
@@ -93,6 +95,7 @@ class Loop:
             keeps_spare=options.keeps_spare,
             start_timeout_s=options.start_timeout_s,
             min_free_bytes=options.min_free_bytes,
+            slots=options.slots,
         )
         self.figures = self.scheduler.figures
         self.initializer = None if options.initializer is None else Initializer(*options.initializer)
@@ -111,9 +114,7 @@ class Loop:
                 options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
             )
         self.stacks = StackDumps()
-        self.sampler = Sampler(
-            self.name, self.scheduler, self.inbox, self.wall, self.events, options.min_free_bytes is not None
-        )
+        self.sampler = Sampler(self.name, self.scheduler, self.inbox, self.wall, self.events)
         self.monitor = self.sampler.monitor
         self.intake = Intake(
             self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
@@ -221,10 +222,11 @@ class Loop:
         base = (options.context, boot, self.page.fd, self.life_read_fd)
         rest = (self.warden, self.starter, options.start_timeout_s)
         launched, failed, exited = self._launched, self.workers.launch_failed, self.exits.exit_code_came
+        self._make_direct = partial(Direct, *base, launched, failed, *rest)
         if _platform.IS_LINUX and options.context.get_start_method() == "forkserver" and _platform.has_pidfd():
             self.launcher = Zygote(*base, self.preload, self.watches, launched, failed, exited, *rest)
         else:
-            self.launcher = Direct(*base, launched, failed, *rest)
+            self.launcher = self._make_direct()
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -346,6 +348,8 @@ class Loop:
                 self._refuse()
             case c.Launch(worker):
                 self.page.clear(worker)
+                if worker.kind is not None:
+                    self.launcher = able_to_start_kinds(self.launcher, self._make_direct)
                 self.launcher.launch(worker)
             case c.ContinueLoop(worker):
                 workers.continue_loop(worker)

@@ -33,6 +33,13 @@ def free_memory_bytes() -> int:
     return free_bytes if limit is None else min(free_bytes, limit)
 
 
+def total_memory_bytes() -> int:
+    """Return the memory of the machine, or the container's limit if that is less."""
+    total_bytes = _platform.total_memory_bytes()
+    limit = cgroup.memory_limit_bytes() if _platform.IS_LINUX else None
+    return total_bytes if limit is None else min(total_bytes, limit)
+
+
 class OomKills:
     """Finds out whether a process was killed for want of memory, by counts that have grown since the last such death.
 

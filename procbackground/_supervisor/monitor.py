@@ -1,7 +1,7 @@
 """Memory and CPU of each worker's process tree: enforces `memory_limit`, takes samples, and reads the free memory.
 
-The monitor's thread sleeps while no running task has a limit, no observer wants samples and the manager has no
-`min_free_memory`. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
+The monitor's thread sleeps while no running task has a limit, no observer wants samples and no task
+waits for free memory. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
 hundredth of a core: the pause after a measurement is in proportion to the measurement's cost.
 
 The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each. While
@@ -92,12 +92,12 @@ class Monitor:
         limited: Callable[[], list[Watched]],
         over_limit: Callable[[Watched, int], None],
         take_samples: Callable[[], bool] | None,
-        see_free_memory: Callable[[], bool] | None,
+        see_free_memory: Callable[[], bool],
     ) -> None:
         self._name = name
         self._limited = limited
         self._over_limit = over_limit  # called with a worker and the size of its tree in bytes
-        # These return whether to call them again. None: no observer wants samples; there is no `min_free_memory`.
+        # These return whether to call them again. None: no observer wants samples.
         self._take_samples = take_samples
         self._see_free_memory = see_free_memory
         self._records: dict[Worker, _Record] = {}
@@ -239,8 +239,6 @@ class Monitor:
         return min(self._next_sample_s, now_s + MAX_PAUSE_S)
 
     def _look_at_free_memory(self) -> float:
-        if self._see_free_memory is None:
-            return NO_LIMIT
         now_s = time.monotonic()
         if now_s >= self._next_look_at_memory_s:
             if not self._see_free_memory():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -33,3 +33,4 @@ class Options(NamedTuple):
     surroundings: Surroundings | None = None
     main: tuple[str | None, str | None] | None = None  # name or path by which children can import `__main__`
     main_import: str = "auto"
+    slots: Mapping[str, int] | None = None

@@ -1,4 +1,4 @@
-"""Uses of the monitor's measurements: `processes()`, samples for observers, memory limits, `min_free_memory`."""
+"""Uses of the monitor's measurements: `processes()`, samples for observers, memory limits, free memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,6 @@ class Sampler:
         inbox: Inbox,
         wall: Callable[[float], float],
         events: Events,
-        watches_free_memory: bool,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -47,7 +46,7 @@ class Sampler:
             lambda: inbox.ask(self._limited_workers),
             lambda watched, rss_bytes: inbox.put(lambda: self._over_memory(watched)),
             self._send_samples if self._keeps else None,
-            self._watch_free_memory if watches_free_memory else None,
+            self._watch_free_memory,
         )
 
     def sample(self) -> list[tuple[ProcessInfo, Job | None]]:
@@ -98,8 +97,20 @@ class Sampler:
 
     def _watch_free_memory(self) -> bool:
         """Report the free memory; return whether to look again."""
+        scheduler = self._scheduler
+        if not scheduler.is_memory_watched:  # most managers; a request for a look comes after it is set
+            return False
         free_bytes = machine.free_memory_bytes()
-        return self._inbox.ask(lambda: self._scheduler.memory_seen(free_bytes, time.monotonic()))
+        held_bytes: dict[Worker, int] = {}
+        if scheduler.ledger.reserved:
+            # Of what they have reserved they hold some already, which is not free.
+            workers = self._inbox.ask(self._reserving_workers)
+            figures = sample([worker.pid for worker in workers])
+            held_bytes = {each: figures[each.pid].rss_bytes for each in workers if each.pid in figures}
+        return self._inbox.ask(lambda: scheduler.memory_seen(free_bytes, time.monotonic(), held_bytes))
+
+    def _reserving_workers(self) -> list[Worker]:
+        return [each for each in self._scheduler.workers if each.needs is not None and each.needs.memory]
 
     def _send_samples(self) -> bool:
         """Send events of all processes' figures; return whether any of them runs a task."""

@@ -32,6 +32,7 @@ class Boot:
         self.setup = setup
         self.spool = spool  # the beginning of the names of files in which results are kept for the journal
         self.surroundings = surroundings
+        self.slots: dict[str, tuple[int, ...]] = {}  # the numbers that the process has, by name
 
     @property
     def is_main_forks_own(self) -> bool:

@@ -68,6 +68,7 @@ class Executor:
         self.was_stopped = False
         self._task_fd = -1
         self._is_loop = False
+        self.slots: dict[str, tuple[int, ...]] = {}
         self._wake_pipe: tuple[int, int] | None = None
         self.title: Title | None = None
         self.leftovers = Leftovers()

@@ -64,6 +64,7 @@ class Worker:
         self.boot = boot
         self.channel = Channel()
         self.executor = Executor(self.channel, words)
+        self.executor.slots = boot.slots
         self.pid = -1
         self.has_title = True  # a rehearsal has none
         self.is_forked = False  # by a zygote, which adopts our orphans

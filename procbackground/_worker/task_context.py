@@ -44,6 +44,10 @@ class TaskContext(Context):
         executor.is_cooperative = True
         return executor.words[executor.base + STOP] != 0
 
+    @property
+    def slots(self) -> dict[str, tuple[int, ...]]:
+        return dict(self._executor.slots)
+
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         executor = self._executor
         if self._sequence == executor.sequence:  # else this thread has outlived its task

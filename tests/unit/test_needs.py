@@ -30,6 +30,10 @@ def slots_of(world: World, job: Job) -> tuple[int, ...]:
     return numbers
 
 
+def oldest(jobs: list[Job]) -> Job:
+    return min(jobs, key=lambda job: job.number)
+
+
 @pytest.fixture
 def world() -> World:
     return prompt_world(4, slots={"gpu": 2})
@@ -79,7 +83,7 @@ def test_small_tasks_pass_for_a_while_and_are_then_held_back(world):
     later = world.submit_many(40)
     passed = 0
     while broad not in world.running() and passed < 40:
-        world.answer(world.running()[0], after_s=HOLD_BACK_AFTER_S / 5)
+        world.answer(oldest(world.running()), after_s=HOLD_BACK_AFTER_S / 5)
         passed += 1
     assert broad in world.running()
     assert 4 < passed <= 5 + 4
@@ -87,6 +91,18 @@ def test_small_tasks_pass_for_a_while_and_are_then_held_back(world):
     world.answer(broad)
     world.run_until_done()
     assert all(ending_of(job) == "succeeded" for job in (*running, broad, *later))
+
+
+def test_large_task_that_comes_to_the_head_later_is_waited_for_too(world):
+    before = world.submit_many(20)
+    broad = world.submit(recipe=of_needs(Needs(cores=4)))
+    world.submit_many(100)
+    for _ in range(60):
+        if broad in world.running():
+            break
+        world.answer(oldest(world.running()), after_s=HOLD_BACK_AFTER_S / 10)
+    assert world.running() == [broad]
+    assert all(job in world.endings() for job in before)
 
 
 def test_prefetched_tasks_do_not_keep_a_large_one_out(world):
@@ -100,7 +116,7 @@ def test_prefetched_tasks_do_not_keep_a_large_one_out(world):
         running = [job for job in world.running() if job is not broad]
         if broad in world.running():
             break
-        world.answer(running[0])
+        world.answer(oldest(running))
     assert broad in world.running()
 
 
@@ -302,7 +318,7 @@ def test_small_reservations_do_not_starve_a_large_one(world):
     passed = 0
     while large not in world.running() and passed < 20:
         world.see_memory(1000)
-        world.answer(world.running()[0], after_s=HOLD_BACK_AFTER_S / 4)
+        world.answer(oldest(world.running()), after_s=HOLD_BACK_AFTER_S / 4)
         world.see_memory(1000)
         passed += 1
     assert world.running() == [large]

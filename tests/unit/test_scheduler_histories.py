@@ -56,8 +56,9 @@ class SchedulerMachine(RuleBasedStateMachine):
             max_workers, is_obedient=False, max_tasks_per_child=tasks_per_child, grace_s=0.5, lines=8,
             slots={"gpu": 2},
         )
+        recipes = self.recipes.items()
         self.recipes = {
-            name: recipe for name, recipe in self.recipes.items() if recipe.needs is None or recipe.needs.cores <= max_workers
+            name: each for name, each in recipes if each.needs is None or each.needs.cores <= max_workers
         }
 
     def child(self, index: int, wanted: Callable[[Child], object]) -> Worker | None:
