@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from procbackground._cli.errors import say
+from procbackground._cli.errors import Wrong, say
 from procbackground._cli.inputs import Call, Inputs
 from procbackground._cli.records import CANCELLED, LEFT_OUT, SUCCEEDED, Ended, ended_of
 from procbackground._cli.signals import signals_into
@@ -242,7 +242,10 @@ class Batch:
             self._news.put(("ended", planned))
         else:
             try:
-                handle = self._manager.run_task(planned)
+                try:
+                    handle = self._manager.run_task(planned)
+                except ValueError as error:  # it needs what there is not
+                    raise Wrong(f"{planned.name}: {error}") from None
             except BaseException:
                 self._given -= 1
                 raise

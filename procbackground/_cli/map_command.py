@@ -67,12 +67,15 @@ class MapCommand(click.Command):
 @click.pass_context
 def command(ctx: click.Context, /, function: str, inputs: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.functions import checker_of, find_function
+    from procbackground._cli.plan import needs_asked
     from procbackground._cli.work import carry_out
 
     fn = find_function(function)
     lists = ctx.meta["procbackground.lists"]
     calls = _inputs(inputs, lists, asked, checker_of(fn))
-    fields: dict[str, Any] = {} if asked["deadline"] is None else {"deadline": asked["deadline"]}
+    fields = needs_asked(asked)
+    if asked["deadline"] is not None:
+        fields["deadline"] = asked["deadline"]
     return carry_out(calls, lambda call: (fn, fields), function, asked)
 
 

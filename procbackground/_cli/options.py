@@ -38,6 +38,9 @@ LIMITS = all_of(
            "further attempts."),
     option("--memory", type=values.Size(), metavar="SIZE", help="Most memory that a task may hold: 2GiB."),
     option("--min-free-memory", type=values.Size(), metavar="SIZE", help="While less memory is free, no task begins."),
+    option("--cores", type=click.IntRange(1), metavar="N", help="Workers' places, and threads, that a task takes."),
+    option("--slots", type=values.Slots(), metavar="NAME=N", help="What there is N times; a task has one to "
+           "itself. With gpu=4, CUDA_VISIBLE_DEVICES says which."),
     option("--retries", type=click.IntRange(0), default=0, metavar="N", help="Further attempts after the first."),
     option("--retry-delay", type=values.Duration(may_be_least=True), default=0.0, metavar="TIME", help="Before a "
            "further attempt; doubles each time, with jitter."),

@@ -102,6 +102,16 @@ class Planner:
         return Task(fn, args=call.args, kwargs=call.kwargs, **fields)
 
 
+def needs_asked(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields of a `Task` for what the options say that each needs."""
+    needs: dict[str, Any] = {}
+    if asked.get("cores"):
+        needs["cores"] = asked["cores"]
+    if asked.get("slots"):
+        needs["slots"] = dict.fromkeys(asked["slots"], 1)
+    return needs
+
+
 def call_text(fn: Callable[..., Any], call: Call) -> str:
     """Return a call as Python would have it."""
     shown = [repr(each) for each in call.args]

@@ -33,14 +33,20 @@ Options hold for tasks that have no such field of their own. A task of type "loo
 @WATCHING
 def command(file: str, only: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.inputs import Call, Inputs
+    from procbackground._cli.plan import needs_asked
     from procbackground._cli.work import carry_out
 
     tasks = _chosen(_tasks_of(file), only, file)
     calls = [Call(number, each.args, dict(each.kwargs), file, each.name) for number, each in enumerate(tasks)]
     fields = [_fields_of(each) for each in tasks]
+    needs = needs_asked(asked)
     for own in fields:
         if own["deadline"] is None:
             own["deadline"] = asked["deadline"]
+        if own["cores"] == 1:
+            own["cores"] = needs.get("cores", 1)
+        if own["slots"] is None:
+            own["slots"] = needs.get("slots")
 
     return carry_out(
         Inputs(iter(calls), len(calls)), lambda call: (tasks[call.index].fn, fields[call.index]), file, asked

@@ -54,6 +54,23 @@ class Size(_Type):
             self.fail(str(error), param, ctx)
 
 
+class Slots(_Type):
+    """Numbered slots by name: `gpu=4`, `gpu=4,licence=2`."""
+
+    name = "slots"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
+        if isinstance(value, dict):
+            return value
+        slots: dict[str, int] = {}
+        for part in str(value).split(","):
+            match = re.fullmatch(r"\s*([^\s=]+)\s*=\s*(\d+)\s*", part, re.ASCII)
+            if match is None or not int(match[2]) or match[1] in slots:
+                self.fail(f"{value!r} names no slots; write such as gpu=4, or gpu=4,licence=2", param, ctx)
+            slots[match[1]] = int(match[2])
+        return slots
+
+
 class Jobs(_Type):
     """Workers: a number, a share of the usable CPUs (`50%`), or all but some (`-1`)."""
 

@@ -15,7 +15,7 @@ from procbackground._cli.child import print_to_stderr
 from procbackground._cli.errors import CANNOT_GO_ON, WRONG_USE, Wrong, say
 from procbackground._cli.inputs import Call, Inputs, shuffled
 from procbackground._cli.joblog import JobLog
-from procbackground._cli.plan import Known, Planner, call_text
+from procbackground._cli.plan import Known, Planner, call_text, needs_asked
 from procbackground._cli.records import LEFT_OUT, Ended
 from procbackground._cli.results import Folders, Lines, OutputEnded
 from procbackground._cli.summary import Summary
@@ -188,7 +188,7 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
 
     set_log_level(asked["log_level"])
     jobs = asked["jobs"] or usable_cpus()
-    options: dict[str, Any] = {"journal": asked["journal"]} if asked.get("journal") else {}
+    options = {name: asked[name] for name in ("journal", "slots") if asked.get(name)}
     make = partial(
         Manager,
         jobs,
@@ -213,6 +213,10 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
     except (ProcbackgroundError, ValueError) as error:
         raise Wrong(str(error)) from None
     stack.callback(manager.close, 0.0)
+    try:
+        manager.options(**needs_asked(asked))  # type: ignore[arg-type, unused-ignore]
+    except ValueError as error:
+        raise Wrong(str(error)) from None
     return manager, jobs
 
 

@@ -204,3 +204,32 @@ def test_without_standard_output_and_error_there_is_no_traceback(command):
         )  # fmt: skip
         assert ran.returncode == code, redirections
         assert "Traceback" not in ran.stderr
+
+
+def test_each_task_has_a_slot_and_cores_to_itself(command):
+    needs = ("-j", "4", "--cores", "2", "--slots", "gpu=2,licence=1")
+    ran = command("map", "tasks:given", *needs, *"abc", CUDA_VISIBLE_DEVICES="7,8")
+    assert ran.code == 0, ran.err
+    assert ran.values == [[{"gpu": [0], "licence": [0]}, "7", "2"]] * 3
+
+
+def test_slots_come_from_the_environment_and_settings_too(command):
+    ran = command("map", "tasks:given", "a", "-q", PROCBACKGROUND_SLOTS="disk=1")
+    assert ran.values[0][0] == {"disk": [0]}
+    command.write("pyproject.toml", '[tool.procbackground]\nslots = "tape=3"\n')
+    ran = command("map", "tasks:given", "a", "-q")
+    assert ran.values[0][0] == {"tape": [0]}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["-j", "2", "--cores", "3"], "cores=3 can never be met: the manager has 2 places"),
+        (["--slots", "gpu"], "such as gpu=4"),
+        (["--cores", "0"], "--cores"),
+    ],
+)
+def test_needs_that_can_never_be_met_are_wrong_use(command, arguments, message):
+    ran = command("map", "tasks:given", *arguments, "a", "b")
+    assert (ran.code, ran.out) == (2, "")
+    assert message in ran.err

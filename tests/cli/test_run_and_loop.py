@@ -54,6 +54,30 @@ def test_run_says_what_is_wrong_with_a_file(command):
         assert "_cli" not in ran.err
 
 
+NEEDING = """
+from procbackground import current
+from procbackground.cli import task
+
+@task
+def any(): return current().slots
+
+@task(slots={"gpu": 2})
+def both(): return current().slots
+
+@task(slots={"tpu": 1})
+def strange(): ...
+"""
+
+
+def test_run_gives_slots_to_tasks_that_name_none_of_their_own(command):
+    file = command.write("needing.py", NEEDING)
+    ran = command("run", file, "--slots", "gpu=2", "--only", "any", "--only", "both", "--keep-order")
+    assert ran.values == [{"gpu": [0]}, {"gpu": [0, 1]}]
+    ran = command("run", file, "--slots", "gpu=2", "--only", "strange")
+    assert ran.code == 2
+    assert "strange: slots={'tpu': 1} can never be met: the manager declares no slot 'tpu'" in ran.err
+
+
 POLLER = """
 import os
 def poll(address, fail="0"):

@@ -9,7 +9,7 @@ import pytest
 
 from procbackground._cli.inputs import product_of, typed_value
 from procbackground._cli.map_command import split_lists
-from procbackground._cli.values import Duration, HaltType, Jobs, Load, Size
+from procbackground._cli.values import Duration, HaltType, Jobs, Load, Size, Slots
 
 
 def convert(kind, text):
@@ -64,6 +64,14 @@ def test_sizes():
 )
 def test_halts(text, failed, succeeded, total, is_due):
     assert convert(HaltType(), text).is_due(failed, succeeded, total) is is_due
+
+
+def test_slots():
+    assert convert(Slots(), "gpu=4") == {"gpu": 4}
+    assert convert(Slots(), " gpu=4, licence = 2") == {"gpu": 4, "licence": 2}
+    for text in ("gpu", "gpu=0", "gpu=-1", "=4", "gpu=4,", "gpu=4,gpu=2", "gpu=many", "4"):
+        with pytest.raises(click.BadParameter, match="such as gpu=4"):
+            convert(Slots(), text)
 
 
 def test_what_says_not_when_to_halt():
