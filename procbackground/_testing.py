@@ -91,10 +91,19 @@ class View:
         return self._ask(lambda: sum(queue.length for queue in self._scheduler.queues()))  # type: ignore[no-any-return]
 
     @property
+    def pending_bytes(self) -> int:
+        """How many bytes the arguments of the tasks have that wait."""
+        return self._ask(self._scheduler.count_payload_bytes)  # type: ignore[no-any-return]
+
+    @property
+    def has_gate(self) -> bool:
+        """Whether callers pass where they may have to wait."""
+        return self._loop.gate is not None
+
+    @property
     def waiting_callers(self) -> int:
         """How many threads wait in a submit until the queue has room."""
-        assert self._loop.gate is not None
-        return self._loop.gate.waiting_callers
+        return self._loop.intake.gate.waiting_callers
 
     @property
     def has_waiting_callbacks(self) -> bool:

@@ -140,14 +140,19 @@ class UnknownTaskTypeError(ProcbackgroundError, ValueError):
 
 
 class QueueFullError(ProcbackgroundError, RuntimeError):
-    """As many tasks wait as `max_pending` allows, and the manager has `when_full="raise"`. The task was not taken.
+    """So much waits as `max_pending` or `max_pending_bytes` allows, and the manager has `when_full="raise"`.
 
-    Attributes: `max_pending`, the limit.
+    The task was not taken.
+
+    Attributes: `max_pending` and `max_pending_bytes`, the limits; 0 where there is none.
     """
 
-    def __init__(self, message: str = "", *, max_pending: int = 0, **facts: Any) -> None:
+    def __init__(
+        self, message: str = "", *, max_pending: int = 0, max_pending_bytes: float = 0, **facts: Any
+    ) -> None:
         super().__init__(message, **facts)
         self.max_pending = max_pending
+        self.max_pending_bytes = max_pending_bytes
 
 
 class JournalError(ProcbackgroundError, OSError):

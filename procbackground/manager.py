@@ -55,7 +55,7 @@ class _FrontDoor(BulkCalls):
     def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
         """Run `fn(*args, **kwargs)` once in a child process and return its handle. Safe from any thread.
 
-        Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`.
+        Blocks while the queue is full (`max_pending`, `max_pending_bytes`), or raises `QueueFullError`: see `Manager`.
         Raises (now): `ManagerClosedError`, `InitializerError`, `QueueFullError`.
         Fails with (later): what the function raised, with the child's traceback as its cause; `SerializationError`,
         naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`; `WorkerDiedError`.
@@ -89,8 +89,8 @@ class _FrontDoor(BulkCalls):
     def run_task(self, task: Task[R]) -> TaskHandle[R]:
         """Run `task` under its own limits, or in iterations if it is a loop; return its handle. Safe from any thread.
 
-        Blocks while `max_pending` tasks wait already, or raises `QueueFullError`: see `Manager`. A loop given to a
-        manager whose loops were cancelled is cancelled at once.
+        Blocks while the queue is full, as `run`. A loop given to a manager whose loops were cancelled is cancelled at
+        once.
         Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`; `ValueError`
         for needs (`cores`, `memory`, `slots`) that can never be met, naming them and what there is.
         Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
@@ -139,24 +139,24 @@ class Manager(_FrontDoor, ExecutorInternals):
         initializer, initargs: called in each worker before its first task. If it raises, the manager is broken:
             tasks fail with `InitializerError`.
         max_tasks_per_child: tasks after which a worker is replaced; by default it never is.
-        observer: an `Observer`, or the name of one, such as "loguru" or "rich"; or an iterable of them. Names beside
-            those of this package are found as entry points of the group `procbackground.observers`.
-        progress: whether to show how far the tasks are, on standard error: by `rich` if it is installed, else by `tqdm`
-            (in a notebook, only by that), else by plain lines, as everywhere but in a terminal or with NO_COLOR set.
+        observer: an `Observer`, or the name of one, such as "loguru", or an iterable of them. Other names are looked up
+            as entry points of the group `procbackground.observers`.
+        progress: whether to show how far the tasks are, on standard error, by `rich`, `tqdm` or plain lines.
         retry: a `Retry`, or an int (that many attempts in total), for tasks without their own; default one attempt.
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
         memory_limit: bytes that an attempt's process tree may hold, likewise; or a text, such as "2GiB".
         output: where the output of tasks without their own `output` goes; see `Task`.
         max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
+        max_pending_bytes: bytes (or a text) that their arguments may have; by default a quarter of the free memory, and
+            no limit with `math.inf`. A task that is larger by itself is let in when no other waits.
         when_full: what `run` and `run_task` do then: "wait" blocks, first come, first served, except in a thread with a
             running event loop, where awaiting the handle is the wait and the queue grows; "raise" raises
             `QueueFullError`, in an event loop too.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
-        start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
-            the initializer. Past them the manager is broken, as by an initializer that raises; once some worker
-            has been ready, only when three in a row are late. Also the longest that a worker may take to load the
-            function of a task with a `timeout`, and what that imports; the `timeout` begins after that.
+        start_timeout: seconds within which a starting worker must have imported the main module, and run the
+            initializer. Past them the manager is broken, as by an initializer that raises; once some worker has been
+            ready, only when three in a row are late. Also for the load of the function of a task with a `timeout`.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
             while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default
             free memory is not checked.
@@ -165,8 +165,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
-            they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
-            where `threadpoolctl` is installed.
+            they read when they are loaded; if they are loaded already, where `threadpoolctl` is installed.
         env: variables that workers have beside the parent's, before they import anything; None removes one. Goes before
             `threads_per_task`.
         cwd: directory that workers run in.
@@ -196,11 +195,10 @@ class Manager(_FrontDoor, ExecutorInternals):
         exit_timeout: seconds that an interpreter which exits waits for tasks of a manager that was not closed; by
             default until they are done. What is cancelled or stopped then is named on stderr. A program that an
             exception ends, such as Ctrl-C's, drops its tasks at once.
-        main_import: who imports the main module, with the default context on Linux: "each" worker for itself, as
-            `multiprocessing` does; or "once" a process of which workers are then quick copies, which share what the
-            import has opened, and draw the same numbers from a random generator that it has made. By default "auto":
-            once where the import leaves neither open files, connections, shared memory, processes, threads nor
-            generators of `random` or numpy, else each.
+        main_import: who imports the main module, with the default context on Linux: "each" worker for itself, or "once"
+            a process of which workers are quick copies, which share what the import has opened, and draw the same
+            numbers from a random generator that it has made. By default "auto": once where the import leaves neither
+            open files, connections, shared memory, processes, threads nor generators, else each.
 
     Workers have the environment variables, umask, directory, `sys.path` and resource limits that the parent has when
     the manager is made, whatever the start method. What Python reads as it starts is that of the process that starts
@@ -243,11 +241,12 @@ class Manager(_FrontDoor, ExecutorInternals):
         name: str | None = None,
         status: bool = False,
         slots: Mapping[str, int] | None = None,
+        max_pending_bytes: float | str | None = None,
     ) -> None:
         # Long because the options are many: each is checked here, and goes to the part that it is for.
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
-        checks.check_when_full(when_full)
+        max_pending_bytes = checks.checked_when_full(when_full, max_pending_bytes)
         grace = as_duration("grace", grace, may_be_zero=True)
         start_timeout = as_duration("start_timeout", start_timeout)
         exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
@@ -293,6 +292,7 @@ class Manager(_FrontDoor, ExecutorInternals):
                 journal=writer,
                 exit_timeout_s=exit_timeout,
                 slots=slots,
+                max_pending_bytes=max_pending_bytes,
                 **from_parent,
             )
             undo.pop_all()

@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 
 from procbackground import Manager, ManagerClosedError, QueueFullError, Task
+from procbackground._supervisor import intake, pending_bytes
 from procbackground._testing import View
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -207,6 +208,140 @@ def test_streams_and_maps_wait_for_room_where_other_callers_are_refused(make_man
     assert [handle.result() for handle in manager.stream(tasks, ordered=True)] == squares
     for options in ({}, {"chunksize": 1}, {"chunksize": 3}, {"buffersize": 5}):
         assert list(manager.map(plain.square, range(50), **options)) == squares
+
+
+# -- max_pending_bytes ---------------------------------------------------------------------------------------
+
+MIB = 1 << 20
+
+
+def text_of(size: int) -> str:
+    return "x" * size
+
+
+@pytest.mark.parametrize("size", [MIB // 4, 4 * MIB], ids=["in the request", "in a parcel"])
+def test_arguments_that_wait_are_bounded_by_their_bytes(make_manager, gate, size):
+    manager = make_manager(max_workers=1, max_pending_bytes=4 * size + 10_000)
+    held = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    handles = []
+    thread = threading.Thread(target=lambda: handles.extend(manager.run(len, text_of(size)) for _ in range(12)))
+    thread.start()
+    wait_until(lambda: View(manager).waiting_callers == 1, "the producer waits")
+    assert manager.stats().queued == 4
+    gate.open()
+    thread.join(PATIENCE_S)
+    assert [handle.result(PATIENCE_S) for handle in handles] == [size] * 12
+    held.result(PATIENCE_S)
+
+
+def test_no_more_bytes_wait_at_any_time_than_are_allowed(make_manager):
+    manager = make_manager(max_workers=2, max_pending_bytes=MIB)
+    sizes = [1, 10, 1000, 100_000, 300_000, 7, 500_000] * 30
+    most = 0
+    handles = []
+    for size in sizes:
+        handles.append(manager.run(len, text_of(size)))
+        most = max(most, View(manager).pending_bytes)
+    assert most <= MIB
+    assert [handle.result(PATIENCE_S) for handle in handles] == sizes
+
+
+def test_one_task_that_is_too_large_by_itself_is_let_in_when_none_waits(make_manager, gate):
+    manager = make_manager(max_workers=1, max_pending_bytes=MIB)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    small = manager.run(len, "x")
+    handles = []
+    thread = threading.Thread(target=lambda: handles.append(manager.run(len, text_of(8 * MIB))))
+    thread.start()
+    wait_until(lambda: View(manager).waiting_callers == 1, "it waits for the small one")
+    assert small.cancel()
+    thread.join(PATIENCE_S)
+    assert not thread.is_alive()  # though the worker is held
+    gate.open()
+    assert handles[0].result(PATIENCE_S) == 8 * MIB
+
+
+def test_bytes_that_are_too_many_are_refused_where_that_is_asked_for(make_manager, gate):
+    manager = make_manager(max_workers=1, max_pending_bytes="1MiB", when_full="raise")
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    handle = manager.run(len, text_of(MIB * 3 // 4))
+    with pytest.raises(QueueFullError, match="max_pending_bytes") as caught:
+        manager.run(len, text_of(MIB // 2))
+    assert (caught.value.max_pending, caught.value.max_pending_bytes) == (0, MIB)
+    other = manager.run(len, text_of(MIB // 8))
+    gate.open()
+    assert (handle.result(PATIENCE_S), other.result(PATIENCE_S)) == (MIB * 3 // 4, MIB // 8)
+
+
+def test_streams_and_maps_go_on_in_a_manager_of_few_bytes(make_manager):
+    manager = make_manager(max_pending_bytes=1000, when_full="raise")
+    tasks = (Task(len, args=(text_of(900),)) for _ in range(30))
+    assert [handle.result() for handle in manager.stream(tasks)] == [900] * 30
+    assert list(manager.map(len, [text_of(900)] * 30)) == [900] * 30
+
+
+def test_an_event_loop_is_not_held_up_by_bytes(make_manager, gate):
+    manager = make_manager(max_workers=1, max_pending_bytes=1000)
+
+    async def main() -> list[int]:
+        held = manager.run(stop_at_gate, gate.address)
+        handles = [manager.run(len, text_of(900)) for _ in range(10)]
+        gate.open()
+        await held
+        return list(await asyncio.gather(*handles))
+
+    assert asyncio.run(main()) == [900] * 10
+
+
+def test_bytes_are_bounded_without_being_asked_for(make_manager, gate, monkeypatch):
+    """By a share of the free memory, which is here little."""
+    monkeypatch.setattr(pending_bytes, "LEAST", 8 * MIB)
+    monkeypatch.setattr(pending_bytes, "FIRST_LOOK", MIB)
+    monkeypatch.setattr(intake, "free_memory_bytes", lambda: 0)
+    manager = make_manager(max_workers=1)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    handles = []
+    thread = threading.Thread(target=lambda: handles.extend(manager.run(len, text_of(MIB)) for _ in range(100)))
+    thread.start()
+    wait_until(lambda: View(manager).waiting_callers == 1, "the producer waits")
+    assert 6 <= manager.stats().queued <= 60  # it is stopped by the supervisor, which comes to it within a moment
+    assert len(handles) < 100
+    gate.open()
+    thread.join(PATIENCE_S)
+    assert [handle.result(PATIENCE_S) for handle in handles] == [MIB] * 100
+    wait_until(lambda: not View(manager).has_gate, "callers need not come to the gate any more")
+
+
+def test_a_caller_that_waits_for_bytes_is_told_when_the_manager_closes(make_manager, gate):
+    manager = make_manager(max_workers=1, max_pending_bytes=1000, grace=0.5)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    manager.run(len, text_of(900))
+    refused = []
+
+    def produce() -> None:
+        try:
+            manager.run(len, text_of(900))
+        except ManagerClosedError as error:
+            refused.append(error)
+
+    thread = threading.Thread(target=produce)
+    thread.start()
+    wait_until(lambda: View(manager).waiting_callers == 1, "it waits")
+    manager.close(timeout=0)
+    thread.join(PATIENCE_S)
+    assert len(refused) == 1
+    gate.open()
+
+
+@pytest.mark.parametrize(("bad", "error"), [("lots", ValueError), (0, ValueError), (-1, ValueError), ([], TypeError)])
+def test_bytes_that_are_no_size_are_refused(bad, error):
+    with pytest.raises(error, match="max_pending_bytes"):
+        Manager(max_pending_bytes=bad)
 
 
 def test_an_unknown_word_for_a_full_queue_is_refused():

@@ -62,6 +62,7 @@ class Scheduler(State):
         self.accepted = job.number = self.accepted + 1  # as `count_in`: a call less
         self.added += 1
         self.unsettled += 1
+        self.payload_bytes += len(job.payload)
         recipe = job.recipe
         if recipe.deadline_s != NO_LIMIT:
             limits.set_deadline(self, job, job.started_s or now_s)

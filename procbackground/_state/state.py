@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from itertools import chain
+from itertools import chain, islice
 from typing import TYPE_CHECKING
 
 from procbackground._figures import Figures
@@ -86,6 +86,7 @@ class State:
         self.rescue_timer: Timer | None = None
         # Counters.
         self.accepted: int = 0  # number of the latest job
+        self.payload_bytes: int = 0  # of the jobs that wait, at most: see `_supervisor.pending_bytes`
         self.unsettled: int = 0  # one-offs whose handle is not done
         self.unsettled_loops: int = 0
         self.holds: int = 0  # maps that are about to submit more rows
@@ -113,6 +114,7 @@ class State:
         self.accepted += 1
         job.number = self.accepted
         self.added += 1
+        self.payload_bytes += len(job.payload)
         if job.recipe.is_loop:
             self.unsettled_loops += 1
         else:
@@ -205,6 +207,12 @@ class State:
         if self.needy:
             queued += sum(queue.length for queue in self.needy.values())
         return queued + behind + len(self.waiting) + len(self.aside)
+
+    def count_payload_bytes(self) -> int:
+        """Return how many bytes the arguments of the jobs have that wait, as `count_queued` does."""
+        waiting = chain(self.queued(), self.loops_queue, self.waiting, self.aside)
+        behind = (job for worker in self.workers for job in islice(worker.pipeline.jobs, 1, None))
+        return sum(len(job.payload) for job in chain(waiting, behind))
 
     def all_jobs(self) -> Iterable[Job]:
         """Every job that has not settled, for the case that the supervisor itself fails."""

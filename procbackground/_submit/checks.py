@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from procbackground._load import load
 from procbackground._wire.mainmodule import look_again
 from procbackground._wire.surroundings import Surroundings
-from procbackground.task import Task, as_duration, check_function
+from procbackground.task import Task, as_duration, check_function, parse_size
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -77,10 +78,18 @@ def check_workers(
         )
 
 
-def check_when_full(when_full: str) -> None:
-    """Raise `ValueError` unless it is one of the two words."""
+def checked_when_full(when_full: str, max_pending_bytes: float | str | None) -> float | None:
+    """Return `max_pending_bytes` as a number. Raises: `ValueError` unless `when_full` is one of the two words, or for
+    what is no size; `TypeError`.
+    """
     if when_full not in ("wait", "raise"):
         raise ValueError(f'when_full must be "wait" or "raise", not {when_full!r}')
+    if max_pending_bytes is None or max_pending_bytes == math.inf:
+        return None if max_pending_bytes is None else math.inf
+    try:
+        return parse_size(max_pending_bytes)  # type: ignore[arg-type, unused-ignore]
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"max_pending_bytes: {error}") from None
 
 
 def what_children_get(main_import: str) -> dict[str, Any]:

@@ -120,8 +120,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     if loop.keyed is not None:
         loop.keyed.is_over = True
     _try(loop.settler.note_all_settled)
-    if loop.gate is not None:
-        _try(loop.gate.refuse_line, acceptance.failure_error)
+    _try(loop.intake.gate.refuse_line, acceptance.failure_error)
     for puller in list(loop.pullers):
         _try(puller.end, acceptance.failure_error())
     _try(loop.inbox.end, loop.intake.refuse_late)
@@ -190,8 +189,7 @@ def abandon_in_fork(loop: Loop) -> None:
     loop.settler.abandon()
     for job in loop.scheduler.all_jobs():
         job.handle._abandon()
-    if loop.gate is not None:
-        loop.gate.abandon(error)
+    loop.intake.gate.abandon(error)
     for puller in list(loop.pullers):
         puller.abandon(error)
     is_open = loop.is_ready and not loop.has_closed.is_set

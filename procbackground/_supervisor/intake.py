@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,8 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.machine import free_memory_bytes
+from procbackground._supervisor.pending_bytes import PendingBytes
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.submit_gate import SubmitQueueGate
 from procbackground.handle import TaskHandle
@@ -39,8 +42,10 @@ class Intake:
         acceptance: Acceptance,
         send: Callable[[Worker, list[Job]], None],
         max_pending: int | None,
+        max_pending_bytes: float | None,
         refuses_when_full: bool,
         keyed: KeyedJobs | None,
+        show_gate: Callable[[SubmitQueueGate | None], None],
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -52,17 +57,20 @@ class Intake:
         self.marks: ArrivalMarks | None = None  # with a status socket
         self.close_began_s: float | None = None
         self.settled_at_close: tuple[int, int] = (0, 0)  # succeeded and failed
-        self.gate: SubmitQueueGate | None = None
-        if max_pending is not None:
-            self.gate = SubmitQueueGate(
-                max_pending,
-                inbox,
-                scheduler.count_queued,
-                lambda: scheduler.has_room,
-                lambda job: self.take_in(job, time.monotonic()),
-                lambda: scheduler.staff(time.monotonic()),
-                refuses_when_full,
-            )
+        self._pending = PendingBytes(scheduler, max_pending_bytes, free_memory_bytes)
+        self.gate = SubmitQueueGate(
+            max_pending,
+            self._pending,
+            inbox,
+            scheduler.count_queued,
+            lambda: scheduler.has_room,
+            lambda job: self.take_in(job, time.monotonic()),
+            lambda: scheduler.staff(time.monotonic()),
+            show_gate,
+            max_pending is not None or max_pending_bytes not in (None, math.inf),
+            refuses_when_full,
+        )
+        self.gate.open()
 
     def process(self) -> None:
         """Take the requests that are in the inbox."""
@@ -87,6 +95,8 @@ class Intake:
                 self.take_in(request, now_s)
         if scheduler.needs_staff:
             scheduler.staff(now_s)
+        if scheduler.payload_bytes > self._pending.limit:
+            self.gate.note_arrivals()
 
     @property
     def _is_plain(self) -> bool:
@@ -154,8 +164,7 @@ class Intake:
         if self.close_began_s is None:
             self.close_began_s = now_s
             self.settled_at_close = (self._scheduler.succeeded, self._scheduler.failed)
-        if self.gate is not None:
-            self.gate.refuse_line(self._acceptance.closed_error)
+        self.gate.refuse_line(self._acceptance.closed_error)
         self._scheduler.close(timeout_s, now_s)
         self._settler.log_records.bound(None if timeout_s is None else now_s + timeout_s)
 

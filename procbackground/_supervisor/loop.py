@@ -56,6 +56,7 @@ from procbackground.report import CloseReport
 if TYPE_CHECKING:
     from procbackground._submit.puller import Puller
     from procbackground._supervisor.keyed import KeyedJobs
+    from procbackground._supervisor.submit_gate import SubmitQueueGate
 
 logger = logging.getLogger("procbackground")
 
@@ -114,14 +115,14 @@ class Loop:
                 options.journal, self.scheduler, self.settler, self.events, self.user_code, self.inbox.put, self.name
             )
         self.stacks = StackDumps()
+        self.gate: SubmitQueueGate | None = None  # where callers wait; None while they need not
         self.sampler = Sampler(self.name, self.scheduler, self.inbox, self.wall, self.events)
         self.monitor = self.sampler.monitor
         self.intake = Intake(
             self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
-            lambda worker, jobs: self.workers.send(worker, jobs), options.max_pending,
-            options.refuses_when_full, self.keyed,
+            lambda worker, jobs: self.workers.send(worker, jobs), options.max_pending, options.max_pending_bytes,
+            options.refuses_when_full, self.keyed, lambda gate: setattr(self, "gate", gate),
         )  # fmt: skip
-        self.gate = self.intake.gate
         self.pullers: set[Puller] = set()  # of streams and lazy maps
         self.preload: tuple[str, ...] = options.preload
         self.thread: threading.Thread | None = None
@@ -394,5 +395,4 @@ class Loop:
         self.acceptance.breakage = self.acceptance.breakage or breakage
         self.acceptance.is_refusing = True
         self.user_code.put(self.settler.explain_break)
-        if self.gate is not None:
-            self.gate.refuse_line(breakage.error)
+        self.intake.gate.refuse_line(breakage.error)

@@ -34,3 +34,4 @@ class Options(NamedTuple):
     main: tuple[str | None, str | None] | None = None  # name or path by which children can import `__main__`
     main_import: str = "auto"
     slots: Mapping[str, int] | None = None
+    max_pending_bytes: float | None = None  # None: a share of the free memory

@@ -1,9 +1,9 @@
 """Where callers wait while the queue is full: first come, first served, so that no thread starves. Or are refused.
 
-The supervisor hands out credits, as many as jobs may be added at once; a caller takes one, and waits in line where
-there is none. A caller that is interrupted with a credit in its hand loses it: credits are not counted but made anew,
-by what the queue has room for. Between taking and using one a caller may so be overlooked: then the queue holds one job
-more, for each thread at the most.
+The supervisor hands out credits, as many as jobs may be added at once; a caller takes one, or more if its arguments are
+large, and waits in line where there are too few. A caller that is interrupted with a credit in its hand loses it:
+credits are not counted but made anew, by what the queue has room for. Between taking and using one a caller may so be
+overlooked: then the queue holds one job more, for each thread at the most.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from collections.abc import Callable
 
 from procbackground._state.job import Job
 from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.pending_bytes import UNITS, PendingBytes
 from procbackground.errors import QueueFullError
 
 
@@ -34,17 +35,25 @@ class _Place:
 
 
 class SubmitQueueGate:
-    """Bounds the queue of a manager with `max_pending`.
+    """Bounds the queue of a manager, by `max_pending` and by `max_pending_bytes`.
 
     Args:
+        limit: jobs that may wait; None for no such limit.
+        pending: bytes that may wait.
+        show: called with the gate itself when callers must come to it, and with None when they need not.
+        is_lasting: they always must. Else they do while there is no room, and each asks the supervisor.
         refuses: callers get `QueueFullError` while the queue is full, in place of waiting.
     """
 
     def __init__(
-        self, limit: int, inbox: Inbox, count_queued: Callable[[], int], has_room: Callable[[], bool],
-        take_in: Callable[[Job], None], staff: Callable[[], None], refuses: bool = False,
+        self, limit: int | None, pending: PendingBytes, inbox: Inbox, count_queued: Callable[[], int],
+        has_room: Callable[[], bool], take_in: Callable[[Job], None], staff: Callable[[], None],
+        show: Callable[[SubmitQueueGate | None], None], is_lasting: bool = True, refuses: bool = False,
     ) -> None:  # fmt: skip
         self._limit = limit
+        self._pending = pending
+        self._show = show
+        self._is_lasting = is_lasting
         self._refuses = refuses
         self._inbox = inbox
         self._count_queued = count_queued
@@ -64,7 +73,8 @@ class SubmitQueueGate:
         any wait if the gate refuses, unless the caller `is_patient`.
         """
         try:
-            self._credits.pop()
+            for _ in range(1 + self._pending.units_of(len(job.payload))):
+                self._credits.pop()
         except IndexError:
             pass
         else:
@@ -85,14 +95,22 @@ class SubmitQueueGate:
             self._inbox.put(self.advance)
             raise
         if place.is_refused:
-            raise QueueFullError(
-                f"the queue is full: {self._limit} tasks wait, as many as max_pending allows; try again later (with "
-                f'when_full="wait" the call would wait)',
-                task=job.handle.task,
-                max_pending=self._limit,
-            )
+            raise self._full_error(job)
         if place.error is not None:
             raise place.error
+
+    def _full_error(self, job: Job) -> QueueFullError:
+        if self._limit is not None and self._count_queued() >= self._limit:
+            what = f"{self._limit} tasks wait, as many as max_pending allows"
+        else:
+            limit = self._pending.limit
+            what = f"the arguments of the tasks that wait have as many bytes as max_pending_bytes allows ({limit:.0f})"
+        return QueueFullError(
+            f'the queue is full: {what}; try again later (with when_full="wait" the call would wait)',
+            task=job.handle.task,
+            max_pending=self._limit or 0,
+            max_pending_bytes=self._pending.limit,
+        )
 
     @property
     def waiting_callers(self) -> int:
@@ -100,6 +118,15 @@ class SubmitQueueGate:
         return len(self._line)
 
     # -- the supervisor ------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Have callers come here from the start, if they always must."""
+        self._show(self if self._is_lasting else None)
+
+    def note_arrivals(self) -> None:
+        """Jobs have come in: have callers come here if there is no room any more."""
+        if self._pending.is_exceeded:
+            self._show(self)
 
     def _line_up(self, place: _Place) -> None:
         self._credits.clear()  # callers in line go first
@@ -110,6 +137,8 @@ class SubmitQueueGate:
         if self._line:
             self._staff()
             self.advance()
+        if self._line:
+            self._show(self)  # it may have been about to be hidden
         if not place.waits and self._line and self._line[-1] is place:
             self._line.pop()
             place.is_refused = True
@@ -121,14 +150,33 @@ class SubmitQueueGate:
         while line:
             place = line[0]
             if not (place.is_given_up or place.job.has_settled):  # it may have been cancelled in the line
-                if self._count_queued() >= self._limit and not self._has_room():
+                if not self._may_enter(place.job):
                     return
                 self._take_in(place.job)
             line.popleft()
             place.turn.release()
-        if self._refusal is None and len(self._credits) <= self._limit >> 1:
-            spare = self._limit - self._count_queued() - len(self._inbox.requests) - len(self._credits)
-            self._credits.extend([None] * spare)
+        if self._is_lasting:
+            if self._refusal is None:
+                self._give_credits()
+        elif not line and self._pending.has_room_for(0):
+            self._show(None)
+
+    def _may_enter(self, job: Job) -> bool:
+        if self._has_room():
+            return True
+        is_full = self._limit is not None and self._count_queued() >= self._limit
+        return not is_full and self._pending.has_room_for(len(job.payload))
+
+    def _give_credits(self) -> None:
+        most = UNITS if self._limit is None else min(self._limit, UNITS)
+        if len(self._credits) > most >> 1:
+            return
+        in_inbox = [request for request in list(self._inbox.requests) if isinstance(request, Job)]
+        large = sum(self._pending.units_of(len(job.payload)) for job in in_inbox)
+        spare = self._pending.free_units() - len(self._credits) - len(in_inbox) - large
+        if self._limit is not None:
+            spare = min(spare, self._limit - self._count_queued() - len(self._credits) - len(self._inbox.requests))
+        self._credits.extend([None] * spare)
 
     def refuse_line(self, error: Callable[[], BaseException]) -> None:
         """Nobody is let in any more: each caller in line gets an error of its own."""

@@ -41,14 +41,18 @@ class Parcel:
     Its descriptors are closed with this object.
     """
 
-    __slots__ = ("__weakref__", "files", "label")
+    __slots__ = ("__weakref__", "files", "label", "size")
 
     living: ClassVar[WeakSet[Parcel]] = WeakSet()
 
     def __init__(self) -> None:
         self.files: list[OwnedFile] = []  # the file in memory, then what crosses with it
         self.label: bytes = b""  # the sizes of the parts, and the number of files, as bytes for the frame
+        self.size: int = 0  # bytes of its content
         Parcel.living.add(self)
+
+    def __len__(self) -> int:
+        return self.size
 
     def stored(self) -> bytes | None:
         """Return a copy of its content that `load_stored` takes; None where descriptors cross with it."""
@@ -131,6 +135,7 @@ def pack(pickled: bytes, buffers: Sequence[memoryview], passed: Sequence[OwnedFi
     parcel = Parcel()
     parcel.files += (open_memory_file("procbackground-parcel"), *passed)
     parcel.label = _COUNTS.pack(len(sizes), len(parcel.files)) + struct.pack(f"<{len(sizes)}Q", *sizes)
+    parcel.size = sum(sizes)
     fd = parcel.files[0].fileno()
     for part in parts:
         rest = part

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
 import time
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import pytest
 
 from procbackground._state.job import Job, Recipe
+from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.pending_bytes import PendingBytes
 from procbackground._supervisor.submit_gate import SubmitQueueGate, _Place
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -25,9 +28,11 @@ class Queue:
         self.inbox = Inbox()
         self.jobs: list[Job] = []
         self.has_room = False
+        pending = PendingBytes(Scheduler(max_workers=1, wall=lambda time_s: time_s), math.inf, lambda: 0)
         self.gate = SubmitQueueGate(
-            limit, self.inbox, lambda: len(self.jobs), lambda: self.has_room, self.jobs.append, lambda: None
-        )
+            limit, pending, self.inbox, lambda: len(self.jobs), lambda: self.has_room, self.jobs.append, lambda: None,
+            lambda gate: None,
+        )  # fmt: skip
 
     def step(self) -> None:
         """Do what the supervisor does each time it wakes up."""
