@@ -158,8 +158,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             initializer. Past them the manager is broken, as by an initializer that raises; once some worker has been
             ready, only when three in a row are late. Also for the load of the function of a task with a `timeout`.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
-            while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default
-            free memory is not checked.
+            while fewer are, no attempt begins. Running ones continue; observers get an event. By default none must.
         slots: what there is for tasks to need, by name: `{"gpu": 4}`, numbered from 0. A task with `slots={"gpu": 1}`
             has one to itself, in a process that is kept for it. `current().slots` has the numbers; those of "gpu" set
             CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
@@ -183,10 +182,10 @@ class Manager(_FrontDoor, ExecutorInternals):
             queued or running when the program was killed, or failed, runs again. By default the key is made from the
             name of the function and the content of the arguments. So a batch continues after its function was
             corrected, and whatever the order of its tasks; `f(1)` and `f(x=1)` are different work. A lambda or nested
-            function counts by its code. Tasks that are submitted under one key at once are run once, with the limits of
-            the first. Loops are not recorded. A handle is done once its end is on the disk. If the file cannot be
-            written later on, tasks continue, the log has an error, and the report of `close` counts the results that
-            the file does not have. Results are pickles: use only journals that you trust.
+            function counts by its code. Tasks of one key that are out at once are run once, with the limits of the
+            first. Loops are not recorded. A handle is done once its end is on the disk. If the file cannot be written
+            later on, tasks continue, the log has an error, and the report of `close` counts the results that are lost.
+            Results are pickles: use only journals that you trust.
             Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
             to another program, or to a newer version of this one.
         name: of the manager, for people: its status shows it.
