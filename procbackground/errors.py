@@ -115,7 +115,10 @@ class TaskTimeoutError(ProcbackgroundError, TimeoutError):
 class MemoryLimitError(ProcbackgroundError, MemoryError):
     """The attempt's process tree held more than its `memory_limit`.
 
-    Attributes: `limit` and `peak`, in bytes.
+    Or no attempt could begin, because less memory than `min_free_memory` was free for too long while no task of the
+    manager ran.
+
+    Attributes: `limit` and `peak`, in bytes; without an attempt, `limit` is `min_free_memory` and `peak` 0.
     """
 
     def __init__(self, message: str = "", *, limit: int = 0, peak: int = 0, **facts: Any) -> None:

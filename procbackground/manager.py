@@ -158,7 +158,8 @@ class Manager(_FrontDoor, ExecutorInternals):
             initializer. Past them the manager is broken, as by an initializer that raises; once some worker has been
             ready, only when three in a row are late. Also for the load of the function of a task with a `timeout`.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
-            while fewer are, no attempt begins. Running ones continue; observers get an event. By default none must.
+            while fewer are, no attempt begins. Running ones continue; observers get an event. By default none must. If
+            that lasts for `start_timeout` while no task runs, those that wait fail with `MemoryLimitError`.
         slots: what there is for tasks to need, by name: `{"gpu": 4}`, numbered from 0. A task with `slots={"gpu": 1}`
             has one to itself, in a process that is kept for it. `current().slots` has the numbers; those of "gpu" set
             CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
@@ -186,11 +187,10 @@ class Manager(_FrontDoor, ExecutorInternals):
             first. Loops are not recorded. A handle is done once its end is on the disk. If the file cannot be written
             later on, tasks continue, the log has an error, and the report of `close` counts the results that are lost.
             Results are pickles: use only journals that you trust.
-            Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
-            to another program, or to a newer version of this one.
+            Raises (now): `JournalError` for a file that is in use, damaged, read-only, or of another program.
         name: of the manager, for people: its status shows it.
-        status: whether `procbackground top` may watch this manager, cancel tasks and end it, by a socket that is for
-            this user alone; see `procbackground._status`. Raises (now): `OSError` where no socket can be made.
+        status: whether `procbackground top` may watch this manager, cancel tasks and end it, by a socket for this user
+            alone. Raises (now): `OSError` where no socket can be made.
         exit_timeout: seconds that an interpreter which exits waits for tasks of a manager that was not closed; by
             default until they are done. What is cancelled or stopped then is named on stderr. A program that an
             exception ends, such as Ctrl-C's, drops its tasks at once.
@@ -253,7 +253,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         machine = load("procbackground._supervisor.machine")
         if max_workers is None:
-            max_workers = machine.usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus)
+            max_workers = int(machine.usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus))
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
         defaults = Defaults(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from procbackground import Manager, Task, TaskTimeoutError
+from procbackground import Manager, MemoryLimitError, Task, TaskTimeoutError
 from procbackground._testing import free_memory_bytes
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import gated, plain
@@ -128,6 +128,43 @@ def test_max_pending_holds_though_workers_are_idle(make_manager, gate, hoard, mi
     hoarder.end()
     thread.join(PATIENCE_S)
     assert third == [9]
+
+
+def test_tasks_fail_that_wait_for_memory_which_there_never_is(make_manager):
+    manager = make_manager(min_free_memory="1000TiB")
+    loop = manager.run_task(Task(plain.nothing, type="loop"))
+    for handle in (manager.run(plain.square, 3), loop, manager.options(isolate=True).run(plain.square, 3)):
+        error = handle.exception(timeout=PATIENCE_S)
+        assert isinstance(error, MemoryLimitError)
+        assert "fewer than min_free_memory (1048576000 MiB)" in str(error)
+        assert "smaller min_free_memory" in str(error)
+        assert (error.limit, error.task) == (1000 << 40, handle.task)
+        assert handle.attempts == []
+
+
+def test_tasks_fail_when_others_hold_the_memory_for_too_long(make_manager, hoard, minimum):
+    hoarder = hoard()
+    manager = make_manager(min_free_memory=minimum, start_timeout=1.0)
+    error = manager.run(plain.square, 3).exception(timeout=PATIENCE_S)
+    assert isinstance(error, MemoryLimitError)
+    assert "others hold it" in str(error)
+    hoarder.end()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+def test_arguments_that_wait_do_not_keep_their_own_tasks_from_running(make_manager, recorder, gate):
+    """What is missing is in the queue: it would wait for ever, if nothing ran."""
+    payload = b"\1" * (64 * MIB)
+    minimum = free_memory_bytes() - HELD // 4
+    manager = make_manager(max_workers=2, observer=recorder, min_free_memory=minimum)
+    running = manager.run(gated.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    handles = [manager.run(len, payload) for _ in range(12)]
+    del payload
+    recorder.wait_for("admission_held")
+    gate.release(pid)
+    running.result(timeout=PATIENCE_S)
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [64 * MIB] * 12
 
 
 @pytest.mark.parametrize("bad", ["lots", -1, "1.2.3GiB"])

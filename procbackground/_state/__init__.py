@@ -12,6 +12,7 @@ other modules are its parts, and each imports only those above it in this list:
     stops, gate                 stopping and dismissing workers; holding attempts back while memory is short
     launches                    starting workers: how many, at what pace, and when to give up
     dispatch, needy             sending a worker one job; bringing jobs with needs and workers together
+    relief                      beginning one attempt, though memory is short
     staffing                    bringing waiting jobs and workers together
     limits, loops               timeouts, deadlines and silence; tasks of iterations without end
     arrivals                    workers that come and go, and what becomes of their jobs

@@ -142,6 +142,13 @@ class WatchMemory(NamedTuple):
     """Report the free memory to `memory_seen`, now and as long as that asks for more."""
 
 
+class Starved(NamedTuple):
+    """Settle the handle of this job as failed: memory has been short for too long while none of ours ran."""
+
+    job: Job
+    free_bytes: int
+
+
 class AdmissionHeld(NamedTuple):
     """Report that memory is short and no attempt begins."""
 
@@ -157,7 +164,7 @@ class AdmissionResumed(NamedTuple):
 
 Command: TypeAlias = (
     Launch | Send | ContinueLoop | Terminate | Kill | Dismiss | EndLoop | Revoke | ReadMark | AskForLook | Judge
-    | Cancelled | Broke | Refuse | Stalled | ProcessReady | ProcessGone | WatchMemory | AdmissionHeld
+    | Cancelled | Broke | Refuse | Stalled | ProcessReady | ProcessGone | WatchMemory | Starved | AdmissionHeld
     | AdmissionResumed
 )  # fmt: skip
 

@@ -221,6 +221,12 @@ def fail_waiting(state: State, now_s: float) -> None:
             stops.stop(state, waiting, c.FOR_UPKEEP, now_s)
 
 
+def launch_first(state: State, now_s: float) -> None:
+    """Start an ordinary worker, unless one is being started."""
+    if not state.starting:
+        state.launches.launch(state, 1, now_s)
+
+
 def _staff_again(state: State, subject: None, now_s: float) -> None:
     state.needs_staff = True
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from procbackground._state import fleet, stops
+from procbackground._state import fleet, launches, stops
 from procbackground._state.dispatch import send_alone
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -105,7 +105,7 @@ def end_turn(state: State, worker: Worker, now_s: float) -> None:
         stops.retire(state, of_kinds[0], now_s)
 
 
-def memory_seen(state: State, free_bytes: int, held_bytes: Mapping[Worker, int]) -> bool:
+def memory_seen(state: State, free_bytes: int, held_bytes: Mapping[Worker, int], now_s: float) -> bool:
     """So much memory is free, and `held_bytes` by the trees of these workers; return whether to look again."""
     if not any(needs.memory for needs in state.needy):
         state.ledger.unreserved = None
@@ -115,9 +115,36 @@ def memory_seen(state: State, free_bytes: int, held_bytes: Mapping[Worker, int])
         for worker in state.workers
         if worker.needs is not None and worker.needs.memory
     ]
+    if not running and not state.runs_one_offs:
+        # What the manager itself holds must not keep the first task waiting for ever.
+        free_bytes += state.count_payload_bytes()
+        if not any(needs.memory <= free_bytes for needs in state.needy if needs.memory):
+            stops.release_idle(state, now_s)
     state.ledger.note_memory(free_bytes, running)
     state.needs_staff = True
     return True
+
+
+def begin_first(state: State, job: Job, now_s: float) -> bool:
+    """Send this job, the first of all that wait while nothing runs, or launch a worker of its kind; return whether it
+    was sent."""
+    needs = _needs_of(job)
+    worker = _ready_worker(state, job)
+    if worker is not None:
+        _start(state, job, worker, now_s)
+        return True
+    if not needs.takes_own_kind:
+        launches.launch_first(state, now_s)
+    elif not _launch_for(state, job, 0, now_s):
+        _free_slots(state, [needs], now_s)
+    return False
+
+
+def first_job(state: State) -> Job | None:
+    """Return the first of all one-offs that wait in a queue."""
+    heads = _heads(state)
+    plain = _first_plain(state)
+    return heads[0] if heads and (plain is None or heads[0] < plain) else plain
 
 
 # -- who is first --------------------------------------------------------------------------------------------

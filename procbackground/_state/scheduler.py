@@ -39,6 +39,7 @@ class Scheduler(State):
         keeps_spare: bool = False,
         start_timeout_s: float = NO_LIMIT,
         min_free_bytes: int | None = None,
+        memory_patience_s: float = NO_LIMIT,
         slots: Mapping[str, int] | None = None,
     ) -> None:
         super().__init__(
@@ -50,7 +51,9 @@ class Scheduler(State):
             slots=slots,
         )
         self.launches: Launches = Launches(lines, start_timeout_s)
-        self.gate: MemoryGate | None = None if min_free_bytes is None else MemoryGate(min_free_bytes)
+        self.gate: MemoryGate | None = None
+        if min_free_bytes is not None:
+            self.gate = MemoryGate(min_free_bytes, memory_patience_s)
 
     # -- jobs come in --------------------------------------------------------------------------------------
 
@@ -372,7 +375,7 @@ class Scheduler(State):
         """So much memory is free, and so much is held by the trees of workers that have a reservation; return whether
         to look again.
         """
-        wants_more = needy.memory_seen(self, free_bytes, held_bytes or {})
+        wants_more = needy.memory_seen(self, free_bytes, held_bytes or {}, now_s)
         if self.gate is not None:
             wants_more = self.gate.memory_seen(self, free_bytes, now_s) or wants_more
         self.is_memory_watched = wants_more

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
-from procbackground._state import fleet, launches, needy, stops
+from procbackground._state import fleet, launches, needy, relief, stops
 from procbackground._state.dispatch import send_alone
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -20,6 +20,8 @@ def staff(state: State, now_s: float) -> None:
     state.needs_staff = False
     if state.gate is not None and state.gate.is_shut and not state.is_draining:
         state.gate.want_watch(state)
+        if state.gate.lets_one and relief.begin_one(state, now_s):
+            state.gate.lets_one = False
         return
     while state.loops_queue and state.spares:
         worker = state.spares.pop()

@@ -208,6 +208,11 @@ class State:
             queued += sum(queue.length for queue in self.needy.values())
         return queued + behind + len(self.waiting) + len(self.aside)
 
+    @property
+    def runs_one_offs(self) -> bool:
+        """Whether a worker has a one-off that it may have begun."""
+        return any(worker.pipeline.jobs for worker in self.workers)
+
     def count_payload_bytes(self) -> int:
         """Return how many bytes the arguments of the jobs have that wait, as `count_queued` does."""
         waiting = chain(self.queued(), self.loops_queue, self.waiting, self.aside)

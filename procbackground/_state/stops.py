@@ -105,6 +105,12 @@ def skipped(state: State, worker: Worker, sequence: int, now_s: float) -> None:
         outcomes.judge(state, job, reason or c.DIED, b"", worker)
 
 
+def release_idle(state: State, now_s: float) -> None:
+    """Let all workers leave that run nothing: they may hold memory."""
+    for worker in [*state.idle, *state.kept, *state.spares]:
+        retire(state, worker, now_s)
+
+
 def count_stop(state: State, worker: Worker) -> None:
     """A task that ran was stopped: of interest to the report of a close."""
     if state.is_closing:

@@ -33,6 +33,7 @@ from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
 from procbackground._supervisor.kinds import able_to_start_kinds
+from procbackground._supervisor.obstacles import patience_s
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
@@ -96,6 +97,7 @@ class Loop:
             keeps_spare=options.keeps_spare,
             start_timeout_s=options.start_timeout_s,
             min_free_bytes=options.min_free_bytes,
+            memory_patience_s=patience_s(options.min_free_bytes, options.start_timeout_s),
             slots=options.slots,
         )
         self.figures = self.scheduler.figures
@@ -116,7 +118,10 @@ class Loop:
             )
         self.stacks = StackDumps()
         self.gate: SubmitQueueGate | None = None  # where callers wait; None while they need not
-        self.sampler = Sampler(self.name, self.scheduler, self.inbox, self.wall, self.events)
+        self.sampler = Sampler(
+            self.name, self.scheduler, self.inbox, self.wall, self.events, self.settler.fail,
+            options.min_free_bytes or 0,
+        )  # fmt: skip
         self.monitor = self.sampler.monitor
         self.intake = Intake(
             self.scheduler, self.inbox, self.events, self.settler, self.acceptance,
@@ -376,14 +381,8 @@ class Loop:
                 if self.keyed is not None:
                     self.keyed.note_gone(worker)
                 self.events.process("on_process_exited", worker, exit_code=worker.death.exit_code)
-            case c.WatchMemory():
-                if not self.monitor.request_watch():
-                    self.scheduler.memory_not_seen(time.monotonic())
-            case c.AdmissionHeld(free_bytes):
-                min_free = self.options.min_free_bytes
-                self.events.manager("on_admission_held", reason="memory", free=free_bytes, min_free=min_free)
-            case c.AdmissionResumed(free_bytes, held_for_s):
-                self.events.manager("on_admission_resumed", reason="memory", free=free_bytes, held_for=held_for_s)
+            case c.WatchMemory() | c.Starved() | c.AdmissionHeld() | c.AdmissionResumed():
+                self.sampler.obey(command)
             case _:
                 assert_never(command)
 

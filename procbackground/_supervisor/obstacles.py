@@ -16,12 +16,16 @@ from contextlib import contextmanager
 from typing import Any
 
 from procbackground._state import launches
+from procbackground._state.job import Job
+from procbackground._supervisor.machine import total_memory_bytes
+from procbackground.errors import MemoryLimitError
 
 # Somebody may close descriptors, end processes, or free memory and disk.
 _LACKS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOSPC})
 _REFUSALS = frozenset({errno.EPERM, errno.ENOSYS, errno.EACCES})
 
 EXEC_FAILED = 255  # exit code of a child of `multiprocessing` that could not execute its program
+NEVER_FREE_S = 1.0  # for memory of which the machine has not so much: as long as a close that follows may take
 FORK_SERVER_END_S = 0.5  # between the end of the fork server's socket and its exit code
 START_FDS = 20  # what starting a process through `multiprocessing` opens at most, its own helpers included
 
@@ -219,6 +223,31 @@ def _check_room_for_processes(count: int) -> None:
         may_end.set()
         for thread in threads:
             thread.join()
+
+
+def patience_s(min_free_bytes: int | None, start_timeout_s: float) -> float:
+    """Return how long tasks wait for so much free memory at the most, while none runs."""
+    if min_free_bytes is not None and min_free_bytes >= total_memory_bytes():
+        return min(NEVER_FREE_S, start_timeout_s)
+    return start_timeout_s
+
+
+def starved_error(job: Job, free_bytes: int, min_free_bytes: int) -> MemoryLimitError:
+    """Return the error of a task that did not begin because memory was short for too long."""
+    total_bytes = total_memory_bytes()
+    if min_free_bytes >= total_bytes:
+        advice = f"there are {total_bytes / 2**20:.0f} MiB in all, so give the manager a smaller min_free_memory"
+    else:
+        advice = (
+            "no task of this manager runs, so others hold it: end these, or give the manager a smaller "
+            "min_free_memory, or a longer start_timeout, for which it waits"
+        )
+    return MemoryLimitError(
+        f"task {job.recipe.name!r} could not begin: {free_bytes / 2**20:.0f} MiB of memory are free, fewer than "
+        f"min_free_memory ({min_free_bytes / 2**20:.0f} MiB); {advice}",
+        task=job.handle.task,
+        limit=min_free_bytes,
+    )
 
 
 @contextmanager

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
+from procbackground._state import commands as c
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -14,6 +15,7 @@ from procbackground._supervisor import machine
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.monitor import Monitor, Watched, sample
+from procbackground._supervisor.obstacles import starved_error
 from procbackground.report import ProcessInfo
 
 
@@ -35,11 +37,15 @@ class Sampler:
         inbox: Inbox,
         wall: Callable[[float], float],
         events: Events,
+        fail: Callable[[Job, BaseException], None],
+        min_free_bytes: int,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
         self._wall = wall
         self._events = events
+        self._fail = fail  # settles a job's handle
+        self._min_free_bytes = min_free_bytes
         self._keeps = "on_process_sampled" in events.wanted  # what was seen of running tasks
         self.monitor = Monitor(
             name,
@@ -79,6 +85,20 @@ class Sampler:
                 else:
                     rows.append(_Row(worker, job, job.sequence, job.attempt, worker.pipeline.head_since_s))
         return rows
+
+    def obey(self, command: c.WatchMemory | c.Starved | c.AdmissionHeld | c.AdmissionResumed) -> None:
+        """Carry out a command that concerns the free memory. In the supervisor thread."""
+        min_free = self._min_free_bytes
+        match command:
+            case c.WatchMemory():
+                if not self.monitor.request_watch():
+                    self._scheduler.memory_not_seen(time.monotonic())
+            case c.Starved(job, free):
+                self._fail(job, starved_error(job, free, min_free))
+            case c.AdmissionHeld(free):
+                self._events.manager("on_admission_held", reason="memory", free=free, min_free=min_free)
+            case c.AdmissionResumed(free, held_for_s):
+                self._events.manager("on_admission_resumed", reason="memory", free=free, held_for=held_for_s)
 
     # -- what the monitor's thread calls -------------------------------------------------------------------
 

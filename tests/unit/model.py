@@ -122,10 +122,18 @@ class World:
 
     # -- the caller ----------------------------------------------------------------------------------------
 
-    def submit(self, name: str = "", recipe: Recipe | None = None, *, is_alone: bool = True, **limits: Any) -> Job:
+    def submit(
+        self,
+        name: str = "",
+        recipe: Recipe | None = None,
+        *,
+        is_alone: bool = True,
+        payload: bytes = b"payload",
+        **limits: Any,
+    ) -> Job:
         """Give the scheduler a job; with others behind it in the inbox it is not `is_alone`."""
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
-        job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, b"payload")  # type: ignore[arg-type]
+        job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, payload)  # type: ignore[arg-type]
         self.jobs.append(job)
         if recipe.is_loop:
             self.scheduler.accept_loop(job, self.now_s)
@@ -254,6 +262,8 @@ class World:
                 self._end(job, CANCELLED)
             case c.Broke(job):
                 self._end(job, BROKE)
+            case c.Starved(job, _):
+                self._end(job, FAILED, "starved")
             case c.ContinueLoop(worker):
                 child = self.children.get(worker)
                 if child is not None and child.is_alive:

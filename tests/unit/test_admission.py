@@ -7,15 +7,19 @@ import pytest
 from procbackground._state import commands as c
 from procbackground._state.gate import WATCH_AGAIN_S
 from procbackground._state.job import SHORT_TASK_S, Recipe
+from procbackground._state.ledger import Needs
 from procbackground.retry import Retry
-from tests.unit.model import World, prompt_world
+from tests.unit.model import World, ending_of, prompt_world, why
 
 PLENTY, LITTLE, MINIMUM = 2000, 500, 1000
 
 
+PATIENCE_S = 60.0
+
+
 @pytest.fixture
 def world() -> World:
-    return prompt_world(min_free_bytes=MINIMUM)
+    return prompt_world(min_free_bytes=MINIMUM, memory_patience_s=PATIENCE_S)
 
 
 def test_nothing_begins_before_the_memory_is_known(world):
@@ -126,3 +130,90 @@ def test_a_look_at_memory_that_was_impossible_is_asked_for_again(world):
     world.fail_to_see_memory()
     world.advance(WATCH_AGAIN_S)
     assert len(world.commands(c.WatchMemory)) == 2
+
+
+# -- nothing waits for ever ----------------------------------------------------------------------------------
+
+
+def test_jobs_fail_when_memory_is_short_for_long_and_none_of_ours_runs(world):
+    early = world.submit()
+    world.see_memory(LITTLE)
+    world.see_memory(LITTLE)
+    world.advance(PATIENCE_S / 2)
+    late = world.submit()
+    world.see_memory(LITTLE)
+    world.advance(PATIENCE_S / 2)
+    world.see_memory(LITTLE)
+    assert world.endings() == {early: "failed"}
+    assert why(early) == "starved"
+    world.advance(PATIENCE_S / 2)
+    world.see_memory(LITTLE)
+    assert world.endings()[late] == "failed"
+    assert not world.workers()
+
+
+def test_jobs_of_every_queue_fail_then(world):
+    jobs = [
+        world.submit(), world.submit(isolate=True), world.submit(needs=Needs(cores=2)), world.submit(is_loop=True),
+    ]  # fmt: skip
+    world.see_memory(LITTLE)
+    world.see_memory(LITTLE)
+    world.advance(PATIENCE_S)
+    world.see_memory(LITTLE)
+    assert [ending_of(job) for job in jobs] == ["failed"] * 4
+    world.check()
+
+
+def test_jobs_wait_on_while_one_of_ours_runs(world):
+    running, waiting = world.submit(), None
+    world.see_memory(PLENTY)
+    waiting = world.submit()
+    world.see_memory(LITTLE)
+    for _ in range(10):
+        world.advance(PATIENCE_S)
+        world.see_memory(LITTLE)
+    world.answer(running)
+    world.see_memory(LITTLE)
+    world.advance(PATIENCE_S - 1)
+    world.see_memory(LITTLE)
+    world.see_memory(PLENTY)
+    assert ending_of(waiting) is None
+    assert waiting in world.running()
+
+
+def test_idle_workers_leave_when_memory_is_short_and_none_runs(world):
+    first, second, third = (world.submit() for _ in range(3))
+    world.see_memory(PLENTY)
+    world.see_memory(LITTLE)
+    world.answer(first)
+    world.see_memory(LITTLE)
+    assert len(world.workers()) == 2
+    world.answer(second)
+    world.see_memory(LITTLE)
+    assert not world.workers()  # they have left, with what they held
+    world.see_memory(PLENTY)
+    assert world.running() == [third]
+
+
+@pytest.mark.parametrize("how", ["plain", "isolate", "needs"])
+def test_one_at_a_time_runs_when_the_queue_itself_is_what_is_missing(world, how):
+    limits = {"plain": {}, "isolate": {"isolate": True}, "needs": {"needs": Needs(cores=2)}}[how]
+    jobs = [world.submit(payload=bytes(300), **limits) for _ in range(4)]
+    free = MINIMUM - 1200
+    for number, job in enumerate(jobs):
+        for _ in range(4):
+            world.see_memory(free)
+        assert world.running() == [job], number
+        world.answer(job)
+        free += 300
+        world.check()
+    assert all(ending_of(job) == "succeeded" for job in jobs)
+
+
+def test_a_reservation_is_not_kept_out_by_what_the_queue_holds():
+    world = prompt_world(2)
+    jobs = [world.submit(payload=bytes(300), needs=Needs(memory=900)) for _ in range(2)]
+    world.see_memory(300)
+    assert world.running() == [jobs[0]]
+    world.see_memory(300)
+    assert world.running() == [jobs[0]]

@@ -279,7 +279,7 @@ def test_task_begins_when_its_memory_is_free(world):
     job = world.submit(recipe=of_needs(Needs(memory=500)))
     assert len(world.commands(c.WatchMemory)) == 1
     assert not world.running()
-    assert world.see_memory(499)
+    assert world.see_memory(400)
     assert not world.running()
     world.see_memory(500)
     assert world.running() == [job]

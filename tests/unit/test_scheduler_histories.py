@@ -50,11 +50,15 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.recipes = {name: make() for name, make in RECIPES.items()}
         self.is_closing = False
 
-    @initialize(max_workers=st.integers(1, 3), tasks_per_child=st.sampled_from([None, None, 1, 3]))
-    def make(self, max_workers: int, tasks_per_child: int | None) -> None:
+    @initialize(
+        max_workers=st.integers(1, 3),
+        tasks_per_child=st.sampled_from([None, None, 1, 3]),
+        min_free_bytes=st.sampled_from([None, None, 600]),
+    )
+    def make(self, max_workers: int, tasks_per_child: int | None, min_free_bytes: int | None) -> None:
         self.world = World(
             max_workers, is_obedient=False, max_tasks_per_child=tasks_per_child, grace_s=0.5, lines=8,
-            slots={"gpu": 2},
+            slots={"gpu": 2}, min_free_bytes=min_free_bytes, memory_patience_s=0.2,
         )
         recipes = self.recipes.items()
         self.recipes = {
