@@ -10,11 +10,12 @@ import threading
 
 import pytest
 
-from procbackground import Manager, Task, TaskTimeoutError, WorkerDiedError
+from procbackground import Manager, QueueFullError, Task, TaskTimeoutError, WorkerDiedError
 from procbackground._testing import View, free_memory_bytes
-from tests.support.facts import wait_until
+from tests.support import scripts
+from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate
-from tests.support.tasks import gated, needing, plain
+from tests.support.tasks import gated, leaving, needing, plain
 from tests.test_child_setup import blas_threads
 
 METHODS = ["forkserver", pytest.param("spawn", marks=pytest.mark.slow), "fork"]
@@ -154,6 +155,42 @@ def test_map_and_stream_have_slots_too(make_manager):
     assert len({handle.result()["pid"] for handle in manager.stream(tasks)}) == 1
 
 
+def test_row_that_fails_is_tried_again_with_slots(make_manager):
+    view = make_manager(slots={"gpu": 1}, retry=2).options(slots={"gpu": 1})
+    assert list(view.map(needing.fail_first, range(4))) == [(2, {"gpu": (0,)})] * 4
+
+
+def test_journal_gives_results_of_tasks_with_slots_at_once(make_manager, tmp_path):
+    pids = set()
+    for _ in range(2):
+        manager = make_manager(slots={"gpu": 1}, journal=tmp_path / "journal.sqlite")
+        pids.add(manager.options(slots={"gpu": 1}).run(needing.given).result(timeout=PATIENCE_S)["pid"])
+        manager.close()
+    assert len(pids) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="what is promised of Linux")
+def test_processes_with_slots_end_with_the_parent_that_is_killed(gate, tmp_path):
+    body = """
+        manager = Manager(max_workers=2, slots={"gpu": 1})
+        manager.options(slots={"gpu": 1}).run(gated.start_grandchild, address, True)
+        time.sleep(60)
+    """
+    with scripts.running(scripts.parent(gate, body), tmp_path) as process:
+        worker, child = gate.next_arrival()
+        process.kill()
+        wait_until_gone([worker, child])
+
+
+@pytest.mark.parametrize("act", [leaving.leave, leaving.leave_and_raise])
+def test_what_a_task_with_slots_has_started_ends_with_its_attempt(make_manager, gate, act):
+    manager = make_manager(slots={"gpu": 1})
+    handle = manager.options(slots={"gpu": 1}).run(act, gate.address, "forked twice")
+    left = gate.wait_for_label()
+    handle.exception(timeout=PATIENCE_S)
+    wait_until_gone([left])
+
+
 def test_close_ends_processes_that_are_kept_for_slots(make_manager):
     manager = make_manager(slots={"gpu": 2})
     manager.options(slots={"gpu": 1}).run(needing.given).result(timeout=PATIENCE_S)
@@ -252,6 +289,20 @@ def test_reservations_that_fit_run_at_once(make_manager, gate):
     gate.open()
     for handle in handles:
         handle.result(timeout=PATIENCE_S)
+
+
+def test_tasks_that_wait_for_slots_fill_the_queue_though_workers_are_idle(make_manager, gate):
+    manager = make_manager(max_workers=2, slots={"gpu": 1}, max_pending=2, when_full="raise")
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    view = manager.options(slots={"gpu": 1})
+    handles = [view.run(needing.stop_with_slots, gate.address)]
+    gate.wait_for_arrival()
+    handles += [view.run(needing.given) for _ in range(2)]
+    assert View(manager).idle == 1
+    with pytest.raises(QueueFullError, match="2 tasks wait"):
+        view.run(needing.given)
+    gate.open()
+    assert [handle.result(timeout=PATIENCE_S)["slots"] for handle in handles] == [{"gpu": (0,)}] * 3
 
 
 # -- what is refused -----------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ SHOWN = {
     "GUIDE: Giving work": [f"pow {2**100}", "urgent 6", "42"],
     "GUIDE: Retries": ["text of index", "3 succeeded None"],
     "GUIDE: Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
-    "GUIDE: What a task needs": ["three: one GPU, 2 threads; its number is one of two: True", "the manager has 2 of them"],
+    "GUIDE: What a task needs": ["three: one GPU, 2 threads; its number is one of two: True", "the manager has 2"],
     "GUIDE: Loops": ["1 polled", "True"],
     "GUIDE: Observers": ["failed: 17", "exit code 3"],
     "GUIDE: Progress": ["1000000"],

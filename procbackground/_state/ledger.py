@@ -49,7 +49,8 @@ class Ledger:
     """What is taken of one manager's slots and of the machine's memory.
 
     Attributes: `unreserved`: bytes of memory that are free and reserved for no running attempt, when that was last
-    measured, less what was reserved since; None while it is not measured.
+    measured, less what was reserved since; None while it is not measured. `is_held_by_others`: nothing was reserved
+    then, nor has been since, so what is missing is not ours to give.
     """
 
     def __init__(self, slots: Mapping[str, int]) -> None:
@@ -57,6 +58,7 @@ class Ledger:
         self._free: dict[str, set[int]] = {name: set(range(count)) for name, count in slots.items()}
         self.reserved: int = 0  # bytes, by attempts that run
         self.unreserved: int | None = None
+        self.is_held_by_others: bool = False
 
     # -- slots, by processes -------------------------------------------------------------------------------
 
@@ -104,6 +106,8 @@ class Ledger:
     def reserve(self, needs: Needs) -> None:
         """An attempt begins."""
         self.reserved += needs.memory
+        if needs.memory:
+            self.is_held_by_others = False
         if self.unreserved is not None:
             self.unreserved -= needs.memory
 
@@ -114,6 +118,7 @@ class Ledger:
     def note_memory(self, free_bytes: int, running: Iterable[tuple[int, int]]) -> None:
         """So much memory is free now; `running` has, of each attempt, how much it reserved and how much it holds."""
         self.unreserved = free_bytes - sum(max(0, reserved - held) for reserved, held in running)
+        self.is_held_by_others = not self.reserved
 
 
 def _threads_of(needs: Needs) -> int:

@@ -6,7 +6,7 @@ further ones, without a place; others run in ordinary workers.
 
 Jobs with and without needs take turns by priority and order of acceptance. One whose needs are not met lets later ones
 pass, until it has waited at the head for `HOLD_BACK_AFTER_S`, or where they have a lower priority. From then on places,
-slots and memory that come free are kept for it.
+slots and memory that come free are kept for it; but not while it lacks memory that other programs hold.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def memory_seen(state: State, free_bytes: int, held_bytes: Mapping[Worker, int],
     if not running and not state.runs_one_offs:
         # What the manager itself holds must not keep the first task waiting for ever.
         free_bytes += state.count_payload_bytes()
-        if not any(needs.memory <= free_bytes for needs in state.needy if needs.memory):
+        if next(needs.memory for job in _heads(state) if (needs := _needs_of(job)).memory) > free_bytes:
             stops.release_idle(state, now_s)
     state.ledger.note_memory(free_bytes, running)
     state.needs_staff = True
@@ -202,6 +202,10 @@ def _hold_back(state: State, plain: Job | None, now_s: float) -> None:
     outranks = bool(others) and all(first.recipe.priority > job.recipe.priority for job in others)
     due_s = held.since_s + HOLD_BACK_AFTER_S
     held.is_due = outranks or now_s >= due_s
+    if state.ledger.is_held_by_others and not state.ledger.has_memory(_needs_of(first)):
+        held.is_due = False  # others need not wait for what they cannot bring
+        held.places = 0
+        return
     if not held.is_due and held.timer_s <= now_s:
         held.timer_s = due_s
         state.timers.at(due_s, _look_again)

@@ -106,9 +106,10 @@ def skipped(state: State, worker: Worker, sequence: int, now_s: float) -> None:
 
 
 def release_idle(state: State, now_s: float) -> None:
-    """Let all workers leave that run nothing: they may hold memory."""
-    for worker in [*state.idle, *state.kept, *state.spares]:
-        retire(state, worker, now_s)
+    """Let the workers leave that have run tasks and run none now: they may hold memory."""
+    for worker in [*state.idle, *state.kept]:
+        if worker.state == fleet.IDLE:
+            retire(state, worker, now_s)
 
 
 def count_stop(state: State, worker: Worker) -> None:

@@ -22,12 +22,13 @@ from procbackground.errors import QueueFullError
 class _Place:
     """A caller in line, with the job that it brings."""
 
-    __slots__ = ("error", "is_given_up", "is_refused", "job", "turn", "waits")
+    __slots__ = ("error", "is_given_up", "is_refused", "is_refused_by_count", "job", "turn", "waits")
 
     def __init__(self, job: Job, waits: bool = True) -> None:
         self.job = job
         self.waits = waits  # else it is refused where there is no room at once
         self.is_refused = False
+        self.is_refused_by_count = False  # else by bytes
         self.is_given_up = False
         self.error: BaseException | None = None
         self.turn: LockType = allocate_lock()
@@ -95,19 +96,19 @@ class SubmitQueueGate:
             self._inbox.put(self.advance)
             raise
         if place.is_refused:
-            raise self._full_error(job)
+            raise self._full_error(place)
         if place.error is not None:
             raise place.error
 
-    def _full_error(self, job: Job) -> QueueFullError:
-        if self._limit is not None and self._count_queued() >= self._limit:
+    def _full_error(self, place: _Place) -> QueueFullError:
+        if place.is_refused_by_count:
             what = f"{self._limit} tasks wait, as many as max_pending allows"
         else:
             limit = self._pending.limit
             what = f"the arguments of the tasks that wait have as many bytes as max_pending_bytes allows ({limit:.0f})"
         return QueueFullError(
             f'the queue is full: {what}; try again later (with when_full="wait" the call would wait)',
-            task=job.handle.task,
+            task=place.job.handle.task,
             max_pending=self._limit or 0,
             max_pending_bytes=self._pending.limit,
         )
@@ -141,7 +142,7 @@ class SubmitQueueGate:
             self._show(self)  # it may have been about to be hidden
         if not place.waits and self._line and self._line[-1] is place:
             self._line.pop()
-            place.is_refused = True
+            place.is_refused, place.is_refused_by_count = True, self._has_enough
             place.turn.release()
 
     def advance(self) -> None:
@@ -162,10 +163,14 @@ class SubmitQueueGate:
             self._show(None)
 
     def _may_enter(self, job: Job) -> bool:
-        if self._has_room():
+        if job.recipe.needs is None and self._has_room():
             return True
-        is_full = self._limit is not None and self._count_queued() >= self._limit
-        return not is_full and self._pending.has_room_for(len(job.payload))
+        return not self._has_enough and self._pending.has_room_for(len(job.payload))
+
+    @property
+    def _has_enough(self) -> bool:
+        """Whether as many jobs wait as may."""
+        return self._limit is not None and self._count_queued() >= self._limit
 
     def _give_credits(self) -> None:
         most = UNITS if self._limit is None else min(self._limit, UNITS)

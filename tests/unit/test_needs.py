@@ -327,6 +327,31 @@ def test_small_reservations_do_not_starve_a_large_one(world):
     assert ending_of(later[-1]) is None
 
 
+def test_task_that_lacks_what_other_programs_hold_does_not_hold_back_small_ones(world):
+    large = world.submit(recipe=of_needs(Needs(memory=900)))
+    small = world.submit_many(6, of_needs(Needs(memory=300), "small"))
+    for _ in range(6):
+        world.advance(2 * HOLD_BACK_AFTER_S)
+        world.see_memory(500)
+        assert large not in world.running()
+        world.answer(world.running()[0])
+    assert all(ending_of(job) == "succeeded" for job in small)
+    world.see_memory(900)
+    assert world.running() == [large]
+
+
+def test_idle_workers_leave_for_a_reservation_that_does_not_fit(world):
+    world.answer(world.submit())
+    (worker,) = world.idle()
+    job = world.submit(recipe=of_needs(Needs(memory=900)))
+    for _ in range(10):
+        world.see_memory(800)
+    assert worker not in world.workers()
+    assert len(world.commands(c.Launch)) <= 2  # one that has run nothing may stay
+    world.see_memory(900)
+    assert world.running() == [job]
+
+
 def test_task_that_only_needs_memory_runs_in_a_worker_of_the_pool(world):
     world.answer(world.submit())
     (worker,) = world.idle()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Any
 
 from procbackground import current
@@ -42,5 +41,8 @@ def slots_of_row(number: int) -> tuple[int, dict[str, tuple[int, ...]]]:
     return number, current().slots
 
 
-def modules() -> set[str]:
-    return set(sys.modules)
+def fail_first(number: int) -> tuple[int, dict[str, tuple[int, ...]]]:
+    """Fail in the first attempt; then return the number of the attempt, and its slots."""
+    if current().attempt == 1:
+        raise ValueError(number)
+    return current().attempt, current().slots
