@@ -143,20 +143,18 @@ def test_tasks_fail_that_wait_for_memory_which_there_never_is(make_manager):
 
 
 def test_tasks_fail_when_others_hold_the_memory_for_too_long(make_manager, hoard, minimum):
-    hoarder = hoard()
+    hoard()
     manager = make_manager(min_free_memory=minimum, start_timeout=1.0)
     error = manager.run(plain.square, 3).exception(timeout=PATIENCE_S)
     assert isinstance(error, MemoryLimitError)
     assert "others hold it" in str(error)
-    hoarder.end()
-    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
 
 
 def test_arguments_that_wait_do_not_keep_their_own_tasks_from_running(make_manager, recorder, gate):
     """What is missing is in the queue: it would wait for ever, if nothing ran."""
     payload = b"\1" * (64 * MIB)
     minimum = free_memory_bytes() - HELD // 4
-    manager = make_manager(max_workers=2, observer=recorder, min_free_memory=minimum)
+    manager = make_manager(max_workers=1, observer=recorder, min_free_memory=minimum)
     running = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
     handles = [manager.run(len, payload) for _ in range(12)]
