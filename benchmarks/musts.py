@@ -64,6 +64,8 @@ _ALL = (
     Must("map_chunk64", "items_per_s", 4, BASELINE, aim=5.6),
     Must("map_adaptive", "items_per_s", 1, BEST_PEER),
     Must("payload_64m", "gb_per_s", 5, BASELINE, aim=7),
+    Must("shared_200m", "over_noop_us", 50),
+    Must("shared_200m", "growth", 1.1),
     Must("memory_per_queued_task", "bytes_per_task", 0.25, BASELINE, aim=0.12),
     Must("cpu_batch", "efficiency_percent", 97),
     Must("cpu_batch", "efficiency_percent", 1, NOISE),

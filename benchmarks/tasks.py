@@ -57,6 +57,27 @@ def burn_cpu(seconds: float) -> float:
     return used_s
 
 
+def keep(value: Any) -> None:
+    """Keep a value in this worker, as an initializer does."""
+    _kept.append(value)
+
+
+_kept: list[Any] = []
+
+
+def read_some(array: Any, number: int) -> int:
+    """Return the sum of three items of an array, or of the one that is kept here."""
+    array = _kept[-1] if array is None else array
+    return int(array[number]) + int(array[array.size // 2]) + int(array[-1])
+
+
+def read_all(array: Any) -> int:
+    """Return the sum of an array, or of the one that is kept here, and stay for a moment: each worker gets one."""
+    array = _kept[-1] if array is None else array
+    time.sleep(0.1)
+    return int(array.sum())
+
+
 def sum_of_pages(array: Any) -> int:
     """Return the sum of one int64 per memory page, so that every page has really arrived."""
     return int(array[::INT64S_PER_PAGE].sum())

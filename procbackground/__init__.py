@@ -15,6 +15,7 @@ Giving work:
     manager.run_task(Task(fn, ...))     the same under limits of its own, or as a loop
     manager.map(fn, *iterables)         results in order, in chunks that size themselves
     manager.stream(tasks)               ten million tasks in flat memory, each handle as it ends
+    manager.share(value)                large data once per machine; give it to tasks in place of the value
     manager.options(timeout=5)          a view on the manager whose calls run under these limits
 
 Following it:
@@ -64,6 +65,7 @@ if TYPE_CHECKING:
     from procbackground.observers import CallbackObserver, LoguruObserver, Observer
     from procbackground.report import Attempt, CloseReport, Outcome, ProcessInfo, Progress, Stats
     from procbackground.retry import Retry
+    from procbackground.shared import Shared
     from procbackground.task import Task, TaskType
 
 __all__ = [
@@ -86,6 +88,7 @@ __all__ = [
     "RemoteTraceback",
     "Retry",
     "SerializationError",
+    "Shared",
     "Stats",
     "Task",
     "TaskHandle",
@@ -111,6 +114,7 @@ _HOMES = {
     "ProcessInfo": "report",
     "Progress": "report",
     "Retry": "retry",
+    "Shared": "shared",
     "Stats": "report",
     "Task": "task",
     "TaskHandle": "handle",

@@ -3,6 +3,9 @@
 Importing this module registers it. joblib cuts the calls into batches and tunes their size; each batch is a task of a
 manager, so it has the manager's limits and retries, a worker that dies costs its own batch at the most, and a call
 that fails, runs over joblib's `timeout` or is abandoned has its running batches stopped.
+
+An array of a megabyte or more that many batches of a call have is copied once, as joblib's own backends do with their
+memory maps: so it must not change while the call runs.
 """
 
 from __future__ import annotations
@@ -35,6 +38,7 @@ except ImportError as _missing:
     ) from _missing
 
 from procbackground._sync import Latch
+from procbackground._wire.copies import Keeper, keeping
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 from procbackground.task import Task, qualified_name
@@ -137,6 +141,9 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
     def terminate(self) -> None:
         """A call is over; the workers stay for the next."""
         self.reset_batch_stats()
+        call = None if self.parallel is None else self._calls.get(self.parallel)
+        if call is not None and call.arrays is not None:
+            call.arrays.clear()
         self.parallel = None  # it has us, too: without the circle we go with it at once, and the workers with us
 
     # -- batches -------------------------------------------------------------------------------------------
@@ -148,7 +155,7 @@ class _Backend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc]  #
         task = Task(_run_batch, args=(func,), name=_name_of(func))
         call = self._call_of(callback)
         # In a copy: two threads may not be in one context at a time.
-        handle: TaskHandle[Any] = call.context.copy().run(_run_when_there_is_room, self._manager, task)
+        handle: TaskHandle[Any] = call.context.copy().run(_run_when_there_is_room, self._manager, task, call.arrays)
         call.handles.add(handle)
         handle.add_done_callback(call.handles.discard)
         if callback is not None:
@@ -186,6 +193,7 @@ class _Call:
         self.name = name  # joblib's
         self.context = copy_context()  # the caller's; later batches are given by whichever thread ends an earlier one
         self.handles: set[Future[Any]] = set()
+        self.arrays = None if name is None else Keeper()  # those that its batches have in common
         # Never held while joblib is called: its own lock may be held by a thread that comes here next.
         self._lock = RLock()
         self._inside: list[tuple[int, Latch]] = []  # the threads that call joblib, each with what it sets afterwards
@@ -241,13 +249,14 @@ def register(make_default: bool = False) -> None:
     copyreg.pickle(BatchedCalls, _reduce_batch)
 
 
-def _run_when_there_is_room(manager: Manager, task: Task[Any]) -> TaskHandle[Any]:
+def _run_when_there_is_room(manager: Manager, task: Task[Any], arrays: Keeper | None) -> TaskHandle[Any]:
     """Do as `Manager.run_task`, but wait for room in a full queue, whatever `when_full` says.
 
     joblib bounds by itself what it gives, and a refusal would end the call.
     """
     handle: TaskHandle[Any] = TaskHandle(manager._supervisor, None, task)
-    manager._submitter.waiting_for_room().submit_task(handle, task)
+    with keeping(arrays):
+        manager._submitter.waiting_for_room().submit_task(handle, task)
     return handle
 
 

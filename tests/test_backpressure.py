@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import pickle
 import threading
 import tracemalloc
@@ -215,8 +216,12 @@ def test_streams_and_maps_wait_for_room_where_other_callers_are_refused(make_man
 MIB = 1 << 20
 
 
+_texts = itertools.count()
+
+
 def text_of(size: int) -> str:
-    return "x" * size
+    """Return a text of this length, another one each time: equal ones have their memory in common."""
+    return f"{next(_texts):020}"[-size:].ljust(size, "x")
 
 
 @pytest.mark.parametrize("size", [MIB // 4, 4 * MIB], ids=["in the request", "in a parcel"])

@@ -58,6 +58,7 @@ SHOWN = {
     "GUIDE: Logs and output": ["7 crunching 7"],
     "GUIDE: What a worker starts with": ["request 17 in / with 1 thread, batch"],
     "GUIDE: Many tasks": ["1000000", "[1024, 59049, 1048576]"],
+    "GUIDE: Large data": ["[2999997.0, 2999998.0, 2999999.0", "False (1000000, 6)"],
     "GUIDE: Inputs that block": ["ONE\nTWO\n"],
     "GUIDE: Backpressure": ["True the queue is full: 2 tasks wait"],
     "GUIDE: Batches that survive": [" 1 attempts in this run"],
@@ -73,6 +74,7 @@ SHOWN = {
 
 # What is in the extra `compat` only; without it these programs are skipped.
 NEEDED = {
+    "GUIDE: Large data": ["numpy"],
     "GUIDE: joblib and scikit-learn": ["joblib", "sklearn"],
     "GUIDE: dask": ["dask"],
     "GUIDE: SciPy": ["scipy"],

@@ -29,6 +29,9 @@ class JoblibParallel(Contender):
     def map(self, fn: Callable[[Any], Any], items: Sequence[Any], chunk_size: int | None) -> list[Any]:
         return self._parallel((delayed(fn)(item) for item in items), batch_size=chunk_size or "auto")
 
+    def share(self, value: Any) -> Any:
+        return value  # it maps large arrays by itself
+
     def _parallel(self, calls: Iterable[Any], batch_size: int | str) -> list[Any]:
         # joblib keeps one executor behind all calls with the same `n_jobs`, so the workers stay warm.
         return list(Parallel(n_jobs=self.workers, batch_size=batch_size)(calls))

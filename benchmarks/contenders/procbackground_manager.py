@@ -27,5 +27,8 @@ class ProcbackgroundManager(ExecutorContender):
     def run_loop(self, fn: Callable[..., Any], *args: Any) -> None:
         self.manager.run_task(Task(fn, args=args, type=TaskType.LOOP))
 
+    def share(self, value: Any) -> Any:
+        return self.manager.share(value)
+
     def close(self) -> None:
         self.manager.close()

@@ -49,6 +49,10 @@ class Contender:
         """Start calling `fn` again and again, without end, until the pool is closed."""
         raise NotOfferedError("no loop tasks")
 
+    def share(self, value: Any) -> Any:
+        """Return what tasks get in place of a large value that they have in common; None if the workers have it."""
+        raise NotOfferedError("no shared values")
+
     def close(self) -> None:
         """End the workers; all results have been gathered before."""
 

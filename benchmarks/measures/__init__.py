@@ -190,6 +190,21 @@ _ALL = (
         spans_decades=True,
     ),
     Measure(
+        name="shared_200m",
+        title="1,000 tasks that read one array of 200 MB",
+        explanation=(
+            "Each task reads a few numbers of the array: `Manager.share` here, joblib's own memory maps, and an "
+            "`initializer` that gives each worker a copy for the executor. What a task costs over one that gets only "
+            "a number; and the growth of the memory of all processes (PSS), with the first use of every page."
+        ),
+        run=_HERE + "payload:shared",
+        metrics=(Metric("over_noop_us", "over a no-op", "µs"), Metric("growth", "memory", "× the array")),
+        full={"bytes": 200_000_000, "tasks": 1_000},
+        quick={"bytes": 2 * _MIB, "tasks": 20},
+        contenders=frozenset({OURS, BASELINE, "joblib"}),
+        spans_decades=True,
+    ),
+    Measure(
         name="memory_per_queued_task",
         title="Parent memory per queued task",
         explanation=(

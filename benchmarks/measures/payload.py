@@ -1,7 +1,9 @@
-"""Payload: a numpy array to the worker and back."""
+"""Payload: a numpy array to the worker and back; and one that many tasks have in common."""
 
 from statistics import median
 from typing import Any
+
+import psutil
 
 from benchmarks import tasks
 from benchmarks.contenders.protocol import Contender
@@ -40,3 +42,32 @@ def there_and_back(contest: Contest) -> Readings:
 def _round_trip(pool: Contender, array: Any) -> tuple[Any, int]:
     answer = pool.call(tasks.return_array, array)
     return answer, tasks.sum_of_pages(answer)
+
+
+def shared(contest: Contest) -> Readings:
+    """Share an array, have every worker read all of it, then time tasks that read a little of it.
+
+    Memory is the PSS of this process and all below it, where pages that several have mapped count once.
+    """
+    import numpy
+
+    array = numpy.arange(contest.count("bytes") // BYTES_PER_INT64, dtype=numpy.int64)
+    size, last, total = array.nbytes, int(array[-1]) + int(array[array.size // 2]), int(array.sum())
+    count = contest.count("tasks")
+    with contest.open() as pool:
+        warm(pool, contest.workers)
+        pool.run_each(tasks.read_all, [(array[:1024].copy(),)] * (4 * contest.workers))  # all import numpy
+        memory_bytes = _memory_bytes()
+        given = pool.share(array)
+        sums = pool.run_each(tasks.read_all, [(given,)] * (2 * contest.workers))
+        grown_bytes = _memory_bytes() - memory_bytes
+        expect(sums == [total] * len(sums), "sums of the shared array")
+        bare_s, _ = timed(pool.run_each, tasks.echo, [(number,) for number in range(count)])
+        took_s, found = timed(pool.run_each, tasks.read_some, [(given, number) for number in range(count)])
+        expect(found == [last + number for number in range(count)], "items of the shared array")
+    return Readings({"over_noop_us": 1e6 * (took_s - bare_s) / count, "growth": grown_bytes / size})
+
+
+def _memory_bytes() -> int:
+    parent = psutil.Process()
+    return sum(each.memory_full_info().pss for each in (parent, *parent.children(recursive=True)))

@@ -21,6 +21,8 @@ from collections.abc import Callable, Iterable, Mapping
 from hashlib import blake2b
 from typing import Any
 
+from procbackground.shared import Shared
+
 KEY_BYTES = 16
 COMMAND_LENGTH = 200  # characters of a call's text that are kept
 
@@ -169,6 +171,8 @@ class _Encoder:
             return _hash(kind.__name__, *sorted(map(self.digest, value)))
         if kind is bytearray:
             return _hash("bytearray", value)
+        if kind is Shared:
+            return _hash("shared", value._file.digest())
         if kind is types.ModuleType:
             return _hash("module", value.__name__.encode())
         name = _name_of(value)

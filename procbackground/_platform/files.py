@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import functools
 import io
 import mmap
@@ -37,31 +38,52 @@ def open_memory_file(name: str) -> OwnedFile:
     """Return a file in memory without a path; see `make_memory_file`."""
     if _platform.IS_LINUX:
         try:
-            return next(map(OwnedFile, map(os.memfd_create, (name,)), ("r+",)))
+            flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
+            return next(map(OwnedFile, map(os.memfd_create, (name,), (flags,)), ("r+",)))
         except (AttributeError, OSError):
             pass  # the system refuses it
     return OwnedFile(_platform.make_memory_file(name), "r+")
 
 
+def seal(fd: int) -> None:
+    """Refuse all further changes of a file in memory, by any process, where the system can do that."""
+    if _platform.IS_LINUX:
+        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SEAL
+        try:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        except OSError:
+            pass  # a temporary file, in place of one in memory
+
+
 def map_copy(fd: int, size: int) -> mmap.mmap:
     """Map a file copy-on-write. Afterwards its descriptor can be closed. Raises: `OSError`."""
+    return _map(fd, size, _READ_WRITE)
+
+
+def map_read_only(fd: int, size: int) -> memoryview:
+    """Map a file such that nothing can write to it. Afterwards its descriptor can be closed. Raises: `OSError`."""
+    # Private: the kernel refuses shared mappings of sealed files before Linux 6.7. The pages are shared all the same.
+    return memoryview(_map(fd, size, mmap.PROT_READ)).toreadonly()
+
+
+def _map(fd: int, size: int, protection: int) -> mmap.mmap:
     if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size, mmap.MAP_PRIVATE, _READ_WRITE, trackfd=False)
+        return mmap.mmap(fd, size, mmap.MAP_PRIVATE, protection, trackfd=False)
     # Older Pythons keep a copy of the descriptor with each mapping of a file. So map memory without a file, and have
     # the kernel put the file in its place.
     mapping = mmap.mmap(-1, size, mmap.MAP_PRIVATE, _READ_WRITE)
-    if not _replace(mapping, fd, size):
-        return mmap.mmap(fd, size, mmap.MAP_PRIVATE, _READ_WRITE)
+    if not _replace(mapping, fd, size, protection):
+        return mmap.mmap(fd, size, mmap.MAP_PRIVATE, protection)
     return mapping
 
 
-def _replace(mapping: mmap.mmap, fd: int, size: int) -> bool:
+def _replace(mapping: mmap.mmap, fd: int, size: int, protection: int) -> bool:
     try:
         address_of, system_mmap = _c_functions()
         address = address_of(mapping)
     except Exception:  # a Python without ctypes, or one that hides the C library
         return False
-    return bool(system_mmap(address, size, _READ_WRITE, mmap.MAP_PRIVATE | _FIXED, fd, 0) == address)
+    return bool(system_mmap(address, size, protection, mmap.MAP_PRIVATE | _FIXED, fd, 0) == address)
 
 
 @functools.cache

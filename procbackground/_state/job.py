@@ -87,7 +87,8 @@ class Recipe:
     ) -> None:
         self.name: str = name
         self.blob: bytes = blob  # the name and the pickled function, encoded for a request
-        # The function itself, where it cannot be in `blob` because it holds descriptors: it is sent as an argument.
+        # The function itself, where it cannot be in `blob` because it holds descriptors, shared values or large
+        # buffers: it is sent as an argument.
         self.carried: tuple[Callable[..., Any], ...] = ()
         # Used by the supervisor: the common beginning of the requests of first attempts with these flags.
         self.first_flags: int = -1

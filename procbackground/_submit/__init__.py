@@ -7,7 +7,7 @@ thread, unless a module says otherwise.
     port        what this side needs of the supervisor
     needs       what tasks need of cores, memory and slots, and whether there can be so much
     recipes     recipes (function and limits, shared by many calls) and jobs
-    bulk        the calls that run many tasks
+    bulk        the calls for many tasks
     keyed       keys of jobs, for the journal
     map         `Manager.map`: rows that travel in chunks
     stream      `Manager.stream`: tasks taken lazily

@@ -1,4 +1,4 @@
-"""The calls of a manager that run many tasks: `map` and `stream`."""
+"""The calls of a manager for many tasks: `map` and `stream`, and `share` for what they have in common."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from procbackground.task import Task
 
 if TYPE_CHECKING:
     from procbackground._submit.stream import Stream
+    from procbackground.shared import Shared
 
 R = TypeVar("R")
+T = TypeVar("T")
 
 
 class BulkCalls(Executor):
@@ -119,3 +121,19 @@ class BulkCalls(Executor):
         submit_task = self._submitter.waiting_for_room().submit_task
         make: type[Stream[R]] = load("procbackground._submit.stream").Stream
         return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
+
+    def share(self, value: T) -> Shared[T]:
+        """Lay `value` down in shared memory, once for all workers, and return what to give to tasks in its place.
+
+        A task that gets the `Shared`, in its arguments or its function at any depth, receives the value: its arrays
+        (of numpy, pandas, Arrow: whatever pickle's protocol 5 takes out of band) and memoryviews are mapped read-only,
+        without a copy, and a write to them raises `ValueError`. Each worker unpickles the value once. `bytes` and other
+        objects are copied into each worker at that moment; share a `memoryview` of large bytes instead. The value is
+        as it was at this call. Its memory is freed with the last reference to the `Shared`, or when the manager closes.
+
+        Raises (now): `ManagerClosedError`; `SerializationError`, naming what cannot be pickled; `OSError` where memory,
+        disk or descriptors do not suffice.
+        Fails with (later), where a task cannot load it: `SerializationError`.
+        """
+        make: type[Shared[T]] = load("procbackground.shared").Shared
+        return make(self._supervisor.share(value))

@@ -89,11 +89,11 @@ class Carrier:
             for handle in handles:
                 passenger.get_for(handle)
 
-    def dump_function(self, fn: Callable[..., Any]) -> bytes:
-        """Pickle a function that takes the values before its own arguments. Raises: `SerializationError`."""
+    def dump_function(self, fn: Callable[..., Any]) -> bytes | None:
+        """Pickle a function that takes the values before its own arguments, as `pickling.dump_function` does."""
         try:
-            return dumps(InContext(self._homes, fn))
-        except Exception:
+            return dump_function(InContext(self._homes, fn))
+        except SerializationError:
             return dump_function(fn)  # raises the error that names the function
 
     def dump_arguments(

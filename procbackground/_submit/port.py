@@ -10,6 +10,7 @@ from procbackground.handle import Owner, TaskHandle
 
 if TYPE_CHECKING:
     from procbackground._submit.puller import Puller
+    from procbackground._wire.shares import SharedFile
 
 
 class Port(Owner, Protocol):
@@ -53,6 +54,10 @@ class Port(Owner, Protocol):
 
     def preload(self, module: str) -> None:
         """Have workers that start later import `module` first."""
+        ...
+
+    def share(self, value: Any) -> SharedFile:
+        """Lay a value down in shared memory. Raises: `ManagerClosedError`, `SerializationError`, `OSError`."""
         ...
 
     def attach(self, puller: Puller) -> None:

@@ -17,7 +17,7 @@ from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import call_sent
 from procbackground._wire.output import make_plan
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import dump_arguments, dump_function, holds_descriptors, is_stateless
+from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
 from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
 from procbackground.retry import Retry, as_retry
@@ -293,12 +293,14 @@ class Submitter:
         )
         dump = dump_function if self.carrier is None else self.carrier.dump_function
         try:
-            recipe = make_recipe(dump(fn))
+            blob = dump(fn)
         except SerializationError as error:
-            if not holds_descriptors(fn):
-                return make_recipe(b""), error
-            recipe = make_recipe(dump(call_sent))
+            return make_recipe(b""), error
+        if blob is None:
+            recipe = make_recipe(dump(call_sent) or b"")
             recipe.carried = (fn,)
+        else:
+            recipe = make_recipe(blob)
         if is_reusable:
             if type(fn) in HASHED_BY_IDENTITY:
                 if len(recipes) >= KEPT_RECIPES:

@@ -9,6 +9,7 @@ passes them:
     loop, watches, options      the thread; the descriptors that it waits for; what the manager was told
     intake                      requests from the inbox → the scheduler
     workers, channel            commands → workers; one worker's pipes
+    shares                      shared values: which workers have them, and when they are freed
     process, page               one worker's process; its words in the shared page
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
     kinds                       processes with thread caps or slots of their own

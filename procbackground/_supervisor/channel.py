@@ -10,13 +10,14 @@ import os
 
 from procbackground._wire import frames as wire
 from procbackground._wire.frames import FrameReader
-from procbackground._wire.parcel import Parcel, ReceivedParcel, receive_parcel, send_parcel
+from procbackground._wire.parcel import Parcel, ReceivedParcel, receive_parcel, send_parcel, send_share
+from procbackground._wire.shares import SharedFile
 
 
 class Channel:
     """The parent's ends; each descriptor is -1 once it is closed."""
 
-    __slots__ = ("measured", "reader", "result_fd", "side_fd", "task_fd", "unsent")
+    __slots__ = ("measured", "reader", "result_fd", "shares", "side_fd", "task_fd", "unsent")
 
     def __init__(self, task_fd: int, result_fd: int, side_fd: int) -> None:
         self.task_fd: int = task_fd
@@ -25,6 +26,7 @@ class Channel:
         self.reader: FrameReader = FrameReader()
         self.unsent: memoryview | None = None  # what the task pipe had no room for
         self.measured: tuple[float, int] | None = None  # cost of the call whose answer comes next
+        self.shares: set[int] = set()  # numbers of the shared values that the worker has
         for fd in (task_fd, result_fd, side_fd):
             os.set_blocking(fd, False)
 
@@ -64,8 +66,13 @@ class Channel:
             return b""
 
     def send_parcel(self, parcel: Parcel) -> None:
-        """Send the descriptor of a parcel, before the request with its label. Raises: `OSError`."""
+        """Send the descriptors of a parcel, before the request with its label. Raises: `OSError`."""
         send_parcel(self.side_fd, parcel)
+
+    def send_share(self, share: SharedFile) -> None:
+        """Send the descriptor of a shared value, before the parcel that needs it first. Raises: `OSError`."""
+        send_share(self.side_fd, share)
+        self.shares.add(share.number)
 
     def receive_parcel(self, label: bytes) -> ReceivedParcel:
         """Take the parcel that belongs to an answer. Raises: `OSError`, `EOFError`."""

@@ -56,6 +56,7 @@ def finish(loop: Loop) -> None:
         if is_ready:  # else this thread is not one of `threading`, to which logging would add it for good
             warn_of_observer()
         loop.report = make_report(loop, leftovers=leftovers, left=(*left, AN_OBSERVER))
+    loop.shares.free_all()
     if is_ready:
         close_descriptors(loop)
     loop.has_closed.set()
@@ -142,6 +143,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     _try(loop.launcher.close)
     _try(loop.starter.stop, MOMENT_S)
     _try(loop.warden.close)
+    _try(loop.shares.free_all)
     _try(close_descriptors, loop)
     loop.has_closed.set()
 

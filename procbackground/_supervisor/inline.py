@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 from procbackground._figures import Figures
 from procbackground._load import load
@@ -23,9 +24,18 @@ from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
-from procbackground._supervisor.inline_context import InlineContext, InlineSlots, current_context, install_finder
+from procbackground._supervisor.inline_context import (
+    InlineContext,
+    InlineSlots,
+    as_current,
+    current_context,
+    install_finder,
+    with_shared_values,
+)
 from procbackground._supervisor.judge import ask_policy, load_failure_safely
+from procbackground._supervisor.shares import lay_down
 from procbackground._supervisor.unseen import UnseenFailures
+from procbackground._wire.shares import SharedFile
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, Outcome, ProcessInfo, Stats
 
@@ -71,6 +81,7 @@ class InlineSupervisor:
         self._stops_all = False
         self._counts = dict.fromkeys(("added", "succeeded", "failed", "cancelled", "retried"), 0)
         self._report: CloseReport | None = None
+        self._shared: WeakSet[SharedFile] = WeakSet()
         install_finder()
 
     # -- giving work ---------------------------------------------------------------------------------------
@@ -110,6 +121,13 @@ class InlineSupervisor:
 
     def preload(self, module: str) -> None:
         """There are no workers that could load it."""
+
+    def share(self, value: Any) -> SharedFile:
+        """Lay a value down as for processes: tasks get it read-only. Raises: as `Supervisor.share`."""
+        self._acceptance.check()
+        share = lay_down(value)
+        self._shared.add(share)
+        return share
 
     def attach(self, puller: Puller) -> None:
         """Refuse it if the manager is closed; otherwise there is nothing to do. Raises: as `accept`."""
@@ -157,8 +175,9 @@ class InlineSupervisor:
         job.started_s = time.monotonic()
         self.events.task("on_task_started", job, pid=self._pid)
         try:
-            with self._slots.held(job) as slots, _as_current(InlineContext(self, job, slots)):
-                return task.fn(*task.args, **task.kwargs), None
+            fn, args, kwargs = with_shared_values(job, task)
+            with self._slots.held(job) as slots, as_current(InlineContext(self, job, slots)):
+                return fn(*args, **kwargs), None
         except KeyboardInterrupt:
             self._settle(job, CANCELLED_AND_NOTIFIED)
             raise
@@ -371,16 +390,9 @@ class InlineSupervisor:
             ended = self._counts["succeeded"] + self._counts["failed"] - finished
             seconds = time.monotonic() - began_s
             report = self._report = CloseReport(finished=ended, left=tuple(left), seconds=seconds)
+        for share in list(self._shared):
+            share.free()
         self._unseen.report_all()
         self.events.manager("on_manager_closed", report=report)
         self.events.stop(CLOSE_S)
         return report
-
-
-@contextmanager
-def _as_current(context: InlineContext) -> Iterator[None]:
-    token = current_context.set(context)
-    try:
-        yield
-    finally:
-        current_context.reset(token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from threading import Condition
@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 from procbackground import context
 from procbackground._state.job import Job
 from procbackground._state.ledger import Ledger
+from procbackground._wire import frames as wire
+from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_state
 from procbackground._worker.task_context import load_state
 from procbackground.context import Context
@@ -18,6 +20,7 @@ from procbackground.report import Progress
 
 if TYPE_CHECKING:
     from procbackground._supervisor.inline import InlineSupervisor
+    from procbackground.task import Task
 
 
 class InlineContext(Context):
@@ -110,3 +113,24 @@ def _find_current() -> Context:
     if found is not None:
         return found
     return context.OUTSIDE if _find_outside is None else _find_outside()
+
+
+def with_shared_values(job: Job, task: Task[Any]) -> tuple[Callable[..., Any], Sequence[Any], Mapping[str, Any]]:
+    """Return the call of a task, with values in place of the shared values in it, read-only as in a worker."""
+    payload = job.payload
+    if type(payload) is not Parcel or not payload.shares:
+        return task.fn, task.args, task.kwargs
+    loaded = payload.open_here().load()
+    args, kwargs = loaded if job.flags & wire.HAS_KWARGS else (loaded, {})
+    own = len(args) - len(task.args)  # before them come context variables, and a function that is sent as an argument
+    return args[own - 1] if job.recipe.carried else task.fn, args[own:], kwargs
+
+
+@contextmanager
+def as_current(own: InlineContext) -> Iterator[None]:
+    """Have `current()` return this context."""
+    token = current_context.set(own)
+    try:
+        yield
+    finally:
+        current_context.reset(token)

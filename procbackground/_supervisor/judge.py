@@ -16,9 +16,9 @@ from procbackground._state.job import Job
 from procbackground._state.outcomes import outcome_of
 from procbackground._supervisor.machine import BY_CONTAINER
 from procbackground._supervisor.relay import lines_of
+from procbackground._wire.failures import load_failure
 from procbackground._wire.loading import loads
 from procbackground._wire.parcel import ReceivedParcel
-from procbackground._wire.pickling import load_failure
 from procbackground.errors import (
     MemoryLimitError,
     ProcbackgroundError,

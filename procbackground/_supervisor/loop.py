@@ -40,6 +40,7 @@ from procbackground._supervisor.process import Launcher, WorkerProcess
 from procbackground._supervisor.relay import RecordRelay, parent_levels
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
+from procbackground._supervisor.shares import Shares
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.starter import Starter
 from procbackground._supervisor.unseen import UnseenFailures
@@ -118,6 +119,7 @@ class Loop:
             )
         self.stacks = StackDumps()
         self.gate: SubmitQueueGate | None = None  # where callers wait; None while they need not
+        self.shares = Shares(self.inbox, lambda number: self.workers.release_share(number))
         self.sampler = Sampler(
             self.name, self.scheduler, self.inbox, self.wall, self.events, self.settler.fail,
             options.min_free_bytes or 0,
@@ -211,7 +213,7 @@ class Loop:
         options = self.options
         self.workers = Workers(
             self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
-            self.settler.fail,
+            self.settler.fail, self.shares,
         )  # fmt: skip
         self.answers = Answers(
             self.scheduler, self.watches, self.page, self.events, self.settler, self.workers, self.log_records

@@ -15,7 +15,7 @@ from typing import Any
 
 from procbackground._state.job import Job
 from procbackground._supervisor.usercode import UserCodeRunner
-from procbackground._wire.pickling import load_failure
+from procbackground._wire.failures import load_failure
 from procbackground._worker.relay import Levels
 
 LINE_LIMIT = 2000  # characters of a record in the message of a death: enough for a short traceback

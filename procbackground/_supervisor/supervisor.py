@@ -34,6 +34,7 @@ from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
     from procbackground._submit.puller import Puller
+    from procbackground._wire.shares import SharedFile
 
 T = TypeVar("T")
 
@@ -121,6 +122,14 @@ class Supervisor(Questions):
             loop.preload += (module,)  # for the zygote's start
         elif not self._inbox.is_over:
             self._inbox.put(lambda: loop.launcher.preload(module))
+
+    def share(self, value: Any) -> SharedFile:
+        """Lay a value down in shared memory, until this manager has closed.
+
+        Raises: `ManagerClosedError`, `InitializerError`; `SerializationError`; `OSError` where there is no room for it.
+        """
+        self._acceptance.check()
+        return self._loop.shares.make(value)
 
     def _open(self) -> None:
         """Raise if no work is taken; make the manager ready if it is not."""

@@ -19,11 +19,13 @@ from procbackground._supervisor.monitor import Monitor
 from procbackground._supervisor.obstacles import kind_of
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
+from procbackground._supervisor.shares import Shares
 from procbackground._supervisor.stacks import StackDumps
 from procbackground._supervisor.watches import Watches
 from procbackground._wire import frames as wire
 from procbackground._wire.output import Plan
 from procbackground._wire.page import LOOKS, REVOKED, STARTED, STOP
+from procbackground._wire.shares import NUMBER
 from procbackground.errors import SerializationError
 from procbackground.task import NO_LIMIT
 
@@ -43,6 +45,7 @@ class Workers:
         monitor: Monitor,
         stacks: StackDumps,
         fail: Callable[[Job, BaseException], None],
+        shares: Shares,
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -52,6 +55,7 @@ class Workers:
         self._monitor = monitor
         self._stacks = stacks
         self._fail = fail  # settles a job's handle
+        self._shares = shares
         self._is_sampled = "on_process_sampled" in events.wanted
         self._short_since_s: float | None = None  # since when no worker could be started, for want of something
 
@@ -92,8 +96,13 @@ class Workers:
 
         Then this request and those behind it go to another worker. What the worker runs is not concerned.
         """
+        channel = worker.process.channel
         try:
-            worker.process.channel.send_parcel(job.payload)
+            for share in job.payload.shares:
+                if share.number not in channel.shares:
+                    channel.send_share(share)
+                    self._shares.watch(share)
+            channel.send_parcel(job.payload)
         except (BrokenPipeError, ConnectionError):
             pass  # it has died: its jobs come back when its end is known
         except OSError as error:
@@ -101,6 +110,17 @@ class Workers:
                 self._fail(job, SerializationError(f"the arguments could not be sent to a worker: {error}"))
             return False
         return True
+
+    def release_share(self, number: int) -> None:
+        """Have the workers that have a shared value let go of it."""
+        for worker in self._scheduler.workers:
+            process: WorkerProcess | None = worker.process
+            # A loop reads nothing but whether to continue; its process ends with it.
+            if process is not None and number in process.channel.shares and worker.loop is None:
+                process.channel.shares.discard(number)
+                data = wire.frame(wire.RELEASE, worker.pipeline.sent, NUMBER.pack(number))
+                if not process.channel.write(data):
+                    self._write_when_ready(process)
 
     def _write_when_ready(self, process: WorkerProcess) -> None:
         fd = process.channel.task_fd

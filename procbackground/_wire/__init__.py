@@ -1,14 +1,17 @@
 """What crosses between parent and child, both ways.
 
     frames        the messages in a worker's two pipes
-    pickling      pickles of functions, arguments, values and exceptions; names the part that cannot be pickled
+    pickling      pickles of functions, arguments and values; names the part that cannot be pickled
+    failures      pickles of how a call failed
     plain         whether loading a pickle runs none of the user's code
     mainmodule    which functions and classes of the main module the other side has
     byvalue       pickles of what plain pickle cannot carry, or the other side cannot import
     loading       loads pickles
     surroundings  environment, umask, directory, path and limits of the parent, for its children
     parcel        large payloads, sent as the descriptor of a file in memory
-    descriptors   connections and sockets within payloads
+    copies        copies of large buffers, which parcels with the same content have in common
+    shares        values that lie in memory once, for all workers
+    descriptors   connections, sockets and shared values within payloads
     output        where the output of tasks goes
     spool         records of results that workers keep until the journal has them
     page          the shared page: words that parent and child read without messages

@@ -32,10 +32,10 @@ _REGISTERED: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
 _MOST_LINES = 2000  # of one function; more are left out of the traceback
 
 
-def dumps(value: Any, protocol: int) -> bytes:
+def dumps(value: Any, protocol: int, buffer_callback: Callable[[Any], Any] | None = None) -> bytes:
     """Pickle `value`. Raises whatever cloudpickle raises."""
     with io.BytesIO() as file:
-        _Pickler(file, protocol=protocol).dump(value)
+        _Pickler(file, protocol=protocol, buffer_callback=buffer_callback).dump(value)
         return file.getvalue()
 
 

@@ -1,8 +1,8 @@
-"""Connections and sockets in arguments and results: their descriptors cross beside the pickle, in its parcel.
+"""Connections, sockets and shared values in arguments and results: descriptors cross beside the pickle, in its parcel.
 
-The pickle names each by its place among the descriptors of the parcel. The reducers of `multiprocessing` would not do:
-they serve each descriptor once, from a thread here, so that a retry finds nothing, and a task that is cancelled before
-it begins leaves its descriptors open.
+The pickle names each by its place among the descriptors, or among the shared values, of the parcel. The reducers of
+`multiprocessing` would not do: they serve each descriptor once, from a thread here, so that a retry finds nothing, and
+a task that is cancelled before it begins leaves its descriptors open.
 
 The reducers are registered with `copyreg`, because plain pickle copies the number of a connection's descriptor, which
 means some other file in the process that loads it. Outside a `Collector` both types are refused.
@@ -17,12 +17,16 @@ import threading
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, rebuild_connection  # type: ignore[attr-defined]
 from multiprocessing.reduction import _rebuild_socket  # type: ignore[attr-defined]
+from pickle import PicklingError
 
 from procbackground._platform.files import OwnedFile
+from procbackground._wire.shares import FREED, OpenShare, SharedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, TypeAlias
+
+    Values: TypeAlias = "Sequence[OpenShare] | Sequence[SharedFile]"
 
 # The kernel sends at most 253 at once. Several messages would not do: a full socket would cut a parcel in two.
 MOST_DESCRIPTORS = 250
@@ -31,52 +35,69 @@ MOST_DESCRIPTORS = 250
 class _Active(threading.local):
     """What the pickling and the loading in this thread use."""
 
-    collected: list[OwnedFile] | None = None
+    collector: Collector | None = None
     received: Sequence[OwnedFile] | None = None
+    shared: Values | None = None
+
+
+class Collector:
+    """A context in which connections, sockets and shared values can be pickled.
+
+    Attributes: `files`, duplicates of their descriptors; `shares`, the shared values.
+    """
+
+    def __init__(self) -> None:
+        self.files: list[OwnedFile] = []
+        self.shares: list[SharedFile] = []
+
+    def __enter__(self) -> Collector:
+        self._outer = _active.collector
+        _active.collector = self
+        return self
+
+    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
+        _active.collector = self._outer
+        if exc_type is not None:
+            self.forget_since((0, 0))
+
+    @property
+    def has_any(self) -> bool:
+        """Whether something was collected."""
+        return bool(self.files or self.shares)
+
+    def forget_since(self, mark: tuple[int, int]) -> None:
+        """Drop what was collected since then."""
+        del self.files[mark[0] :]
+        del self.shares[mark[1] :]
 
 
 _active = _Active()
 
 
-class Collector:
-    """A context in which connections and sockets can be pickled; `files` are duplicates of their descriptors."""
-
-    def __init__(self) -> None:
-        self.files: list[OwnedFile] = []
-
-    def __enter__(self) -> Collector:
-        self._outer = _active.collected
-        _active.collected = self.files
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
-        _active.collected = self._outer
-        if exc_type is not None:
-            self.files.clear()
-
-
-def collected_so_far() -> int:
+def collected_so_far() -> tuple[int, int]:
     """Return a mark for `forget_since`."""
-    return 0 if _active.collected is None else len(_active.collected)
+    collector = _active.collector
+    return (0, 0) if collector is None else (len(collector.files), len(collector.shares))
 
 
-def forget_since(mark: int) -> None:
-    """Drop the descriptors that a failed pickling has collected."""
-    if _active.collected is not None:
-        del _active.collected[mark:]
+def forget_since(mark: tuple[int, int]) -> None:
+    """Drop what a failed pickling has collected."""
+    if _active.collector is not None:
+        _active.collector.forget_since(mark)
 
 
-def load_with(files: Sequence[OwnedFile], load: Callable[[], Any]) -> Any:
-    """Return `load()`, whose pickle names descriptors by their places in `files`."""
-    outer, _active.received = _active.received, files
+def load_with(files: Sequence[OwnedFile], shares: Values, load: Callable[[], Any]) -> Any:
+    """Return `load()`, whose pickle names descriptors and shared values by their places in `files` and `shares`."""
+    outer = _active.received, _active.shared
+    _active.received, _active.shared = files, shares
     try:
         return load()
     finally:
-        _active.received = outer
+        _active.received, _active.shared = outer
 
 
 def call_sent(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
-    """Call a function that holds descriptors: it was sent as an argument."""
+    """Call a function that holds descriptors, shared values or large buffers: it was sent as an argument."""
     return fn(*args, **kwargs)
 
 
@@ -104,13 +125,31 @@ class _Received:
 
 
 def _send(owner: Connection | socket.socket) -> _Sent:
-    files = _active.collected
-    if files is None:
+    if _active.collector is None:
         raise TypeError(
             f"cannot pickle {type(owner).__name__!r} object: it can only cross in an argument or a result of a task"
         )
+    files = _active.collector.files
     files.extend(map(OwnedFile, map(os.dup, (owner.fileno(),))))
     return _Sent(len(files) - 1)
+
+
+def send_shared(file: SharedFile) -> tuple[Any, ...]:
+    """Return what is pickled in place of a shared value. Raises: `TypeError`, `PicklingError`."""
+    if _active.collector is None:
+        raise TypeError("cannot pickle 'Shared' object: it can only cross in the function or the arguments of a task")
+    if file.is_free:
+        raise PicklingError(FREED)
+    shares = _active.collector.shares
+    if file not in shares:
+        shares.append(file)
+    return _take_shared, (shares.index(file),)
+
+
+def _take_shared(place: int) -> Any:
+    if _active.shared is None:
+        raise ValueError("a shared value was pickled apart from the arguments that it belongs to")
+    return _active.shared[place].value
 
 
 def _reduce_connection(connection: Connection) -> tuple[Any, ...]:

@@ -29,7 +29,7 @@ _MARK_BYTES = MARK.to_bytes(4, "little")[1:]  # follow the byte of the kind
 NOTHING = 0  # the call returned None; no body
 VALUE = 1  # the call returned the pickled value
 PARCEL_VALUE = 2  # the call returned the value in a parcel: the body is its label
-FAILURE = 3  # the call failed; the body is `pickling.Failure`, pickled
+FAILURE = 3  # the call failed; the body is `failures.Failure`, pickled
 SKIPPED = 4  # the request was revoked before it began
 
 # Requests: parent to child. Their numbers grow, too. The end of the task pipe asks an idle worker to leave.
@@ -48,11 +48,12 @@ PARTIAL = 14  # the first items of a chunk that is not done yet; the body as in 
 MEASURED = 15  # cost of the call whose answer comes next: `COST`
 CHECKPOINT = 16  # a state that the task saved: `CHECKPOINT_HEAD`, then its pickle
 OUTPUT = 17  # the output of the request is redirected, and its pipes are in the side socket
-LEAVING = 18  # the worker ends and begins nothing more: what it answered last has left processes running
+LEAVING = 18  # the worker ends and begins nothing more, because of what it answered last
+RELEASE = 19  # parent to child: a shared value is not needed any more, `shares.NUMBER`; numbered as the latest request
 
 _VALUE_MARK = MARK + VALUE
 _LAST_NUMBERED = LOOP
-_LAST_KIND = LEAVING
+_LAST_KIND = RELEASE
 _ABOUT_NO_REQUEST = (GO_ON, HELLO, BROKEN, MEASURED, LEAVING)
 
 COST = struct.Struct("<dQ")  # CPU seconds, peak resident bytes
@@ -60,11 +61,10 @@ CHECKPOINT_HEAD = struct.Struct("<Q")  # row of the chunk; 0 where there is none
 
 # The longest plausible body of each kind. No machine has the memory for more than `_ANY`.
 _ANY = 2**48
-_WITHOUT_BODY = frozenset({NOTHING, SKIPPED, GO_ON, HELLO, LOOP_ENDED, OUTPUT, LEAVING})
-_LONGEST = tuple(
-    COST.size if kind == MEASURED else 0 if kind in _WITHOUT_BODY else _ANY
-    for kind in range(_LAST_KIND + 1)
-)
+_LENGTHS = {
+    **dict.fromkeys((NOTHING, SKIPPED, GO_ON, HELLO, LOOP_ENDED, OUTPUT, LEAVING), 0), MEASURED: COST.size, RELEASE: 8
+}  # fmt: skip
+_LONGEST = tuple(_LENGTHS.get(kind, _ANY) for kind in range(_LAST_KIND + 1))
 
 # The body of a request begins with this: flags, attempt, length of the function's bytes. The function's bytes follow
 # (`pack_name`, then the pickled function), then the pickled arguments, or nothing when there are none.
@@ -122,6 +122,17 @@ def call_rest(flags: int, attempt: int, blob: bytes) -> bytes:
 def call_frame(sequence: int, rest: bytes, arguments: bytes, kind: int = CALL) -> bytes:
     """Return one whole request; `rest` comes from `call_rest`."""
     return HEADER.pack(MARK + kind, len(rest) + len(arguments), sequence) + rest + arguments
+
+
+def arguments_at(kind: int, body: bytes) -> int:
+    """Return where the arguments begin in the body of a request."""
+    flags, _, length = CALL_HEAD.unpack_from(body)
+    position: int = CALL_HEAD_SIZE + length
+    if flags & HAS_SAVED:
+        position += SAVED_HEAD.size + SAVED_HEAD.unpack_from(body, position)[0]
+    if flags & HAS_KEY:
+        position += KEY_HEAD.size + KEY_HEAD.unpack_from(body, position)[0]
+    return position + LOOP_HEAD.size if kind == LOOP else position
 
 
 class FrameReader:

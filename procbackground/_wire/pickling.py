@@ -1,4 +1,4 @@
-"""Pickles functions, arguments, values and exceptions, and names the part that cannot be pickled.
+"""Pickles functions, arguments and values, and names the part that cannot be pickled.
 
 Plain pickle is tried first, then cloudpickle, which takes 15 ms to import and so is imported on first need. Parent and
 child both use this.
@@ -10,7 +10,7 @@ import io
 import pickle
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from procbackground._load import load
 from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
@@ -22,7 +22,7 @@ from procbackground._wire.mainmodule import (
     main_is_whole,
 )
 from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
-from procbackground.errors import RemoteTraceback, SerializationError, _rebuild, set_cause
+from procbackground.errors import SerializationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,25 +33,31 @@ PROTOCOL = 5
 _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 
 
-def dumps(value: Any) -> bytes:
+def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises.
 
-    Connections and sockets are refused, except within a `descriptors.Collector`.
+    Connections, sockets and shared values are refused, except within a `descriptors.Collector`.
+
+    Args:
+        buffers: takes the buffers of arrays and the like, which are not in the pickle then.
     """
     mark = collected_so_far()
+    take_buffer = None if buffers is None else buffers.append
     try:
-        data = pickle.dumps(value, PROTOCOL)
+        data = pickle.dumps(value, PROTOCOL, buffer_callback=take_buffer)
     except Exception:
-        forget_since(mark)
+        pass
     else:
         # A reference to what the other side's `__main__` does not have would only fail there.
         if main_is_whole() or b"__main__" not in data or _has_only_known_names(value):
             return data
-        forget_since(mark)
+    forget_since(mark)
+    if buffers is not None:
+        buffers.clear()
     load("procbackground._wire.byvalue")
     from procbackground._wire import byvalue
 
-    return byvalue.dumps(value, PROTOCOL)
+    return byvalue.dumps(value, PROTOCOL, take_buffer)
 
 
 class _NameCheckingPickler(pickle.Pickler):
@@ -69,7 +75,7 @@ def _has_only_known_names(value: Any) -> bool:
         return False
     mark = collected_so_far()
     try:
-        _NameCheckingPickler(io.BytesIO(), PROTOCOL).dump(value)
+        _NameCheckingPickler(io.BytesIO(), PROTOCOL, buffer_callback=_leave_out).dump(value)
     except Exception:
         return False
     finally:
@@ -77,25 +83,67 @@ def _has_only_known_names(value: Any) -> bool:
     return True
 
 
-def dump_with_descriptors(value: Any) -> bytes | Parcel:
-    """Pickle `value` as `dumps` does, in a parcel if it holds connections or sockets. Raises: as `dumps`; `OSError`."""
+def _leave_out(buffer: pickle.PickleBuffer) -> None:
+    """Have a buffer left out of a pickle that is not kept."""
+
+
+def dump_parts(value: Any) -> tuple[bytes, list[memoryview]]:
+    """Return the pickle of `value`, and the buffers that are not in it. Raises: as `dumps`."""
+    mark = collected_so_far()
+    buffers: list[pickle.PickleBuffer] = []
+    data = dumps(value, buffers)
+    raw = raw_buffers(buffers)
+    if raw is not None:
+        return data, raw
+    forget_since(mark)
+    return dumps(value), []
+
+
+def dump_collecting(value: Any) -> bytes | Parcel:
+    """Pickle `value` as `dump_payload` does, also if it holds connections, sockets or shared values, or by cloudpickle.
+
+    Raises: as `dumps`; `OSError` where no file can be made for what cannot go without.
+    """
     with Collector() as collector:
-        data = dumps(value)
-        count = len(collector.files)
-        if count > MOST_DESCRIPTORS:
-            raise pickle.PicklingError(f"it holds {count} connections or sockets; {MOST_DESCRIPTORS} can cross at once")
-        return pack(data, (), collector.files) if count else data
+        data, buffers = dump_parts(value)
+        check_count(len(collector.files))
+        if collector.has_any:
+            return pack(data, buffers, collector.files, collector.shares)
+    return _packed_if_large(value, data, buffers)
+
+
+def _packed_if_large(value: Any, data: bytes, buffers: Sequence[memoryview]) -> bytes | Parcel:
+    if len(data) + sum(view.nbytes for view in buffers) >= PARCEL_BYTES and may_pack():
+        try:
+            return pack(data, buffers)
+        except OSError:
+            pass  # no memory file can be made; the slower way works, too
+    return dumps(value) if buffers else data
+
+
+def check_count(count: int) -> None:
+    """Raise `PicklingError` for more connections and sockets than can cross at once."""
+    if count > MOST_DESCRIPTORS:
+        raise pickle.PicklingError(f"it holds {count} connections or sockets; {MOST_DESCRIPTORS} can cross at once")
 
 
 def count_descriptors(value: Any) -> int:
     """Return how many connections and sockets `value` holds. Raises: as `dumps`."""
     with Collector() as collector:
-        dumps(value)
+        dumps(value, [])
     return len(collector.files)
 
 
+def holds_descriptors(value: Any) -> bool:
+    """Whether `value` can be pickled within a `Collector` only, because of connections or sockets in it."""
+    try:
+        return count_descriptors(value) > 0
+    except Exception:
+        return False
+
+
 def dump_payload(value: Any) -> bytes | Parcel:
-    """Pickle arguments or a result; return a large pickle, or one with connections and sockets, as a parcel.
+    """Pickle arguments or a result; return a large pickle, or one with connections and the like, as a parcel.
 
     Raises: as `dumps`.
     """
@@ -103,32 +151,64 @@ def dump_payload(value: Any) -> bytes | Parcel:
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
-        return dump_with_descriptors(value)
+        return dump_collecting(value)
     if not buffers and len(data) < PARCEL_BYTES and main_is_whole():
         return data  # nearly always
     if not main_is_whole() and b"__main__" in data[:PARCEL_BYTES] and not _has_only_known_names(value):
-        return dumps(value)
+        return dump_collecting(value)
     raw = raw_buffers(buffers)
-    if raw is None or len(data) + sum(view.nbytes for view in raw) < PARCEL_BYTES or not may_pack():
-        return dumps(value) if buffers else data
+    return dumps(value) if raw is None else _packed_if_large(value, data, raw)
+
+
+def dump_to_share(value: Any) -> tuple[bytes, list[memoryview]]:
+    """Return the pickle of a value that is to be shared, and the buffers that are not in it.
+
+    Raises: `SerializationError`.
+    """
+    whole: Any = _Buffer(value) if type(value) in (bytes, bytearray, memoryview) else value
     try:
-        return pack(data, raw)
-    except OSError:
-        return dumps(value)  # no memory file can be made; the slower way works, too
+        return dump_parts(whole)
+    except BaseException as error:
+        if not is_of_users_code(error):
+            raise
+        raise _explained("value to be shared", value, error) from error
 
 
-def holds_descriptors(value: Any) -> bool:
-    """Whether `value` can be pickled as an argument but not as a function, because of connections or sockets in it."""
+class _Buffer:
+    """Pickles bytes, or a view of them, out of band: a copy less."""
+
+    def __init__(self, value: bytes | bytearray | memoryview) -> None:
+        self.value = value
+
+    def __reduce_ex__(self, protocol: object) -> tuple[Any, ...]:
+        kind = type(self.value)
+        if kind is not memoryview:
+            return kind, (pickle.PickleBuffer(self.value),)
+        view: Any = self.value
+        if not view.c_contiguous:
+            raise TypeError("cannot share a memoryview that is not contiguous")
+        memoryview(bytes(view.itemsize)).cast(view.format)  # raises here, not in the worker, if it cannot be restored
+        return _as_view, (pickle.PickleBuffer(view), view.format, view.shape)
+
+
+def _as_view(buffer: Any, format: str, shape: tuple[int, ...]) -> memoryview:
+    view = memoryview(buffer).cast("B")
+    return view if (format, len(shape)) == ("B", 1) else view.cast(format, shape)  # type: ignore[call-overload]
+
+
+def dump_function(fn: Callable[..., Any]) -> bytes | None:
+    """Pickle the function of a task. Raises: `SerializationError`.
+
+    Returns None if it has to be sent as an argument, of `call_sent`: it holds connections, sockets, shared values or
+    large buffers.
+    """
     try:
-        return count_descriptors(value) > 0
-    except Exception:
-        return False
-
-
-def dump_function(fn: Callable[..., Any]) -> bytes:
-    """Pickle the function of a task. Raises: `SerializationError`."""
-    try:
-        return dumps(fn)
+        with Collector() as collector:
+            data, buffers = dump_parts(fn)
+            check_count(len(collector.files))
+        if collector.has_any or sum(view.nbytes for view in buffers) >= PARCEL_BYTES:
+            return None
+        return dumps(fn) if buffers else data
     except BaseException as error:
         if not is_of_users_code(error):
             raise
@@ -178,108 +258,6 @@ def is_stateless(fn: Callable[..., Any]) -> bool:
     )
 
 
-# -- failures ------------------------------------------------------------------------------------------------
-
-
-class Failure:
-    """How a call failed, as the child reports it: plain strings and bytes, which can always be pickled.
-
-    `kind` is "raised", with the pickled exception; or "function", "arguments", "result" or "exception": the part that
-    could not be pickled or loaded.
-    """
-
-    def __init__(self, kind: str, type_name: str, text: str, traceback: str, pickled: bytes | None) -> None:
-        self.kind = kind
-        self.type_name = type_name
-        self.text = text
-        self.traceback = traceback
-        self.pickled = pickled
-
-
-def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int = 1) -> bytes:
-    """Pickle the failure of a call that raised `error`, without the first `frames_to_skip` frames of its traceback."""
-    import traceback  # here: it would add 2 ms to a worker's start
-
-    trace = error.__traceback__
-    for _ in range(frames_to_skip):
-        trace = trace.tb_next if trace is not None and trace.tb_next is not None else trace
-    type_name = f"{type(error).__module__}.{type(error).__qualname__}".removeprefix("builtins.")
-    try:
-        shown = "".join(traceback.format_exception(type(error), error, trace))
-    except BaseException as broken:  # the user's __str__ may raise too
-        shown = f"{type_name}: (no traceback: {broken!r})\n"
-    pickled = _dump_exception(error) if kind == "raised" else None
-    if kind == "raised" and pickled is None:
-        kind = "exception"
-    return pickle.dumps((kind, type_name, _text_of(error), shown, pickled), PROTOCOL)
-
-
-def _text_of(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException as broken:
-        return f"(its text could not be made: {broken!r})"
-
-
-class _ByParts:
-    """Pickles an exception without its `__init__`, which may take other arguments than `args`."""
-
-    def __init__(self, error: BaseException) -> None:
-        self.error = error
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuild, (type(self.error), self.error.args, dict(self.error.__dict__))
-
-
-def _dump_exception(error: BaseException) -> bytes | None:
-    """Pickle `error`, or return None unless the pickle can be loaded. Tried here: in the parent it is too late."""
-    for form in (error, _ByParts(error)):
-        try:
-            data = dumps(form)
-            loaded = pickle.loads(data)
-        except BaseException:  # also an exit: it is not the worker's
-            continue
-        if type(loaded).__qualname__ == type(error).__qualname__:
-            return data
-    return None
-
-
-def load_failure(body: bytes) -> tuple[BaseException, str]:
-    """Return the exception that a call failed with, and the kind of the failure.
-
-    The child's traceback is its `__cause__`. Runs the user's code (`__setstate__` and the like); its errors are caught.
-    """
-    failure = Failure(*pickle.loads(body))
-    error: BaseException | None = None
-    if failure.pickled is not None:
-        try:
-            error = pickle.loads(failure.pickled)
-        except BaseException:
-            failure.kind = "exception"
-    if not isinstance(error, BaseException):
-        error = SerializationError(_crossing_message(failure))
-    set_cause(error, RemoteTraceback(failure.traceback))
-    return error, failure.kind
-
-
-def _crossing_message(failure: Failure) -> str:
-    if failure.kind == "exception":
-        return (
-            f"the task raised {failure.type_name}: {failure.text}\nbut that exception cannot be pickled and "
-            f"loaded again; the traceback below is the child's"
-        )
-    if failure.kind == "function":
-        return (
-            f"the function could not be loaded in the child ({failure.type_name}: {failure.text}); it must be "
-            f"importable there: define it in a module, or above the `if __name__ == '__main__':` of the script"
-        )
-    if failure.kind == "arguments":
-        return f"the arguments could not be loaded in the child ({failure.type_name}: {failure.text})"
-    if failure.type_name.endswith(SerializationError.__qualname__):
-        return failure.text  # from `explain_result`, which is complete
-    return f"the {failure.kind} could not be pickled: {failure.text}"
-
-
 # -- the part that cannot be pickled -------------------------------------------------------------------------
 
 
@@ -292,7 +270,7 @@ def _explained(what: str, value: Any, error: BaseException, in_worker: bool = Fa
     path, culprit = _find_culprit(value, in_worker=in_worker)
     where = f", at {path.strip()}" if path else ""
     kind = type(culprit)
-    reason = _text_of(error) or type(error).__name__
+    reason = text_of(error) or type(error).__name__
     return SerializationError(
         f"the {what} cannot be pickled: {kind.__module__}.{kind.__qualname__}{where} ({reason}){_hint_for(culprit)}"
     )
@@ -378,3 +356,11 @@ def _global_names(code: types.CodeType) -> Iterator[str]:
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
             yield from _global_names(constant)
+
+
+def text_of(error: BaseException) -> str:
+    """Return the text of an exception, whatever its `__str__` does."""
+    try:
+        return str(error)
+    except BaseException as broken:
+        return f"(its text could not be made: {broken!r})"

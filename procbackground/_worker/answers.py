@@ -7,8 +7,9 @@ from pickle import PicklingError
 
 from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import MOST_DESCRIPTORS
+from procbackground._wire.failures import dump_failure
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import count_descriptors, dump_failure, dump_payload, dumps, explain_result
+from procbackground._wire.pickling import count_descriptors, dump_payload, dumps, explain_result
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

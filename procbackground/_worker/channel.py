@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel, ReceivedParcel, drop_parcel, receive_parcel, send_parcel, send_pipes
+from procbackground._wire.shares import NUMBER, ReceivedShares
 
 
 class Channel:
@@ -25,6 +26,7 @@ class Channel:
         self._is_writing = False
         self._is_torn = False
         self._afterwards: Callable[[], None] | None = None
+        self._shares = ReceivedShares()
 
     def open(self, fd: int, side_fd: int, pid: int) -> None:
         """Write to `fd`, and send descriptors through the socket `side_fd`, from this process, `pid`."""
@@ -71,11 +73,15 @@ class Channel:
 
     def receive_parcel(self, label: bytes) -> ReceivedParcel:
         """Receive the parcel that belongs to the current request."""
-        return receive_parcel(self._side_fd, label)
+        return receive_parcel(self._side_fd, label, self._shares)
 
-    def drop_parcel(self) -> None:
+    def drop_parcel(self, kind: int, body: bytes) -> None:
         """Receive the parcel of a request that is not run."""
-        drop_parcel(self._side_fd)
+        drop_parcel(self._side_fd, body[wire.arguments_at(kind, body) :], self._shares)
+
+    def release_share(self, body: bytes) -> None:
+        """Let go of a shared value that the parent has let go of."""
+        self._shares.release(NUMBER.unpack(body)[0])
 
     @property
     def is_own(self) -> bool:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 from procbackground._wire import frames as wire
+from procbackground._wire.failures import dump_failure
 from procbackground._wire.loading import loads
 from procbackground._wire.page import (
     BEGAN_NS,
@@ -28,7 +29,7 @@ from procbackground._wire.page import (
     lowest_byte,
 )
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import dump_failure
+from procbackground._wire.shares import ShareLostError
 from procbackground._worker.answers import cost_frame, dump_result
 from procbackground._worker.channel import Channel
 from procbackground._worker.leftovers import STARTS_ONE_S, Leftovers, end_all
@@ -124,8 +125,12 @@ class Executor:
             blob = body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length]
             if flags & (wire.HAS_SAVED | wire.HAS_KEY):
                 length += self._take_extras(sequence, flags, body, wire.CALL_HEAD_SIZE + length)
-            # Receive it first: if the function fails to load, the next task must not find it.
-            parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :]) if flags & wire.PARCEL else None
+            parcel = None
+            if flags & wire.PARCEL:
+                # Receive it first: if the function fails to load, the next task must not find it.
+                step = "arguments"
+                parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :])
+                step = "function"
             fn = self._load_function(blob, flags)
             step = "arguments"
             arguments: Any = ()
@@ -161,6 +166,9 @@ class Executor:
                 self._end_loading()
             kind = wire.FAILURE
             answer = dump_failure(error, step)
+            if isinstance(error, ShareLostError):
+                self.is_calling = False
+                return self._answer(sequence, flags, kind, answer, start_s) or self._leave()
         finally:
             self.is_calling = False
         if self.is_fork:
@@ -199,6 +207,11 @@ class Executor:
             return False
         self.channel.send(wire.LEAVING, 0)
         end_all(left)  # only now: a later call must not come upon what they leave broken, such as a pool
+        return True
+
+    def _leave(self) -> bool:
+        """Have the parent give later calls to another worker: it sends a shared value to each only once."""
+        self.channel.send(wire.LEAVING, 0)
         return True
 
     def _take_extras(self, sequence: int, flags: int, body: bytes, position: int) -> int:

@@ -19,8 +19,8 @@ from multiprocessing import process, util
 
 from procbackground import _platform
 from procbackground._wire import frames as wire
+from procbackground._wire.failures import dump_failure
 from procbackground._wire.page import MARK, PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
-from procbackground._wire.pickling import dump_failure
 from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import relay
 from procbackground._worker.boot import Boot
@@ -159,8 +159,11 @@ class Worker:
                 # the death to the request in `started`.
                 words[started] = sequence
                 if sequence <= words[revoked]:
+                    if kind == wire.RELEASE:
+                        self.channel.release_share(body)
+                        continue
                     if body[0] & wire.PARCEL:
-                        self.channel.drop_parcel()
+                        self.channel.drop_parcel(kind, body)
                     send(wire.SKIPPED, sequence)
                 elif kind == wire.CALL:
                     if execute(sequence, body):
@@ -169,6 +172,8 @@ class Worker:
                     os.set_blocking(task_fd, True)
                     self.executor.loop(sequence, body)
                     return
+                elif kind == wire.RELEASE:
+                    self.channel.release_share(body)
                 if words[stop]:
                     return
 

@@ -42,7 +42,7 @@ class Redirection:
             self._redirect(sequence, where, path)
         except OSError:
             if has_parcel:
-                self._channel.drop_parcel()  # else the next task would find it
+                self._channel.drop_parcel(wire.CALL, request)  # else the next task would find it
             raise
         return body
 

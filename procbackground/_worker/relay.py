@@ -12,7 +12,8 @@ import sys
 from collections.abc import Callable
 
 from procbackground._wire import frames as wire
-from procbackground._wire.pickling import PROTOCOL, dump_failure
+from procbackground._wire.failures import dump_failure
+from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker.channel import Channel
 
 TYPE_CHECKING = False

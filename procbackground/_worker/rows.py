@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 
 from procbackground._wire import frames as wire
+from procbackground._wire.failures import dump_failure
 from procbackground._wire.page import BEGAN_NS, LOOKED_ROW, LOOKS, NO_ROW, ROW, lowest_byte
-from procbackground._wire.pickling import dump_failure
 from procbackground._worker.answers import dump_partial, dump_rows
 from procbackground._worker.stop import StopTask
 

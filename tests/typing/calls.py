@@ -9,7 +9,7 @@ from typing import reveal_type
 
 from tenacity import retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from procbackground import Attempt, CloseReport, Manager, Retry, Task, TaskHandle, TaskType, current
+from procbackground import Attempt, CloseReport, Manager, Retry, Shared, Task, TaskHandle, TaskType, current
 from procbackground.events import TaskFailed, TaskSucceeded
 from procbackground.observers import CallbackObserver, Observer
 
@@ -113,3 +113,9 @@ async def wait_for_it() -> int:
 
 with Manager(observer=[Mine(), CallbackObserver()]) as inner:
     reveal_type(inner)  # is: Manager
+
+
+def share(words: list[str]) -> Shared[list[str]]:
+    shared = manager.share(words)
+    reveal_type(shared.value)  # is: list[str]
+    return shared

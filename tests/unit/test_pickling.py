@@ -21,15 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from procbackground import RemoteTraceback, SerializationError
-from procbackground._wire.pickling import (
-    dump_arguments,
-    dump_failure,
-    dump_function,
-    dumps,
-    explain_result,
-    is_stateless,
-    load_failure,
-)
+from procbackground._wire.failures import dump_failure, load_failure
+from procbackground._wire.pickling import dump_arguments, dump_function, dumps, explain_result, is_stateless
 from procbackground._wire.plain import is_plain
 
 

@@ -4,11 +4,14 @@ import itertools
 import os
 import socket
 import struct
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from procbackground._state.job import Job, KeyedJob, Recipe
+from procbackground._supervisor.workers import call_frame as request_of
 from procbackground._wire.frames import (
     BROKEN,
     CALL,
@@ -17,6 +20,7 @@ from procbackground._wire.frames import (
     COST,
     FAILURE,
     GO_ON,
+    HAS_SAVED,
     HEADER,
     HEADER_SIZE,
     HELLO,
@@ -30,10 +34,12 @@ from procbackground._wire.frames import (
     PARTIAL,
     PROGRESS,
     READ_SIZE,
+    RELEASE,
     SKIPPED,
     VALUE,
     FrameReader,
     ProtocolError,
+    arguments_at,
     call_frame,
     call_rest,
     frame,
@@ -208,7 +214,7 @@ def test_error_shows_the_garbage_and_its_reason_in_a_line():
 @pytest.mark.parametrize(
     "wrong",
     [
-        HEADER.pack(MARK + LEAVING + 1, 0, 0),
+        HEADER.pack(MARK + RELEASE + 1, 0, 0),
         HEADER.pack(MARK - 1, 0, 1),
         HEADER.pack(MARK + 255, 0, 1),
         frame(NOTHING, 3, b"body"),
@@ -302,3 +308,18 @@ def test_descriptors_of_a_frame_that_was_never_sent_are_no_other_frames():
             os.close(fd)
         ours.close()
         theirs.close()
+
+
+@pytest.mark.parametrize("is_loop", [False, True])
+@pytest.mark.parametrize("saved", [None, b"", b"a state"])
+@pytest.mark.parametrize("key", [None, "a key"])
+def test_the_arguments_of_a_request_are_found_without_running_it(is_loop, saved, key):
+    recipe = Recipe("task", pack_name("task") + b"the function", is_loop=is_loop)
+    job = Job(None, recipe, b"the arguments") if key is None else KeyedJob(
+        None, recipe, b"the arguments", 0, SimpleNamespace(key=key)
+    )  # fmt: skip
+    if saved is not None:
+        job.with_history().checkpoint = saved
+        job.flags |= HAS_SAVED
+    body = request_of(job)[HEADER_SIZE:]
+    assert body[arguments_at(LOOP if is_loop else CALL, body) :] == b"the arguments"
