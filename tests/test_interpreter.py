@@ -81,6 +81,28 @@ def test_functions_of_main_work_under_every_start_method(method, tmp_path):
     assert_printed(run(source, "file", tmp_path), "16", "5")
 
 
+@pytest.mark.skipif(sys.version_info < (3, 15), reason="has no lazy imports")
+def test_lazy_imports_of_main_work_in_workers(tmp_path):
+    source = """
+        import sys
+        lazy import json
+        lazy import os.path
+        lazy from math import sqrt
+        from procbackground import Manager
+
+        def named(number):
+            return json.dumps(number)
+
+        if __name__ == "__main__":
+            with Manager(1) as manager:
+                print(manager.run(named, 4).result())
+                print(manager.run(lambda number: os.path.join("a", str(sqrt(number))), 9).result())
+                print(*manager.map(sqrt, [16]))
+        """
+    finished = run(source, "file", tmp_path)
+    assert_printed(finished, "4", "a/3.0", "4.0")
+
+
 def test_a_module_run_as_main_works(tmp_path):
     (tmp_path / "runme.py").write_text(textwrap.dedent(MAIN_THINGS))
     finished = subprocess.run(

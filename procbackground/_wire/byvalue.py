@@ -1,9 +1,10 @@
 """Pickles what plain pickle cannot, and by value what the other side cannot import; imported on first need.
 
-With cloudpickle and the reducers that others have registered with `multiprocessing`. Differs from cloudpickle in three
+With cloudpickle and the reducers that others have registered with `multiprocessing`. Differs from cloudpickle in four
 points. An open file is refused. What the other side's main module has is referred to, so that a lambda and the
-arguments of its task mean the same classes. And code keeps the name of its file, with its source lines where no file
-has them, as in a notebook: tracebacks show what they show in the parent.
+arguments of its task mean the same classes. Code keeps the name of its file, with its source lines where no file
+has them, as in a notebook: tracebacks show what they show in the parent. And what a name stands for that waits for its
+`lazy import` is sent as if it had been imported.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import io
 import linecache
 import os
 import sys
+import types
 from collections import ChainMap
 from multiprocessing.reduction import ForkingPickler
 from pickle import PicklingError
@@ -52,7 +54,18 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     return _restore_code, (rebuild, parts, code.co_filename, code.co_firstlineno, _lines_of(code))
 
 
+def _reduce_lazy_import(lazy: Any) -> tuple[Any, ...]:
+    """Import what a name stands for that was not used yet after its `lazy import`, and send that."""
+    return _itself, (lazy.resolve(),)
+
+
+def _itself(value: Any) -> Any:
+    return value
+
+
 _OWN: Any = {io.TextIOWrapper: _refuse_file, CodeType: _reduce_code}
+if hasattr(types, "LazyImportType"):  # Python 3.15; cloudpickle 3.1 does not know it
+    _OWN[types.LazyImportType] = _reduce_lazy_import
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it is untyped
