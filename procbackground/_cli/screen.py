@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 import select
 import sys
 import termios
 import time
 import tty
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -98,13 +100,13 @@ class _Watch:
         end = ""
         try:
             with _keys_unbuffered(), Live(console=self._console, screen=True, auto_refresh=False) as live:
-                due_s = 0.0
+                keys, due_s = _Keys(), 0.0
                 while True:
                     if time.monotonic() >= due_s:
                         self._refresh()
                         due_s = time.monotonic() + self._interval_s
                     live.update(self._render(), refresh=True)
-                    key = _key_within(max(0.0, due_s - time.monotonic()))
+                    key = keys.next_within(max(0.0, due_s - time.monotonic()))
                     if key == "q" and self._question is None:
                         break
                     if key:
@@ -176,14 +178,24 @@ def _keys_unbuffered() -> Iterator[None]:
         termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
-def _key_within(seconds: float) -> str:
-    """Return the key that is pressed within some time, or ""."""
-    fd = sys.stdin.fileno()
-    if not select.select([fd], [], [], seconds)[0]:
-        return ""
-    pressed = os.read(fd, 16)
-    if not pressed:
-        return "q"  # the terminal is gone
-    return {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}.get(
-        pressed, pressed[:1].decode("ascii", "ignore")
-    )
+class _Keys:
+    """The keys that are pressed. Several may come in one read, as when one is held down."""
+
+    _NAMES: ClassVar = {b"\x1b[A": "up", b"\x1b[B": "down", b"\x1bOA": "up", b"\x1bOB": "down"}
+    _ONE = re.compile(rb"\x1b[\[O][A-Z]|.", re.DOTALL)
+
+    def __init__(self) -> None:
+        self._pending: deque[bytes] = deque()
+
+    def next_within(self, seconds: float) -> str:
+        """Return the next key, or "" if none is pressed within some time."""
+        if not self._pending:
+            fd = sys.stdin.fileno()
+            if not select.select([fd], [], [], seconds)[0]:
+                return ""
+            pressed = os.read(fd, 64)
+            if not pressed:
+                return "q"  # the terminal is gone
+            self._pending.extend(self._ONE.findall(pressed))
+        key = self._pending.popleft()
+        return self._NAMES.get(key, key.decode("ascii", "ignore"))
