@@ -64,8 +64,9 @@ def _itself(value: Any) -> Any:
 
 
 _OWN: Any = {io.TextIOWrapper: _refuse_file, CodeType: _reduce_code}
-if hasattr(types, "LazyImportType"):  # Python 3.15; cloudpickle 3.1 does not know it
-    _OWN[types.LazyImportType] = _reduce_lazy_import
+_LAZY_IMPORT: Any = getattr(types, "LazyImportType", None)  # of Python 3.15; cloudpickle 3.1 does not know it
+if _LAZY_IMPORT is not None:
+    _OWN[_LAZY_IMPORT] = _reduce_lazy_import
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it is untyped
