@@ -152,13 +152,12 @@ def test_tasks_fail_when_others_hold_the_memory_for_too_long(make_manager, hoard
 
 def test_arguments_that_wait_do_not_keep_their_own_tasks_from_running(make_manager, recorder, gate):
     """What is missing is in the queue: it would wait for ever, if nothing ran."""
-    payload = b"\1" * (64 * MIB)
     minimum = free_memory_bytes() - HELD // 4
     manager = make_manager(max_workers=1, observer=recorder, min_free_memory=minimum)
     running = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    handles = [manager.run(len, payload) for _ in range(12)]
-    del payload
+    # Each its own: equal ones would have one copy.
+    handles = [manager.run(len, bytes([number]) * (64 * MIB)) for number in range(12)]
     recorder.wait_for("admission_held")
     gate.release(pid)
     running.result(timeout=PATIENCE_S)

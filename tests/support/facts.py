@@ -75,6 +75,11 @@ def child_pids() -> set[int]:
     return {child.pid for child in psutil.Process().children(recursive=True)} - _helpers()
 
 
+def _runs(thread: threading.Thread) -> bool:
+    """Whether a thread runs. One that `threading` has not started is listed for ever there, once it has logged, say."""
+    return os.path.exists(f"/proc/self/task/{thread.native_id}")
+
+
 class Living(NamedTuple):
     """What is alive at a moment."""
 
@@ -102,7 +107,7 @@ class Living(NamedTuple):
         }
         return cls(
             frozenset(processes),
-            frozenset(threading.enumerate()),
+            frozenset(filter(_runs, threading.enumerate())),
             frozenset(one for one in descriptors if one[0] not in own),
         )
 
