@@ -59,7 +59,13 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from procbackground.errors import InitializerError, WorkerDiedError, WorkerStartError
+    from procbackground.errors import (
+        EngineLostError,
+        InitializerError,
+        NodeLostError,
+        WorkerDiedError,
+        WorkerStartError,
+    )
     from procbackground.handle import TaskHandle
     from procbackground.manager import Manager
     from procbackground.observers import CallbackObserver, LoguruObserver, Observer
@@ -73,12 +79,14 @@ __all__ = [
     "CallbackObserver",
     "CloseReport",
     "Context",
+    "EngineLostError",
     "InitializerError",
     "JournalError",
     "LoguruObserver",
     "Manager",
     "ManagerClosedError",
     "MemoryLimitError",
+    "NodeLostError",
     "Observer",
     "Outcome",
     "ProcbackgroundError",
@@ -106,9 +114,11 @@ _HOMES = {
     "Attempt": "report",
     "CallbackObserver": "observers",
     "CloseReport": "report",
+    "EngineLostError": "errors",
     "InitializerError": "errors",
     "LoguruObserver": "observers",
     "Manager": "manager",
+    "NodeLostError": "errors",
     "Observer": "observers",
     "Outcome": "report",
     "ProcessInfo": "report",

@@ -254,6 +254,17 @@ class _InitializerFailed(ProcbackgroundError):
     """
 
 
+class _NodeLost(ProcbackgroundError):
+    """With an engine: node after node was lost that ran the task, which probably took them down. It is not retried."""
+
+
+class _EngineLost(ProcbackgroundError):
+    """With an engine: the cluster cannot be reached, or its scheduler is gone. Tasks may have run, in part or whole.
+
+    The manager takes no more tasks: make a new one once the cluster is back.
+    """
+
+
 # These errors are a `BrokenProcessPool` as well. Its module takes 13 ms to import and no child needs it, so the parent
 # makes these classes on first use, from the ones above.
 
@@ -265,11 +276,17 @@ if TYPE_CHECKING:
 
     class InitializerError(_InitializerFailed, WorkerStartError): ...
 
+    class NodeLostError(_NodeLost, BrokenProcessPool): ...
+
+    class EngineLostError(_EngineLost, BrokenProcessPool): ...
+
 
 _MADE_ON_FIRST_USE = {
     "WorkerDiedError": _WorkerDied,
     "WorkerStartError": _WorkerStartFailed,
     "InitializerError": _InitializerFailed,
+    "NodeLostError": _NodeLost,
+    "EngineLostError": _EngineLost,
 }
 
 

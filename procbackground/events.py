@@ -104,6 +104,19 @@ class TaskRetrying(_TaskEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class TaskReassigned(_TaskEvent):
+    """With an engine: the node that ran the attempt was lost, and `node` has begun it anew, in its process `pid`.
+
+    So what the attempt does has happened in part before, or whole if only its report was lost. Not sent where the loss
+    came before the first node could report that it had begun, in the first milliseconds of the attempt.
+    """
+
+    pid: int
+    node: str
+    lost_node: str
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSucceeded(_TaskEvent):
     """The task returned `result`."""
 
@@ -200,6 +213,7 @@ Event: TypeAlias = (
     | TaskOutput
     | TaskStalled
     | TaskRetrying
+    | TaskReassigned
     | TaskSucceeded
     | TaskFailed
     | TaskCancelled
@@ -218,6 +232,7 @@ BY_METHOD: dict[str, type[Event]] = {
     "on_task_output": TaskOutput,
     "on_task_stalled": TaskStalled,
     "on_task_retrying": TaskRetrying,
+    "on_task_reassigned": TaskReassigned,
     "on_task_succeeded": TaskSucceeded,
     "on_task_failed": TaskFailed,
     "on_task_cancelled": TaskCancelled,

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from procbackground._report.run import RunReport
     from procbackground._supervisor.supervisor import Supervisor
+    from procbackground.engines import Engine
     from procbackground.observers import Observer
 
 P = ParamSpec("P")
@@ -191,6 +192,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         name: of the manager, for people: its status shows it.
         status: whether `procbackground top` may watch this manager, cancel tasks and end it, by a socket for this user
             alone. Raises (now): `OSError` where no socket can be made.
+        engine: runs attempts elsewhere, `max_workers` at once: see `procbackground.engines`.
         exit_timeout: seconds that an interpreter which exits waits for tasks of a manager that was not closed; by
             default until they are done. What is cancelled or stopped then is named on stderr. A program that an
             exception ends, such as Ctrl-C's, drops its tasks at once.
@@ -241,31 +243,30 @@ class Manager(_FrontDoor, ExecutorInternals):
         status: bool = False,
         slots: Mapping[str, int] | None = None,
         max_pending_bytes: float | str | None = None,
+        engine: Engine | None = None,
     ) -> None:
-        # Long because the options are many: each is checked here, and goes to the part that it is for.
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
         max_pending_bytes = checks.checked_when_full(when_full, max_pending_bytes)
         grace = as_duration("grace", grace, may_be_zero=True)
         start_timeout = as_duration("start_timeout", start_timeout)
         exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
-        from_parent = checks.what_children_get(main_import)
+        from_parent = checks.what_children_get(main_import, engine)
         setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
         machine = load("procbackground._supervisor.machine")
-        if max_workers is None:
-            max_workers = int(machine.usable_cpus() if setup is None or setup.cpus is None else len(setup.cpus))
+        max_workers = checks.default_workers(setup, engine) if max_workers is None else max_workers
         observers = checks.as_observers(observer, progress=progress)
         carrier = checks.carrier_of(context, observers)
         defaults = Defaults(
             retry, timeout, stalled_threshold, memory_limit, checks.any_observes_stalls(observers),
             output=output, shows_progress=progress,
-            find_needs=checks.needs_finder(max_workers, slots, env, machine.total_memory_bytes),
+            find_needs=checks.needs_finder(max_workers, slots, env, machine.total_memory_bytes, engine),
         )  # fmt: skip
         first_call = None if initializer is None else (initializer, tuple(initargs))
         if inline:
-            checks.check_inline(journal, status)
-            make: Any = load("procbackground._supervisor.inline").InlineSupervisor
-            stand_in = make(context_in_use, first_call, observers, slots or {})
+            checks.check_inline(journal, status, engine)
+            home = load("procbackground._supervisor.inline")
+            stand_in = home.InlineSupervisor(context_in_use, first_call, observers, slots or {})
             super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
             return
         servers = [checks.status_server(name, max_workers)] if status else []
@@ -273,8 +274,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             undo.callback(checks.discard_all, servers)
             writer, with_key = checks.journal_at(journal)
             # Only now: a child imports this module with the main module that uses it, and makes no manager.
-            home = load("procbackground._supervisor.supervisor")
-            supervisor: Supervisor = home.Supervisor(
+            supervisor: Supervisor = checks.supervisor_for(engine)(
                 context=context_in_use,
                 max_workers=max_workers,
                 max_tasks_per_child=max_tasks_per_child,
@@ -296,7 +296,7 @@ class Manager(_FrontDoor, ExecutorInternals):
             )
             undo.pop_all()
         super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
-        register_for_exit(home.close_all_at_exit)
+        register_for_exit(load("procbackground._supervisor.supervisor").close_all_at_exit)
         for server in servers:
             server.start(load("procbackground._supervisor.overview").Overview(supervisor))
 
@@ -315,7 +315,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         return self._supervisor.stats()
 
     def processes(self) -> list[ProcessInfo]:
-        """Return a snapshot of the worker processes; its figures are taken in this call, for whole process trees."""
+        """Return a snapshot of this machine's workers; its figures are taken in this call, for whole process trees."""
         return self._supervisor.processes()
 
     def report(self) -> RunReport:

@@ -70,15 +70,17 @@ SHOWN = {
     "GUIDE: dask": ["55"],
     "GUIDE: SciPy": ["[1. 1. 1.]"],
     "GUIDE: Starlette": ["worked for 0.1 s / took too long"],
+    "GUIDE: A cluster": [f"{sum(number**2 for number in range(1000))}"],
 }
 
-# What is in the extra `compat` only; without it these programs are skipped.
+# What is in the extras `compat` and `dask` only; without it these programs are skipped.
 NEEDED = {
     "GUIDE: Large data": ["numpy"],
     "GUIDE: joblib and scikit-learn": ["joblib", "sklearn"],
     "GUIDE: dask": ["dask"],
     "GUIDE: SciPy": ["scipy"],
     "GUIDE: Starlette": ["starlette", "httpx"],
+    "GUIDE: A cluster": ["distributed"],
 }
 
 

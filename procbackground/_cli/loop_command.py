@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from procbackground._cli import values
-from procbackground._cli.options import WATCHING, option
+from procbackground._cli.options import PLACE, WATCHING, option
 
 HELP = """Run FUNCTION again and again in a process of its own, until SIGTERM or Ctrl-C.
 
@@ -35,6 +35,7 @@ an iteration is silent for longer than --stalled-after. For systemd add SuccessE
         "[default: 5]")
 @option("--nice", type=int, metavar="N", help="Added to the niceness of the worker.")
 @click.option("--types", is_flag=True, help="Pass arguments that are numbers, true or false as such.")
+@PLACE
 @WATCHING
 def command(function: str, arguments: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.errors import Wrong

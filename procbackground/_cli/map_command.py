@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from procbackground._cli.errors import Wrong
-from procbackground._cli.options import LIMITS, OUTPUT, RUNNING, WATCHING, option
+from procbackground._cli.options import LIMITS, OUTPUT, PLACE, RUNNING, WATCHING, option
 
 HELP = """Run FUNCTION once for each input, in parallel processes; write a JSON object for each result.
 
@@ -63,6 +63,7 @@ class MapCommand(click.Command):
 @RUNNING
 @option("--shuffle", is_flag=True, help="Run the inputs in random order.")
 @OUTPUT
+@PLACE
 @WATCHING
 @click.pass_context
 def command(ctx: click.Context, /, function: str, inputs: tuple[str, ...], **asked: Any) -> int:

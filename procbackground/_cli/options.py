@@ -57,6 +57,13 @@ WATCHING = all_of(
            "localhost."),
 )  # fmt: skip
 
+PLACE = all_of(
+    option("--engine", type=click.Choice(["dask"]), help="Run the tasks on the nodes of a cluster."),
+    option("--scheduler", metavar="ADDRESS", help="Of the cluster, such as tls://host:8786."),
+    option("--security", type=click.Path(exists=True, file_okay=False), metavar="DIR", help="With ca.pem, cert.pem and "
+           "key.pem, for tls://."),
+)  # fmt: skip
+
 RUNNING = all_of(
     option("--halt", type=values.HaltType(), metavar="WHEN", help="End early: now,fail=1 or soon,fail=10% (also "
            "success=, done=). `now` stops what runs, `soon` lets it finish."),

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from procbackground._cli.options import LIMITS, OUTPUT, RUNNING, WATCHING
+from procbackground._cli.options import LIMITS, OUTPUT, PLACE, RUNNING, WATCHING
 
 HELP = """Run the tasks that FILE registers, in parallel processes; write a JSON object for each result.
 
@@ -30,6 +30,7 @@ Options hold for tasks that have no such field of their own. A task of type "loo
 @LIMITS
 @RUNNING
 @OUTPUT
+@PLACE
 @WATCHING
 def command(file: str, only: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.inputs import Call, Inputs

@@ -187,7 +187,8 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
     from procbackground.errors import ProcbackgroundError
 
     set_log_level(asked["log_level"])
-    jobs = asked["jobs"] or usable_cpus()
+    engine = engine_of(asked)
+    jobs = asked["jobs"] or (usable_cpus() if engine is None else engine.places())
     options = {name: asked[name] for name in ("journal", "slots") if asked.get(name)}
     make = partial(
         Manager,
@@ -201,6 +202,7 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
         grace=asked["grace"],
         nice=asked["nice"] or 0,
         name=title,
+        engine=engine,
         **options,
     )
     try:
@@ -218,6 +220,30 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
     except ValueError as error:
         raise Wrong(str(error)) from None
     return manager, jobs
+
+
+def engine_of(asked: dict[str, Any]) -> Any:
+    """Return the engine that the options ask for, or None. Raises: `Wrong`."""
+    if asked["engine"] is None:
+        for name in ("scheduler", "security"):
+            if asked[name]:
+                raise Wrong(f"--{name} goes with --engine dask")
+        return None
+    if not asked["scheduler"]:
+        raise Wrong("--engine dask needs --scheduler ADDRESS, such as tls://host:8786")
+    import warnings
+
+    try:
+        from procbackground.engines import DaskEngine
+
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", RuntimeWarning)
+            engine = DaskEngine(asked["scheduler"], asked["security"])
+    except (ImportError, OSError, ValueError) as error:
+        raise Wrong(str(error)) from None
+    for each in caught:
+        say(str(each.message))
+    return engine
 
 
 def retry_of(retries: int, delay_s: float) -> Any:

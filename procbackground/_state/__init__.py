@@ -18,4 +18,5 @@ other modules are its parts, and each imports only those above it in this list:
     arrivals                    workers that come and go, and what becomes of their jobs
     invariants                  what must hold after every step
     scheduler                   the door: one method for each fact that the supervisor reports
+    places                      the same where workers are places on other machines
 """

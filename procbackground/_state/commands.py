@@ -13,6 +13,7 @@ VALUE: Final = "value"
 FAILURE: Final = "failure"
 FAILED_IN_MAP: Final = "failed in map"  # as a row of a chunk, with an exception that is at hand
 DIED: Final = "died"
+LOST: Final = "lost"  # by an engine, with an exception that is at hand
 
 # Why a worker is stopped.
 FOR_CANCEL: Final = "cancelled"
@@ -94,8 +95,8 @@ class Judge(NamedTuple):
     """An attempt ended otherwise than by a plain value: find out what that means, and report `judged`."""
 
     job: Job
-    kind: str  # VALUE or FAILURE, which came as `body`; FAILED_IN_MAP; DIED; or one of FOR_...
-    body: Any  # bytes or a parcel; for FAILED_IN_MAP an exception; for FOR_LOADING the limit
+    kind: str  # VALUE or FAILURE, which came as `body`; FAILED_IN_MAP or LOST; DIED; or one of FOR_...
+    body: Any  # bytes or a parcel; for FAILED_IN_MAP and LOST an exception; for FOR_LOADING the limit
     worker: Worker | None  # that ran it; None when it ran nowhere
     cost: tuple[float | None, int | None] | None  # CPU seconds and peak bytes, as far as they are known
     waits: bool = False  # the worker runs a loop, and waits for the verdict

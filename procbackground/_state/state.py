@@ -44,6 +44,8 @@ class State:
     gate: MemoryGate | None
     launches: Launches
 
+    may_rescue: bool = True  # whether tasks may wait behind another in a worker's pipe
+
     def __init__(
         self,
         *,

@@ -22,11 +22,7 @@ def stop(state: State, worker: Worker, reason: str, now_s: float) -> None:
     """Stop the worker's tree: the first reason is the one that counts."""
     if worker.state in _ENDING:
         return
-    state.take_out(worker)
-    worker.stop_reason = reason
-    head = worker.current
-    if head is not None and head.state == a.SENT:
-        head.move(a.STOP_ASKED)
+    begin_stop(state, worker, reason)
     if len(worker.pipeline.jobs) > 1:
         # By the time that a signal arrives the worker might run the next request, which is not meant.
         worker.enter(fleet.RECALLING, now_s)
@@ -35,6 +31,15 @@ def stop(state: State, worker: Worker, reason: str, now_s: float) -> None:
         kill_later(state, worker, now_s + max(state.grace_s, STACK_WAIT_S))
     else:
         terminate(state, worker, now_s)
+
+
+def begin_stop(state: State, worker: Worker, reason: str) -> None:
+    """Give the worker no more work, and note why what it runs is stopped."""
+    state.take_out(worker)
+    worker.stop_reason = reason
+    head = worker.current
+    if head is not None and head.state == a.SENT:
+        head.move(a.STOP_ASKED)
 
 
 def terminate(state: State, worker: Worker, now_s: float) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
-from procbackground._wire.mainmodule import look_again
+from procbackground._wire.mainmodule import look_again, send_main_by_value
 from procbackground._wire.surroundings import Surroundings
 from procbackground.task import Task, as_duration, check_function, parse_size
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
     from procbackground._submit.keyed import WithKey
     from procbackground._submit.setup import Setup
+    from procbackground._supervisor.supervisor import Supervisor
+    from procbackground.engines import Engine
+
+
+NO_NEEDS = "with an engine there are no cores, memory and slots for tasks to need: each node runs one for each thread"
 
 
 def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
@@ -92,16 +97,18 @@ def checked_when_full(when_full: str, max_pending_bytes: float | str | None) -> 
         raise type(error)(f"max_pending_bytes: {error}") from None
 
 
-def what_children_get(main_import: str) -> dict[str, Any]:
-    """Return what children get of this process as it is now: options of a supervisor.
+def what_children_get(main_import: str, engine: object) -> dict[str, Any]:
+    """Return what children get of this process as it is now, here or by an engine: options of a supervisor.
 
     Raises: `ValueError` unless `main_import` is one of its three words.
     """
     if main_import not in ("auto", "once", "each"):
         raise ValueError(f"main_import must be 'auto', 'once' or 'each', not {main_import!r}")
     main = look_again()
+    if engine is not None:
+        send_main_by_value()
     origin = (main.name, main.path) if main.is_importable else None
-    return {"surroundings": Surroundings(), "main": origin, "main_import": main_import}
+    return {"surroundings": Surroundings(), "main": origin, "main_import": main_import, "engine": engine}
 
 
 def context_of(mp_context: BaseContext | str | None) -> BaseContext:
@@ -180,12 +187,17 @@ def needs_finder(
     slots: Mapping[str, int] | None,
     env: Mapping[str, str | None] | None,
     total_memory_bytes: Callable[[], int],
+    engine: Engine | None,
 ) -> Callable[[Task[Any]], Needs]:
     """Check the slots of a manager; return what finds the needs of its tasks. Raises: `TypeError`, `ValueError`."""
+    if engine is not None and slots is not None:
+        raise ValueError(NO_NEEDS)
     if slots is not None:
         slots = load("procbackground._submit.needs").checked_slots(slots, env)
 
     def find(task: Task[Any]) -> Needs:
+        if engine is not None:
+            raise ValueError(NO_NEEDS)
         needs: Needs = load("procbackground._submit.needs").needs_of(
             task, max_workers, slots or {}, total_memory_bytes()
         )
@@ -194,8 +206,26 @@ def needs_finder(
     return find
 
 
-def check_inline(journal: object, status: bool) -> None:
+def default_workers(setup: Setup | None, engine: Engine | None) -> int:
+    """Return `max_workers` where the user does not say it."""
+    if engine is not None:
+        return engine.places()
+    if setup is not None and setup.cpus is not None:
+        return len(setup.cpus)
+    return load("procbackground._supervisor.machine").usable_cpus()  # type: ignore[no-any-return]
+
+
+def supervisor_for(engine: Engine | None) -> type[Supervisor]:
+    """Return the class of the supervisor."""
+    if engine is not None:
+        return load("procbackground._supervisor.engine_loop").EngineSupervisor  # type: ignore[no-any-return]
+    return load("procbackground._supervisor.supervisor").Supervisor  # type: ignore[no-any-return]
+
+
+def check_inline(journal: object, status: bool, engine: object) -> None:
     """Raise `ValueError` for what inline tasks cannot have."""
+    if engine is not None:
+        raise ValueError("inline tasks run in this process: leave out engine or inline")
     if journal is not None:
         raise ValueError("inline tasks are not recorded: leave out journal or inline")
     if status:

@@ -11,6 +11,7 @@ passes them:
     workers, channel            commands → workers; one worker's pipes
     shares                      shared values: which workers have them, and when they are freed
     process, page               one worker's process; its words in the shared page
+    launching                   which of these starts workers, and with what settings:
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
     kinds                       processes with thread caps or slots of their own
     warden                      the helper that ends what directly started workers leave behind
@@ -27,6 +28,7 @@ passes them:
     views, stack_text           what runs now, for people: the status, and the stacks as a traceback
     overview                    the same for the status socket
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
+    engine_loop, places, place  in place of processes: the nodes of an engine
     inline, inline_context      in place of all this: running each task in its caller's thread; `current()` there
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
 

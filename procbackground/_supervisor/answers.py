@@ -150,7 +150,7 @@ class Answers:
         if jobs:
             self._workers.send(worker, jobs)
         for message in messages:
-            self._take_message(worker, *message)
+            self.take_message(worker, *message)
 
     def _receive_parcel(self, process: WorkerProcess, label: bytes) -> ReceivedParcel | bytes:
         try:
@@ -170,7 +170,8 @@ class Answers:
                 self._events.started(job, worker)
             self._events.head_started(worker)
 
-    def _take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, current: Job | None) -> None:
+    def take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, current: Job | None) -> None:
+        """Take a message that is no answer; `current` is the job that the worker ran then."""
         is_current = current is not None and current.sequence == sequence
         if kind == wire.PARTIAL:
             if is_current:

@@ -88,6 +88,10 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
         # A function or argument that one child could not load will not load in another.
         can_retry = kind not in ("function", "arguments")
         ends_loop = not can_retry
+    elif command.kind == c.LOST:
+        error = command.body
+        outcome = Outcome.DIED
+        can_retry, ends_loop = False, True
     elif command.kind == c.FAILED_IN_MAP:
         error = command.body
         outcome = _outcome_of_error(command.body)
@@ -96,7 +100,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
         error = _explain_end(command)
         can_retry = command.kind != c.FOR_DEADLINE
         ends_loop = not can_retry
-    pid = worker.pid if worker is not None else None
+    pid = worker.pid or None if worker is not None else None
     death = worker.death if worker is not None else ALIVE
     if isinstance(error, ProcbackgroundError) and error.task is None:
         error.task, error.attempt, error.pid = job.handle.task, job.attempt, pid

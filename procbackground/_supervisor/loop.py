@@ -15,29 +15,30 @@ import signal
 import threading
 import time
 from collections import deque
-from functools import partial
-from typing import TYPE_CHECKING, Any, assert_never
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar, assert_never
 
 from procbackground import _platform
 from procbackground._load import load
 from procbackground._state import commands as c
+from procbackground._state.fleet import Worker
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.answers import Answers
 from procbackground._supervisor.breakage import first_words
 from procbackground._supervisor.clock import WallClock
-from procbackground._supervisor.direct import Direct
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.intake import Intake
 from procbackground._supervisor.kinds import able_to_start_kinds
+from procbackground._supervisor.launching import make_launchers
 from procbackground._supervisor.obstacles import patience_s
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import Launcher, WorkerProcess
-from procbackground._supervisor.relay import RecordRelay, parent_levels
+from procbackground._supervisor.relay import RecordRelay
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
 from procbackground._supervisor.shares import Shares
@@ -48,10 +49,8 @@ from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
 from procbackground._supervisor.workers import Workers
-from procbackground._supervisor.zygote import Zygote
 from procbackground._sync import Latch
 from procbackground._wire.page import LINES, PAGE_SIZE
-from procbackground._worker.boot import Boot
 from procbackground._worker.initializer import Initializer
 from procbackground.report import CloseReport
 
@@ -68,6 +67,13 @@ CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invaria
 
 class Loop:
     """The thread and all that it owns. `owner` is what handles know as their owner."""
+
+    # Parts that the supervisors of engines and nodes have others for.
+    make_scheduler: type[Scheduler] = Scheduler
+    make_events: type[Events] = Events
+    make_settler: type[Settler] = Settler
+    make_answers: type[Answers] = Answers
+    make_launchers: ClassVar[Callable[[Any], tuple[Launcher, Callable[[], Launcher]]]] = make_launchers
 
     # Made by `_make_ready`.
     watches: Watches
@@ -89,7 +95,7 @@ class Loop:
         self.inbox = Inbox()
         self.starter = Starter(self.name, self.inbox)
         self.acceptance = Acceptance(options.initializer is not None)
-        self.scheduler = Scheduler(
+        self.scheduler = self.make_scheduler(
             max_workers=options.max_workers,
             wall=self.wall,
             max_tasks_per_child=options.max_tasks_per_child,
@@ -103,12 +109,12 @@ class Loop:
         )
         self.figures = self.scheduler.figures
         self.initializer = None if options.initializer is None else Initializer(*options.initializer)
-        self.events = Events(options.observers, self.name)
+        self.events = self.make_events(options.observers, self.name)
         self.user_code = UserCodeRunner(self.name, self._wake)
         # Apart, with one thread only: it keeps the records in order, and a handler that blocks delays no task.
         self.log_records = RecordRelay(f"{self.name}-records", self._wake, self.inbox.put)
         self.unseen = UnseenFailures(owner.do_soon)
-        self.settler = Settler(
+        self.settler = self.make_settler(
             self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen,
             self.log_records,
         )
@@ -210,31 +216,25 @@ class Loop:
             os.close(fd)
 
     def _make_parts(self) -> None:
-        options = self.options
-        self.workers = Workers(
-            self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
-            self.settler.fail, self.shares,
-        )  # fmt: skip
-        self.answers = Answers(
+        self.workers = self._make_workers()
+        self.answers = self.make_answers(
             self.scheduler, self.watches, self.page, self.events, self.settler, self.workers, self.log_records
         )
         self.exits = Exits(
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_last
         )
-        spool = None if options.journal is None else options.journal.spool
-        main = None if options.context.get_start_method() == "fork" else options.main  # a fork has it
-        boot = Boot(
-            self.initializer, parent_levels(), main, options.setup, spool, options.surroundings, options.main_import
-        )
         self.warden = Warden(self.page, self.life_write_fd)
-        base = (options.context, boot, self.page.fd, self.life_read_fd)
-        rest = (self.warden, self.starter, options.start_timeout_s)
-        launched, failed, exited = self._launched, self.workers.launch_failed, self.exits.exit_code_came
-        self._make_direct = partial(Direct, *base, launched, failed, *rest)
-        if _platform.IS_LINUX and options.context.get_start_method() == "forkserver" and _platform.has_pidfd():
-            self.launcher = Zygote(*base, self.preload, self.watches, launched, failed, exited, *rest)
-        else:
-            self.launcher = self._make_direct()
+        self.launcher, self._make_direct = self.make_launchers()
+
+    def _make_workers(self) -> Workers:
+        return Workers(
+            self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
+            self.settler.fail, self.shares,
+        )  # fmt: skip
+
+    def clocks_of(self, worker: Worker) -> c.Clocks:
+        """Return the known times of a worker's attempt, iteration or row."""
+        return self.page.clocks_of(worker)
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -270,7 +270,7 @@ class Loop:
         watches.run_deferred()
         now_s = time.monotonic()
         if now_s >= scheduler.next_due_s:
-            scheduler.clock_advanced(now_s, self.page.clocks_of)
+            scheduler.clock_advanced(now_s, self.clocks_of)
         if self.settler.batches:
             self.settler.settle_results()
         if self._has_chores:
@@ -327,7 +327,7 @@ class Loop:
         if _thread.get_ident() != self.ident:
             self.inbox.wake()
 
-    def _launched(self, process: WorkerProcess) -> None:
+    def note_launched(self, process: WorkerProcess) -> None:
         """A worker's process has started."""
         worker = process.worker
         worker.process = process

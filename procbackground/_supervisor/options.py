@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from procbackground._journal.writer import Writer
     from procbackground._submit.setup import Setup
     from procbackground._wire.surroundings import Surroundings
+    from procbackground._worker.relay import Levels
+    from procbackground.engines.port import Engine
 
 
 class Options(NamedTuple):
@@ -35,3 +37,5 @@ class Options(NamedTuple):
     main_import: str = "auto"
     slots: Mapping[str, int] | None = None
     max_pending_bytes: float | None = None  # None: a share of the free memory
+    levels: Levels | None = None  # of the loggers of whoever gives the work; by default those of this process
+    engine: Engine | None = None

@@ -187,7 +187,7 @@ class Outputs:
         prefix = f"[{pipes.job.recipe.name}] " if pipes.plan.mode == TAGGED else ""
         text = "".join(f"{prefix}{line}\n" for line in texts)
         pipes.worker.process.relayed.add(pipes.job.sequence)  # its handle waits for these lines, too
-        self._records.put(_write, stream, text)
+        self._records.put(write_lines, stream, text)
         pipes.unmarked_bytes += len(text)
         if pipes.unmarked_bytes > UNWRITTEN_BYTES:
             pipes.unmarked_bytes = 0
@@ -222,7 +222,7 @@ class Outputs:
                 self._pass_on(pipes, stream, [rest])
 
 
-def _write(name: str, text: str) -> None:
+def write_lines(name: str, text: str) -> None:
     """Write lines to this process's own output; runs in the thread of log records, since it may block."""
     stream: Any = getattr(sys, name)
     try:

@@ -49,9 +49,10 @@ class Supervisor(Questions):
     """All that a manager does, behind its public methods. Handles know it as their owner."""
 
     is_inline = False  # see `inline.InlineSupervisor`
+    make_loop: type[Loop] = Loop
 
     def __init__(self, **options: Any) -> None:
-        self._loop = Loop(self, Options(**options))
+        self._loop = self.make_loop(self, Options(**options))
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)

@@ -13,6 +13,7 @@
     shares        values that lie in memory once, for all workers
     descriptors   connections, sockets and shared values within payloads
     output        where the output of tasks goes
+    attempts      what crosses between a manager and a node of its engine
     spool         records of results that workers keep until the journal has them
     page          the shared page: words that parent and child read without messages
     progress      progress reports, and their places in the shared page

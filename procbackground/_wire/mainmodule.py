@@ -119,6 +119,14 @@ def look_again() -> MainModule:
     return known
 
 
+def send_main_by_value() -> None:
+    """Send what belongs to the main module by value from now on: the machines of an engine do not have the module."""
+    known = main_module()
+    known.is_importable = known.is_whole = False
+    main_is_importable.cache_clear()
+    main_is_whole.cache_clear()
+
+
 def belongs_to_main(value: Any) -> bool:
     """Whether a value is a function or class of the main module."""
     kind = type(value)

@@ -102,14 +102,29 @@ class ReceivedParcel:
 
 def load_stored(data: bytes) -> Any:
     """Return the value of a parcel that was kept as bytes."""
+    parts = _stored_parts(data)
+    return loads(parts[0], parts[1:])
+
+
+def receive_stored(data: bytes) -> ReceivedParcel:
+    """Return a parcel that came as bytes, from another machine."""
+    return ReceivedParcel(_stored_parts(data), [], ())
+
+
+def unstore(data: bytes) -> Parcel:
+    """Return a parcel that was kept as bytes, to be sent again. Raises: `OSError`."""
+    parts = _stored_parts(data)
+    return pack(bytes(parts[0]), parts[1:])
+
+
+def _stored_parts(data: bytes) -> list[memoryview]:
     (count,) = _STORED_COUNT.unpack_from(data)
     begin = _STORED_COUNT.size + 8 * count
     sizes = struct.unpack_from(f"<{count}Q", data, _STORED_COUNT.size)
     # In a bytearray, so that arrays can be written to, as those of a value that has just come.
     content = memoryview(bytearray(data[begin:]))
     ends = accumulate(map(padded, sizes))
-    parts = [content[end - padded(size) :][:size] for size, end in zip(sizes, ends, strict=True)]
-    return loads(parts[0], parts[1:])
+    return [content[end - padded(size) :][:size] for size, end in zip(sizes, ends, strict=True)]
 
 
 def may_pack() -> bool:

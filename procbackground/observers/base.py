@@ -34,6 +34,9 @@ class Observer:
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
         """An attempt failed and there will be another."""
 
+    def on_task_reassigned(self, event: events.TaskReassigned) -> None:
+        """With an engine: the node of an attempt was lost, and another has begun it anew."""
+
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
         """A one-off returned. Not sent for loops."""
 

@@ -84,6 +84,9 @@ class JsonLinesObserver(Observer):
         figures = _figures_of(event.handle, event.attempt)
         self._task(event, {"error": _error(event.error), "delay": event.delay, **figures})
 
+    def on_task_reassigned(self, event: events.TaskReassigned) -> None:
+        self._task(event, {"pid": event.pid, "node": event.node, "lost_node": event.lost_node})
+
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
         self._task(event, _figures_of(event.handle))
 

@@ -95,6 +95,10 @@ class LogLines(Observer):
         text = f"task {event.task.name} failed in attempt {event.attempt} ({why}), again in {event.delay:.2f} s"
         self._task(logging.WARNING, event, text)
 
+    def on_task_reassigned(self, event: events.TaskReassigned) -> None:
+        text = f"task {event.task.name}, attempt {event.attempt}, began anew on {event.node}; lost: {event.lost_node}"
+        self._task(logging.WARNING, event, text, pid=event.pid)
+
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
         self._counts["succeeded"] += 1
         self._task(logging.DEBUG, event, f"task {event.task.name} succeeded")

@@ -17,6 +17,8 @@ LEAVES = {"_sync", "_load", "task", "retry", "events", "report", "errors", "_bro
 CHILD = {"_wire", "_platform", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
+    "engines": {"_node", "_wire", "errors", "_load"},
+    "_node": {"_supervisor", "_submit", "_state", "_wire", "handle"} | LEAVES,
     "_compat": {"_supervisor", "_state", "_load"},
     "_supervisor": {"_journal", "_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,

@@ -1,0 +1,209 @@
+"""Runs the requests of one manager on this node, each in a supervised child process, and sends reports.
+
+An engine makes one agent for each manager in a process of its own on each node, and calls `run` in as many threads as
+attempts may run there at once.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from procbackground._node.loop import NodeHandle, NodeSupervisor
+from procbackground._state.job import Job, Recipe
+from procbackground._submit.checks import context_of
+from procbackground._submit.closing import register_for_exit
+from procbackground._supervisor.supervisor import close_all_at_exit
+from procbackground._wire import attempts as w
+from procbackground._wire import frames as wire
+from procbackground._wire.failures import dump_failure
+from procbackground._wire.output import Plan
+from procbackground._wire.parcel import unstore
+from procbackground._wire.surroundings import Surroundings
+from procbackground.errors import ManagerClosedError, ProcbackgroundError
+
+CLOSE_S = 1.0  # beyond `grace`, for what does not depend on tasks
+
+
+class _Run:
+    """A request that is here, and what is asked of it before its supervisor has it."""
+
+    def __init__(self, handle: NodeHandle, supervisor: NodeSupervisor) -> None:
+        self.handle = handle
+        self.supervisor = supervisor
+        self._lock = threading.Lock()
+        self._asked: list[Callable[[], object]] | None = []  # None once the supervisor has it
+
+    def ask(self, act: Callable[[], object]) -> None:
+        """Have `act` called, at once or when the supervisor has the request: a cancel must not overtake it."""
+        with self._lock:
+            if self._asked is not None:
+                self._asked.append(act)
+                return
+        act()
+
+    def note_accepted(self) -> None:
+        with self._lock:
+            asked, self._asked = self._asked or [], None
+        for act in asked:
+            act()
+
+
+class NodeAgent:
+    """The requests of one manager on this node.
+
+    Args:
+        slots: how many attempts run at once.
+        node: name of this node, for people.
+        send: takes a report, in any thread; must return at once.
+    """
+
+    def __init__(self, settings: w.NodeSettings, slots: int, node: str, send: Callable[[w.Report], None]) -> None:
+        _allow_children()
+        self._send = send
+        self._node = node
+        self._options = {**settings.options}
+        self._options.update(
+            context=context_of(self._options["context"]),
+            initializer=None if settings.initializer is None else (_initialize, (settings.initializer,)),
+            observers=(),
+            keeps_spare=False,
+            max_pending=None,
+            refuses_when_full=False,
+            setup=settings.setup,
+            exit_timeout_s=0.0,
+            surroundings=Surroundings(),
+            levels=settings.levels,
+        )
+        self._supervisor = self._make_supervisor(slots)
+        self._changed = threading.Condition(threading.Lock())  # guards the rest
+        self._running: dict[int, _Run] = {}
+        self._is_closed = False
+        register_for_exit(close_all_at_exit)
+
+    def _make_supervisor(self, slots: int) -> NodeSupervisor:
+        return NodeSupervisor(self._node, max_workers=slots, **self._options)
+
+    def run(self, data: bytes) -> None:
+        """Run a request to its end, and return once that is reported and its processes are gone, if it was withdrawn.
+
+        Raises: nothing that the task does.
+        """
+        request = w.Request(*w.unpack(data))
+        # A loop can be asked to end by itself, so it has a supervisor of its own.
+        supervisor = self._make_supervisor(1) if request.is_loop else self._supervisor
+        handle = NodeHandle(supervisor, request.number, request.name, self._send)
+        run = _Run(handle, supervisor)
+        with self._changed:
+            is_late = self._is_closed
+            if not is_late:
+                self._running[request.number] = run
+        try:
+            if is_late:
+                handle.end(w.STOPPED)
+            else:
+                self._run(run, request)
+        finally:
+            with self._changed:
+                self._running.pop(request.number, None)
+                self._changed.notify_all()
+            if supervisor is not self._supervisor:
+                supervisor.close(0.0)
+
+    def _run(self, run: _Run, request: w.Request) -> None:
+        handle, supervisor = run.handle, run.supervisor
+        try:
+            job = make_job(handle, request)
+            handle._job = job
+            (supervisor.accept_loop if request.is_loop else supervisor.accept)(job)
+            run.note_accepted()
+        except ManagerClosedError:
+            handle.end(w.STOPPED)
+        except (ProcbackgroundError, OSError, RuntimeError) as error:
+            handle.end(w.REFUSED, dump_failure(error, frames_to_skip=0))
+        while not handle.has_ended:
+            handle.wants_end.acquire()
+            if not handle.has_ended:
+                supervisor.withdraw(handle)  # an iteration of a loop failed: the manager decides what follows
+
+    def cancel(self, number: int) -> None:
+        """Stop a request, if it is here. From any thread; does not wait."""
+        with self._changed:
+            run = self._running.get(number)
+        if run is not None:
+            run.ask(lambda: run.supervisor.withdraw(run.handle))
+
+    def end_loop(self, number: int) -> None:
+        """Let a loop end after its running iteration. Waits for the supervisor, not for the loop."""
+        with self._changed:
+            run = self._running.get(number)
+        if run is not None:
+            run.ask(lambda: run.supervisor.end_loops(0.0))
+
+    def drain(self, timeout_s: float) -> bool:
+        """Take nothing more, and wait until what runs has ended; return whether it has."""
+        with self._changed:
+            self._is_closed = True
+            return self._changed.wait_for(lambda: not self._running, timeout_s)
+
+    def close(self) -> None:
+        """Stop everything. Bounded by the manager's `grace` and a moment."""
+        with self._changed:
+            self._is_closed = True
+            supervisors = {self._supervisor, *(run.supervisor for run in self._running.values())}
+        for supervisor in supervisors:
+            supervisor.ask_to_close(0.0)
+        for supervisor in supervisors:
+            supervisor.close(0.0)
+
+
+def make_job(handle: NodeHandle, request: w.Request) -> Job:
+    """Return the job of a request. Raises: `OSError` where a large payload finds no memory."""
+    recipe = Recipe(
+        request.name,
+        request.blob,
+        reusable=bool(request.flags & wire.IS_REUSABLE),
+        is_loop=request.is_loop,
+        timeout_s=request.timeout_s,
+        stalled_s=request.stalled_s,
+        memory_limit=request.memory_limit,
+        interval_s=request.interval_s,
+        isolate=request.isolate or request.attempt > 1,  # each retry has a fresh process
+        is_chunk=request.is_chunk,
+        output=None if request.output is None else Plan(*request.output),
+    )
+    recipe.needs_verdict = True  # so that no value is loaded here
+    flags = request.flags & ~wire.PARCEL
+    payload: Any = request.payload
+    if request.is_stored:
+        payload = unstore(payload)
+        flags |= wire.PARCEL
+    job = Job(handle, recipe, payload, flags)
+    job.attempt = request.attempt
+    if request.checkpoint is not None:
+        job.with_history().checkpoint = request.checkpoint
+    return job
+
+
+def _allow_children() -> None:
+    """Let this process have children, also where `multiprocessing` has made it a daemon, as the nanny of dask does.
+
+    A daemon is refused children because they would outlive it when it is killed. Ours do not: the zygote ends them.
+    """
+    config: Any = vars(multiprocessing.current_process()).get("_config", {})
+    config.pop("daemon", None)
+
+
+def _initialize(pickled: bytes) -> None:
+    """Call the manager's initializer; in a worker."""
+    initializer, arguments = pickle.loads(pickled)
+    initializer(*arguments)
+
+
+def node_name(address: str) -> str:
+    """Return a name for a node at this address: its host, and what tells it from others there."""
+    return f"{os.uname().nodename} ({address})"

@@ -1,0 +1,369 @@
+"""`DaskEngine`: runs attempts on the workers of a dask.distributed cluster. Needs the extra `dask`.
+
+Each attempt is an ordinary task of dask, which places it, queues it, and runs it elsewhere when its worker is lost.
+Reports come as events of a topic, and large ones as the result of the task. A future is dropped at the last report of
+its request: dask would run a finished task again, were its worker lost while somebody holds the future.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import queue
+import threading
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+try:
+    import dask.config
+    from distributed import Client, Security
+    from distributed.scheduler import KilledWorker
+except ImportError as error:
+    raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from error
+
+from procbackground._wire import attempts as w
+from procbackground.engines.dask_node import LARGE, NodePlugin, end_loop, key_of, run_request
+
+if TYPE_CHECKING:
+    from procbackground.engines.port import Listener
+
+PLACES = 512  # attempts that the cluster gets at once; with fewer, nodes that run short tasks wait for the next
+CONNECT_S = 10.0
+DRAIN_S = 20.0  # less than the 30 s that Kubernetes and many a service manager wait between SIGTERM and SIGKILL
+# Between two looks at what no report tells: an attempt that took several nodes down, and the loss of the scheduler. A
+# callback for each future would cost a tenth of the throughput, and more in latency than it gains.
+LOOK_S = 0.25
+ENOUGH = 256  # requests that dask has
+GATHER_S = 0.1
+MOST_TOGETHER = 1000  # requests in one message
+MOST_BYTES = 8 << 20  # of arguments in one message, unless they are those of one request
+LOST = "the connection to the scheduler is lost"
+PEM_FILES = {"ca": "tls_ca_file", "cert": "tls_client_cert", "key": "tls_client_key"}
+
+
+class DaskEngine:
+    """The workers of a dask.distributed cluster, as places for a manager's attempts: `Manager(engine=DaskEngine(...))`.
+
+    The cluster is others' to start and to stop. Its workers and its scheduler need the same Python and procbackground.
+    An engine is for one manager.
+
+    Args:
+        address: of the scheduler, such as "tls://scheduler:8786" or "tcp://127.0.0.1:8786".
+        security: for TLS, the paths of three PEM files: `{"ca": ..., "cert": ..., "key": ...}`, or the folder that has
+            them as `ca.pem`, `cert.pem` and `key.pem`. By default what dask's own configuration says. The scheduler
+            must demand a certificate too: whoever can connect to it can run code on all nodes.
+        connect_timeout: seconds for the connection, which the manager makes at its first task.
+        drain_timeout: seconds that a node which is asked to end, by SIGTERM, leaves to the attempts that it runs. Those
+            that have not ended by then are stopped, and begin anew on another node.
+
+    Raises (now): `ValueError`, `FileNotFoundError` for `security`. Warns
+    (`RuntimeWarning`) of a connection beyond this machine without TLS.
+    """
+
+    def __init__(
+        self,
+        address: str,
+        security: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None = None,
+        *,
+        connect_timeout: float = CONNECT_S,
+        drain_timeout: float = DRAIN_S,
+    ) -> None:
+        self.address = address if "://" in address else f"tcp://{address}"
+        self._security = security_of(security)
+        self._connect_timeout_s = connect_timeout
+        self.drain_timeout = drain_timeout
+        if not is_safe(self.address):
+            warnings.warn(
+                f"the connection to {self.address} is neither encrypted nor authenticated: whoever can reach the "
+                f"scheduler can run code on all nodes, and on this machine. Use tls:// and security=",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        self._was_used = False
+
+    def __repr__(self) -> str:
+        return f"DaskEngine({self.address!r})"
+
+    def places(self) -> int:
+        return PLACES
+
+    def start(self, name: str, settings: w.NodeSettings, listener: Listener) -> None:
+        """Connect, and register the manager with all workers. Raises: `EngineLostError`."""
+        from procbackground.errors import EngineLostError
+
+        if self._was_used:
+            raise EngineLostError(f"{self!r} has served a manager already: make another engine")
+        try:
+            self._connection = _Connection(self, name, settings, listener)
+        except Exception as error:
+            reason = f"{self!r} cannot be used: {type(error).__name__}: {error}"
+            raise EngineLostError(reason) from error
+        self._was_used = True
+
+    def submit(self, requests: Sequence[w.Request]) -> None:
+        self._connection.put(self._connection.submit, requests)
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        self._connection.put(self._connection.cancel, numbers)
+
+    def end_loop(self, number: int) -> None:
+        self._connection.put(self._connection.end_loop, number)
+
+    def close(self, timeout_s: float) -> bool:
+        return not self._was_used or self._connection.close(timeout_s)
+
+    def _connect(self) -> Client:
+        return Client(
+            self.address, security=self._security, timeout=self._connect_timeout_s, set_as_default=False,
+            name="procbackground",
+        )  # fmt: skip
+
+
+class _Connection:
+    """The client of dask, and the two threads that use it: one gives work, one takes what becomes of it."""
+
+    def __init__(self, engine: DaskEngine, name: str, settings: w.NodeSettings, listener: Listener) -> None:
+        self._name = f"{name}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._address = engine.address
+        self._listener = listener
+        self._futures: dict[int, Any] = {}  # of requests that have not ended
+        self._is_lost = self._is_closing = False
+        self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
+        self._next: tuple[Any] | None = None  # what was taken from there too early
+        self._large: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # requests whose last report is a result
+        self._client: Any = engine._connect()
+        try:
+            self._client.subscribe_topic(self._name, self._take_event)
+            plugin = NodePlugin(self._name, w.pack(settings), engine.drain_timeout)
+            self._client.register_plugin(plugin, name=self._name)
+            self._threads = [
+                threading.Thread(target=run, name=f"{name}-engine-{what}", daemon=True)
+                for what, run in (("gives", self._give), ("takes", self._take))
+            ]
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._client.close(timeout=1)
+            raise
+
+    # -- giving --------------------------------------------------------------------------------------------
+
+    def put(self, act: Callable[..., None], what: Any) -> None:
+        """Have `act(what)` called in the thread that gives work."""
+        self._work.put((act, what))
+
+    def _give(self) -> None:
+        while True:
+            (item,), self._next = self._next or (self._work.get(),), None
+            if item is None:
+                return
+            act, what = item
+            if self._is_lost:
+                continue
+            try:
+                act(what)
+            except Exception as error:
+                self._lose(f"dask's client failed: {type(error).__name__}: {error}")
+
+    def _more_requests(self) -> list[w.Request]:
+        """Return requests that come next, as far as nothing else comes between.
+
+        dask takes 2 ms for a message of one request, and 0.2 ms more for each further one. While it has enough to do,
+        a moment's wait makes the messages larger, and delays nothing.
+        """
+        if len(self._futures) >= ENOUGH:
+            time.sleep(GATHER_S)
+        found: list[w.Request] = []
+        while self._next is None:
+            try:
+                item = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if item is not None and item[0] == self.submit:
+                found += item[1]
+            else:
+                self._next = (item,)
+        return found
+
+    def submit(self, requests: Sequence[w.Request]) -> None:
+        by_priority: defaultdict[int, list[w.Request]] = defaultdict(list)
+        for request in (*requests, *self._more_requests()):
+            by_priority[request.priority].append(request)
+        for priority, each in sorted(by_priority.items(), reverse=True):
+            for together in _in_messages(each):
+                self._submit(together, priority)
+
+    def _submit(self, requests: list[w.Request], priority: int) -> None:
+        numbers = [request.number for request in requests]
+        # dask advises against large arguments, as they pass the scheduler. Here they must: data that is scattered to
+        # nodes is lost with them.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+            futures = self._client.map(
+                run_request,
+                [self._name] * len(requests),
+                numbers,
+                [w.pack(tuple(request)) for request in requests],
+                key=[key_of(self._name, number) for number in numbers],
+                priority=priority,
+                pure=False,
+                retries=0,
+            )
+        self._futures.update(zip(numbers, futures, strict=True))
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            # dask lets go of a task that nobody wants, wherever it is; the plugin then ends its processes.
+            future = self._futures.pop(number, None)
+            if future is not None:
+                future.release()
+
+    def end_loop(self, number: int) -> None:
+        self._client.run(end_loop, self._name, number, on_error="ignore")
+
+    # -- taking --------------------------------------------------------------------------------------------
+
+    def _take_event(self, event: tuple[float, bytes]) -> None:
+        """Take reports, in the thread of dask's client."""
+        reports = []
+        for report in w.unpack(event[1]):
+            if report[1] == LARGE:
+                self._large.put(report[0])
+                continue
+            reports.append(report)
+            if report[1] in w.ENDS:
+                self._forget(report[0])
+        self._listener.reports_came(reports)
+
+    def _forget(self, number: int) -> None:
+        future = self._futures.pop(number, None)
+        if future is not None:
+            future.release()
+
+    def _take(self) -> None:
+        """Take what is no report: large results, failures of dask's own, and the loss of the scheduler."""
+        look_s = time.monotonic() + LOOK_S
+        while not self._is_closing:
+            try:
+                number = self._large.get(timeout=max(0.0, look_s - time.monotonic()))
+            except queue.Empty:
+                number = None
+            try:
+                if number is not None:
+                    self._fetch(number)
+                if time.monotonic() >= look_s:
+                    self._look()
+                    look_s = time.monotonic() + LOOK_S
+            except Exception as error:
+                self._lose(f"dask's client failed: {type(error).__name__}: {error}")
+
+    def _fetch(self, number: int) -> None:
+        """Take the last report of a request, which is the result of its dask task."""
+        future = self._futures.get(number)
+        if future is None or self._is_lost:
+            return
+        data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
+        self._forget(number)
+        if data is not None:
+            self._listener.reports_came([w.unpack(data)])
+
+    def _look(self) -> None:
+        """Look whether dask has given up requests, or is gone."""
+        if self._client.status != "running":
+            self._lose(LOST)
+        for number, future in list(self._futures.items()):
+            status = future.status
+            if status == "error" and self._futures.pop(number, None) is not None:
+                self._take_error(number, future.exception())
+            elif status in ("cancelled", "lost") and number in self._futures:
+                self._lose(LOST)
+
+    def _take_error(self, number: int, error: BaseException) -> None:
+        if isinstance(error, KilledWorker):
+            self._listener.node_lost(
+                number,
+                f"node after node was lost while it ran the task, the last one {error.last_worker.address}; the task "
+                f"probably takes down the worker of dask, or the machine. It is not tried again",
+            )
+        else:
+            self._listener.not_run(
+                number,
+                f"dask could not run the attempt: {type(error).__name__}: {error}. Nodes need the same Python and "
+                f"procbackground[dask]",
+            )
+
+    def _lose(self, reason: str) -> None:
+        if not self._is_lost and not self._is_closing:
+            self._is_lost = True
+            self._listener.engine_lost(f"{reason} ({self._address})")
+
+    # -- closing -------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float) -> bool:
+        """Let nodes forget the manager, and disconnect."""
+        if self._is_closing:
+            return True
+        until_s = time.monotonic() + timeout_s
+        self._is_closing = True
+        self._work.put(None)
+        self._large.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        closer = threading.Thread(target=self._disconnect, args=(timeout_s,), name=f"{self._name}-close", daemon=True)
+        closer.start()
+        closer.join(max(0.1, until_s - time.monotonic()))
+        return not closer.is_alive() and not any(thread.is_alive() for thread in self._threads)
+
+    def _disconnect(self, timeout_s: float) -> None:
+        self._futures.clear()
+        if not self._is_lost and self._client.status == "running":
+            try:
+                self._client.unregister_worker_plugin(self._name)
+            except Exception:
+                pass  # the scheduler is gone: so are the nodes
+        self._client.close(timeout=timeout_s)
+
+
+def _in_messages(requests: list[w.Request]) -> Iterator[list[w.Request]]:
+    """Cut requests into lists that are neither long nor large."""
+    together: list[w.Request] = []
+    size = 0
+    for request in requests:
+        if together and (size + len(request.payload) > MOST_BYTES or len(together) == MOST_TOGETHER):
+            yield together
+            together, size = [], 0
+        together.append(request)
+        size += len(request.payload)
+    yield together
+
+
+def security_of(security: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None) -> Security | None:
+    """Return dask's form of `security`. Raises: `ValueError`, `FileNotFoundError`."""
+    if security is None:
+        return None
+    if not isinstance(security, Mapping):
+        security = {name: os.path.join(security, f"{name}.pem") for name in PEM_FILES}
+    if set(security) != set(PEM_FILES):
+        raise ValueError(f"security takes the paths of {', '.join(PEM_FILES)}, not {', '.join(map(str, security))}")
+    paths = {name: os.fspath(path) for name, path in security.items()}
+    for path in paths.values():
+        if not os.path.isfile(path):
+            raise FileNotFoundError(f"security: there is no file {path}")
+    return Security(require_encryption=True, **{PEM_FILES[name]: path for name, path in paths.items()})
+
+
+def is_safe(address: str) -> bool:
+    """Whether a connection is encrypted, or stays on this machine."""
+    parts = urlsplit(address)
+    if parts.scheme in ("tls", "wss", "inproc"):
+        return True
+    host = parts.hostname or ""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

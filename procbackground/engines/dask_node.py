@@ -1,0 +1,188 @@
+"""What runs in the workers of a dask cluster: a plugin with the agent of one manager.
+
+A worker of dask runs an attempt as a task of its own, in a thread that waits for the agent. When dask drops a task that
+runs, because it was cancelled or its client is gone, the plugin's `transition` is called, and the agent ends its
+processes. So the death of a manager and a cancel take the same way.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+from distributed import get_worker
+from distributed.core import Status
+from distributed.diagnostics.plugin import WorkerPlugin
+
+from procbackground._node.agent import NodeAgent, node_name
+from procbackground._wire import attempts as w
+
+if TYPE_CHECKING:
+    from distributed import Worker
+
+# A larger report is the result of the dask task, and is fetched by the manager. A smaller one goes by the events, which
+# is a third quicker. The scheduler keeps the last thousand events of each manager, so they must not be large.
+MOST_BYTES = 16 << 10
+# Between a report and its message, which then has the end of a short attempt too, and goes along with dask's own
+# message that the task has ended: each message costs the scheduler 150 µs and more.
+GATHER_S = 0.001
+SEND_S = 1.0  # for the last reports of a node that ends
+LARGE = "large"  # a report that stands for the result of the dask task
+
+
+class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
+    """The agent of one manager, in one worker of dask."""
+
+    def __init__(self, name: str, settings: bytes, drain_s: float) -> None:
+        self.name = name
+        self._settings = settings
+        self._drain_s = drain_s
+
+    def setup(self, worker: Worker) -> None:
+        """Called by dask when the worker gets to know of the manager. Raises: `RuntimeError` for another version."""
+        settings: w.NodeSettings = w.unpack(self._settings)
+        version = w.own_version()
+        if settings.version != version:
+            raise RuntimeError(
+                f"the node has procbackground {version}, and the manager {settings.version}: they must be the same"
+            )
+        self._worker = worker
+        self._large: dict[int, w.Report] = {}  # too large for an event, by the number of the request
+        self._lock = threading.Lock()  # guards the next
+        self._reports: list[w.Report] = []
+        self._topic = self.name
+        self._is_leaving = False  # dask takes no results of tasks any more
+        self._agent = NodeAgent(settings, worker.state.nthreads, node_name(worker.address), self._send)
+        _departure.plugins.add(self)
+        _departure.prepare(worker)
+
+    def _send(self, report: w.Report) -> None:
+        """Send a report soon, with those that come meanwhile. From any thread."""
+        if report[1] in w.ENDS and _is_large(report) and not self._is_leaving:
+            self._large[report[0]] = report
+            report = (report[0], LARGE)
+        with self._lock:
+            self._reports.append(report)
+            is_first = len(self._reports) == 1
+        if is_first:
+            self._worker.loop.add_callback(self._worker.loop.call_later, GATHER_S, self._flush)
+
+    def _flush(self) -> None:
+        """Send what has come; in the thread of the worker's event loop."""
+        with self._lock:
+            reports, self._reports = self._reports, []
+        if reports:
+            self._worker.log_event(self._topic, w.pack(reports))
+
+    def run(self, number: int, request: bytes) -> bytes | None:
+        """Run a request; return its last report if that is too large for an event."""
+        self._agent.run(request)
+        large = self._large.pop(number, None)
+        return None if large is None else w.pack(large)
+
+    def end_loop(self, number: int) -> None:
+        """Let a loop end after its running iteration."""
+        threading.Thread(target=self._agent.end_loop, args=(number,), name="procbackground-end-loop").start()
+
+    def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
+        """Called by dask when the state of any task changes."""
+        if start in ("executing", "long-running") and finish in ("released", "cancelled", "forgotten"):
+            number = number_of(key, self.name)
+            if number is not None:
+                self._agent.cancel(number)
+
+    async def drain(self) -> None:
+        """Take nothing more, and let what runs end, if it does soon: dask would run it again elsewhere."""
+        self._is_leaving = True
+        await asyncio.to_thread(self._agent.drain, self._drain_s)
+        self._flush()
+
+    async def teardown(self, worker: Worker) -> None:
+        """Called by dask when the worker closes, or the manager has."""
+        _departure.plugins.discard(self)
+        if not worker.batched_stream.closed():
+            await self.drain()  # a nanny ends its worker so, and kills it some seconds later
+        await asyncio.to_thread(self._agent.close)
+        self._flush()
+
+
+class _Departure:
+    """What happens when this process is asked to end, by SIGTERM.
+
+    Without a nanny, dask drops its connection to the scheduler at once, and what runs here would run again elsewhere.
+    So we come first: the scheduler is told that this worker takes no more, what runs ends, and then dask takes over.
+    """
+
+    def __init__(self) -> None:
+        self.plugins: set[NodePlugin] = set()
+        self._dasks_handler: Any = None
+        self._has_begun = False
+
+    def prepare(self, worker: Worker) -> None:
+        """Take over the handler of SIGTERM, the first time. Where we cannot, dask does what it does."""
+        if self._dasks_handler is None and threading.current_thread() is threading.main_thread():
+            self._worker = worker
+            self._loop = asyncio.get_running_loop()
+            self._dasks_handler = signal.signal(signal.SIGTERM, self._handle) or signal.SIG_DFL
+
+    def _handle(self, number: int, frame: Any) -> None:
+        if self._has_begun:
+            self._go_on()  # the second time: at once
+        else:
+            self._has_begun = True
+            self._loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._leave())  # kept, as the loop does not
+
+    async def _leave(self) -> None:
+        try:
+            self._worker.status = Status.closing_gracefully
+            await asyncio.gather(*(plugin.drain() for plugin in tuple(self.plugins)))
+            until_s = time.monotonic() + SEND_S
+            while self._worker.batched_stream.buffer and time.monotonic() < until_s:
+                await asyncio.sleep(0.005)  # dask sends what is there in such steps
+        finally:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        signal.signal(signal.SIGTERM, self._dasks_handler)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+_departure = _Departure()
+
+
+def _is_large(report: w.Report) -> bool:
+    return any(isinstance(fact, bytes) and len(fact) > MOST_BYTES for fact in report)
+
+
+def key_of(name: str, number: int) -> tuple[str, int]:
+    """Return the key of the dask task that is request `number` of the manager `name`."""
+    return name, number
+
+
+def number_of(key: Any, name: str) -> int | None:
+    """Return the number of a request, or None for a key that is none of the manager `name`."""
+    return key[1] if isinstance(key, tuple) and len(key) == 2 and key[0] == name else None
+
+
+def run_request(name: str, number: int, request: bytes) -> bytes | None:
+    """The dask task: run a request of the manager `name`."""
+    return _plugin_of(get_worker(), name).run(number, request)
+
+
+def end_loop(name: str, number: int, dask_worker: Worker) -> None:
+    """Let a loop end after its running iteration, if it is here. Run by dask on each worker."""
+    _plugin_of(dask_worker, name).end_loop(number)
+
+
+def _plugin_of(worker: Worker, name: str) -> NodePlugin:
+    try:
+        return worker.plugins[name]  # type: ignore[no-any-return]
+    except KeyError:
+        raise RuntimeError("this node does not know the manager; the log of its worker may say why") from None

@@ -1,0 +1,73 @@
+"""The port to other machines: what a manager asks of an engine, and what the engine reports.
+
+Requests and reports are bytes to an engine, but for the number that each begins with. It places attempts, moves them,
+and notices what is lost; limits, retries, handles and observers are not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from procbackground._wire.attempts import NodeSettings, Report, Request
+
+
+class Listener(Protocol):
+    """What an engine reports to. All methods may be called from any thread, and return at once."""
+
+    def reports_came(self, reports: Sequence[Report]) -> None:
+        """Nodes have sent these, in this order."""
+        ...
+
+    def node_lost(self, number: int, reason: str) -> None:
+        """The attempt took several nodes down with it, and is not run again."""
+        ...
+
+    def not_run(self, number: int, reason: str) -> None:
+        """The attempt could not be run at all, and would not be elsewhere."""
+        ...
+
+    def engine_lost(self, reason: str) -> None:
+        """Nothing can be run any more, and nothing more will be reported."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs attempts on the nodes of a cluster. No method but `start` and `close` blocks.
+
+    A node runs each request by `procbackground._node.agent.NodeAgent`, which makes the reports. Where a node is lost,
+    the engine runs its requests on others: so each is run at least once, and exactly once while no node is lost. It
+    forgets a request at its last report, such that it is not run again then.
+    """
+
+    def start(self, name: str, settings: NodeSettings, listener: Listener) -> None:
+        """Connect, and have all nodes, now and later, ready for the manager `name`. Called once, before all others.
+
+        Raises: `EngineLostError` when that is not possible.
+        """
+        ...
+
+    def places(self) -> int:
+        """Return how many attempts to give to the engine at once, where the manager does not say so.
+
+        More than can run now: nodes that have ended one begin the next without asking the manager, and a cluster that
+        grows on demand goes by what waits.
+        """
+        ...
+
+    def submit(self, requests: Sequence[Request]) -> None:
+        """Run these, those of higher priority first."""
+        ...
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        """Stop these wherever they are. One that has begun reports its end once its processes are gone."""
+        ...
+
+    def end_loop(self, number: int) -> None:
+        """Let a loop end after its running iteration."""
+        ...
+
+    def close(self, timeout_s: float) -> bool:
+        """Forget all requests, and let nodes forget the manager; return whether that was done in time. Idempotent."""
+        ...

@@ -1,0 +1,96 @@
+"""Fixtures: clusters of dask, and managers that use them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from procbackground import Manager
+from tests.cluster.nodes import Cluster
+
+if not find_spec("distributed"):
+    collect_ignore_glob = ["test_[!i]*.py"]  # `test_installed` says so
+
+CLOSE_S = 10.0
+LEAK_PATIENCE_S = 5.0
+
+
+def _own_threads() -> set[threading.Thread]:
+    """Return the threads of procbackground. Those of dask's client and of its event loops stay with the process."""
+    return {thread for thread in threading.enumerate() if thread.name.startswith("procbackground")}
+
+
+def _children() -> set[int]:
+    """Return the pids of our children, but not of what runs below the nodes."""
+    return {child.pid for child in psutil.Process().children()}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left_behind(_warm_helpers: None) -> Iterator[None]:
+    """Fail a test that leaves a process or one of our threads behind. Instead of the fixture for tests without dask."""
+    before, threads = _children(), _own_threads()
+    yield
+    end = time.monotonic() + LEAK_PATIENCE_S
+    while left := [*(_children() - before), *(_own_threads() - threads)]:
+        if time.monotonic() > end:
+            pytest.fail(f"left behind: {left}", pytrace=False)
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def shared_cluster(tmp_path_factory: pytest.TempPathFactory, _warm_helpers: None) -> Iterator[Cluster]:
+    """A cluster of two nodes with two places each, for tests that leave it as it is."""
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    for _ in range(2):
+        cluster.add_node(waits=False)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
+    """A function that starts a cluster, to be damaged."""
+    made: list[Cluster] = []
+
+    def make(nodes: int = 2, *, nanny: bool = False, nthreads: int = 2, **options: Any) -> Cluster:
+        folder = tmp_path / f"cluster-{len(made)}"
+        folder.mkdir()
+        cluster = Cluster(folder, **options)
+        made.append(cluster)
+        for _ in range(nodes):
+            cluster.add_node(nanny=nanny, nthreads=nthreads, waits=False)
+        return cluster
+
+    yield make
+    for cluster in made:
+        cluster.stop()
+
+
+@pytest.fixture
+def make_manager(shared_cluster: Cluster) -> Iterator[Callable[..., Manager]]:
+    """A function that makes managers of the shared cluster, or of another one; they are closed afterwards."""
+    made: list[Manager] = []
+
+    def make(cluster: Cluster | None = None, **options: Any) -> Manager:
+        from procbackground.engines import DaskEngine
+
+        engine = DaskEngine((cluster or shared_cluster).address)
+        manager = Manager(engine=engine, **options)
+        made.append(manager)
+        return manager
+
+    yield make
+    for manager in made:
+        assert manager.close(timeout=CLOSE_S).left == ()
+
+
+@pytest.fixture
+def manager(make_manager: Callable[..., Manager]) -> Manager:
+    return make_manager()

@@ -1,0 +1,199 @@
+"""Nodes, the scheduler and the manager's process are lost in every way; nothing is lost with them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
+
+import psutil
+import pytest
+
+from procbackground import EngineLostError, NodeLostError, Task, TaskType
+from tests.support.facts import wait_until, wait_until_gone
+from tests.support.gate import PATIENCE_S
+from tests.support.scripts import ENVIRONMENT, ROOT
+from tests.support.tasks import counting, gated, plain
+
+
+def test_lost_node_costs_no_task_and_nothing_that_was_reported_runs_again(
+    make_cluster, make_manager, recorder, tmp_path
+):
+    cluster = make_cluster()
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster, observer=recorder)
+    handles = [manager.run(counting.count, log, number, 0.05) for number in range(200)]
+    recorder.wait_for("task_succeeded", 30)
+    wait_until(lambda: len({a.pid for handle in handles for a in handle.attempts if a.pid}) > 3, "both nodes take part")
+    ended = {event.result for event in recorder.events("task_succeeded")}
+    before = Counter(counting.lines(log, "begins"))
+    cluster.nodes[0].kill()
+    assert [handle.result(PATIENCE_S * 2) for handle in handles] == list(range(200))
+    after = Counter(counting.lines(log, "begins"))
+    assert all(after[number] == before[number] == 1 for number in ended)
+    again = [number for number, count in after.items() if count > 1]
+    assert 1 <= len(again) <= 4  # those that the node ran
+    reassigned = recorder.events("task_reassigned")
+    assert {event.handle.result() for event in reassigned} <= set(again)  # its first milliseconds nobody knows of
+    assert reassigned
+    assert all(event.lost_node and event.node != event.lost_node for event in reassigned)
+
+
+def test_killed_worker_takes_its_children_along_and_its_nanny_goes_on(make_cluster, make_manager, gate):
+    cluster = make_cluster(1, nanny=True)
+    manager = make_manager(cluster)
+    handle = manager.run(gated.start_grandchild, gate.address, True)
+    arrival = gate.next_arrival()
+    os.kill(cluster.nodes[0].worker_pid(), signal.SIGKILL)
+    wait_until_gone([arrival.pid, arrival.label], 5.0)
+    second = gate.next_arrival(PATIENCE_S * 2)
+    assert second.pid != arrival.pid
+    assert handle.cancel()
+    wait_until_gone([second.pid, second.label], 10.0)
+
+
+def test_worker_and_guard_that_are_killed_together_leave_nothing(make_cluster, make_manager, gate):
+    cluster = make_cluster(1)
+    manager = make_manager(cluster)
+    handle = manager.run(gated.start_grandchild, gate.address)
+    arrival = gate.next_arrival()
+    guard = psutil.Process(arrival.pid).parent()
+    os.kill(guard.pid, signal.SIGKILL)
+    cluster.nodes[0].kill()
+    wait_until_gone([arrival.pid, arrival.label], 5.0)
+    cluster.add_node()
+    assert gate.next_arrival(PATIENCE_S).pid != arrival.pid
+    handle.cancel()
+
+
+def test_node_goes_on_after_its_guard_was_killed(make_cluster, make_manager, gate):
+    cluster = make_cluster(1)
+    manager = make_manager(cluster)
+    handle = manager.run(gated.stop_then_do, gate.address)
+    arrival = gate.next_arrival()
+    os.kill(psutil.Process(arrival.pid).parent().pid, signal.SIGKILL)
+    gate.release(arrival.pid, "done")
+    assert handle.result(PATIENCE_S) == "done"
+    assert manager.run(pow, 2, 5).result(PATIENCE_S) == 32
+
+
+def test_frozen_node_is_given_up_after_the_scheduler_s_limit_and_its_late_answer_ignored(
+    make_cluster, make_manager, gate, tmp_path, recorder
+):
+    cluster = make_cluster(environment={"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "3s"}, nthreads=1)
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster, observer=recorder)
+    handle = manager.run(counting.count_and_stop, log, 7, gate.address)
+    arrival = gate.next_arrival()
+    frozen = next(node for node in cluster.nodes if arrival.pid in node.pids())
+    os.kill(frozen.process.pid, signal.SIGSTOP)
+    try:
+        second = gate.next_arrival(30)
+        assert second.pid != arrival.pid
+        gate.release(second.pid)
+        assert handle.result(PATIENCE_S) == 7
+        recorder.wait_for("task_succeeded")
+    finally:
+        os.kill(frozen.process.pid, signal.SIGCONT)
+        gate.open()
+    assert manager.run(pow, 2, 2).result(PATIENCE_S) == 4
+    assert len(recorder.events("task_succeeded")) == 2
+    assert handle.result() == 7
+
+
+def test_lost_scheduler_ends_every_handle_and_a_close_in_time(make_cluster, make_manager, gate):
+    cluster = make_cluster(1)
+    manager = make_manager(cluster, retry=3)
+    running = [manager.run(gated.start_grandchild, gate.address) for _ in range(2)]
+    arrivals = [gate.next_arrival() for _ in running]
+    queued = [manager.run(pow, 2, 2) for _ in range(600)]
+    loop = manager.run_task(Task(plain.pause, args=(60,), type=TaskType.LOOP))
+    began = time.monotonic()
+    cluster.scheduler.kill()
+    for handle in (*running, *queued, loop):
+        assert isinstance(handle.exception(10), EngineLostError)
+    assert time.monotonic() - began < 10
+    with pytest.raises(EngineLostError, match="connection to the scheduler is lost"):
+        manager.run(pow, 2, 2)
+    began = time.monotonic()
+    manager.close(timeout=1)
+    assert time.monotonic() - began < 8
+    wait_until_gone([pid for arrival in arrivals for pid in (arrival.pid, arrival.label)], 20.0)
+
+
+def test_scheduler_that_is_not_there_is_an_error_at_the_first_call():
+    from procbackground import Manager
+    from procbackground.engines import DaskEngine
+
+    manager = Manager(engine=DaskEngine("tcp://127.0.0.1:9", connect_timeout=0.5))
+    with manager, pytest.raises(EngineLostError, match=r"tcp://127\.0\.0\.1:9"):
+        manager.run(pow, 2, 2)
+
+
+def test_task_that_takes_nodes_down_ends_with_node_lost_and_others_do_not(make_cluster, make_manager):
+    cluster = make_cluster(2, nanny=True)
+    manager = make_manager(cluster)
+    poison = manager.run(counting.kill_the_node)
+    others = [manager.run(counting.count, os.devnull, number, 0.3) for number in range(20)]
+    with pytest.raises(NodeLostError, match="node after node"):
+        poison.result(90)
+    assert [handle.result(PATIENCE_S * 2) for handle in others] == list(range(20))
+    assert len(poison.attempts) == 1
+
+
+@pytest.mark.parametrize("seconds", [0.5, 2.0])
+def test_node_that_is_asked_to_end_finishes_what_it_runs(make_cluster, make_manager, tmp_path, recorder, seconds):
+    cluster = make_cluster()
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster, observer=recorder)
+    handles = [manager.run(counting.count, log, number, seconds / 4) for number in range(40)]
+    recorder.wait_for("task_started", 4)
+    cluster.nodes[0].process.terminate()
+    assert [handle.result(PATIENCE_S * 2) for handle in handles] == list(range(40))
+    assert sorted(counting.lines(log, "begins")) == list(range(40))
+    assert not recorder.events("task_reassigned")
+
+
+def test_node_that_joins_late_takes_part(make_cluster, make_manager, gate):
+    cluster = make_cluster(1, nthreads=1)
+    manager = make_manager(cluster)
+    handles = [manager.run(gated.stop_then_do, gate.address) for _ in range(2)]
+    first = gate.wait_for_arrival()
+    cluster.add_node(nthreads=1)
+    second = gate.wait_for_arrival()
+    assert first != second
+    gate.open()
+    for handle in handles:
+        handle.result(PATIENCE_S)
+
+
+DRIVER = """
+    import sys
+    from procbackground import Manager
+    from procbackground.engines import DaskEngine
+    from tests.support.gate import Address
+    from tests.support.tasks.gated import start_grandchild
+
+    if __name__ == "__main__":
+        manager = Manager(engine=DaskEngine(sys.argv[1]))
+        handles = [manager.run(start_grandchild, {address!r}) for _ in range(2)]
+        handles[0].result()
+"""
+
+
+def test_killed_manager_takes_its_tasks_along_and_no_other_manager_s(shared_cluster, make_manager, gate, tmp_path):
+    other = make_manager()
+    held = other.run(gated.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    script = tmp_path / "driver.py"
+    script.write_text(textwrap.dedent(DRIVER).format(address=gate.address))
+    with subprocess.Popen([sys.executable, script, shared_cluster.address], env=ENVIRONMENT, cwd=ROOT) as driver:
+        arrivals = [gate.next_arrival() for _ in range(2)]
+        driver.kill()
+    wait_until_gone([pid for arrival in arrivals for pid in (arrival.pid, arrival.label)], 6.0)
+    gate.release(pid, "still here")
+    assert held.result(PATIENCE_S) == "still here"

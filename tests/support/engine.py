@@ -1,0 +1,58 @@
+"""An engine whose only node is this process: shows what an engine has to do, and runs where there is no dask."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from procbackground._node.agent import NodeAgent
+from procbackground._wire import attempts as w
+
+
+class OwnNode:
+    """Runs requests in threads of this process, as a node would: the attempts are in its children."""
+
+    def __init__(self, slots: int = 2) -> None:
+        self._slots = slots
+        self._withdrawn: set[int] = set()
+        self._is_lost = False
+
+    def places(self) -> int:
+        return 8 * self._slots
+
+    def start(self, name: str, settings: w.NodeSettings, listener: Any) -> None:
+        self.listener = listener
+        self._agent = NodeAgent(w.unpack(w.pack(settings)), self._slots, "this process", self._send)
+        self._threads = ThreadPoolExecutor(self._slots + 4, thread_name_prefix=f"{name}-node")
+
+    def _send(self, report: w.Report) -> None:
+        if not self._is_lost:
+            self.listener.reports_came([w.unpack(w.pack(report))])
+
+    def submit(self, requests: Sequence[w.Request]) -> None:
+        for request in sorted(requests, key=lambda each: -each.priority):
+            self._threads.submit(self._run, request.number, w.pack(tuple(request)))
+
+    def _run(self, number: int, request: bytes) -> None:
+        if number not in self._withdrawn:
+            self._agent.run(request)
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        for number in numbers:
+            self._withdrawn.add(number)
+            self._agent.cancel(number)
+
+    def end_loop(self, number: int) -> None:
+        threading.Thread(target=self._agent.end_loop, args=(number,)).start()
+
+    def close(self, timeout_s: float) -> bool:
+        self._agent.close()
+        self._threads.shutdown()
+        return True
+
+    def lose(self) -> None:
+        """Behave as if the way to the node was gone."""
+        self._is_lost = True
+        self.listener.engine_lost("the way to the node is gone")
