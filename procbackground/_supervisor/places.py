@@ -9,6 +9,7 @@ of nodes become facts for the scheduler, or messages for handles, observers and 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,7 @@ from procbackground.report import Progress
 if TYPE_CHECKING:
     from procbackground._supervisor.engine_loop import EngineLoop
 
-MOST_BEGINS = 3  # of an attempt, each of which was the end of a node; then it is to blame
-MOST_LOSSES = 3  # of one that begins unseen, since its node is lost at once
+MOST_REFUSALS = 3  # of nodes that can start no process
 ON_ANOTHER_MACHINE = "the process is on another machine"
 NO_CONNECTIONS = "the arguments hold connections, sockets or shared values, which cannot cross to another machine"
 
@@ -54,6 +54,8 @@ class Places(Workers):
         self._workers: dict[int, Worker] = {}  # by the number of their request
         self._requests: list[w.Request] = []  # not given to the engine yet
         self._cancelled: list[int] = []
+        self._suspects: deque[tuple[Worker, Job]] = deque()  # that may take nodes down
+        self._suspect: int = 0  # the request of the one that was tried last
 
     # -- towards the engine --------------------------------------------------------------------------------
 
@@ -90,6 +92,8 @@ class Places(Workers):
 
     def flush(self) -> None:
         """Give the engine what has come together in this step."""
+        if self._suspects:
+            self._try_suspect()
         if self._requests:
             requests, self._requests = self._requests, []
             self._engine.submit(requests)
@@ -272,7 +276,7 @@ class Places(Workers):
         if isinstance(error, load("procbackground.errors").InitializerError):
             self._loop.break_manager(Breakage(str(error), True, cause=error.__cause__))
             self._lose(worker, error)
-        elif place.losses < MOST_LOSSES and worker.state == fleet.BUSY:
+        elif place.losses < MOST_REFUSALS and worker.state == fleet.BUSY:
             self._begin(worker, is_anew=True)
         else:
             self._lose(worker, error)
@@ -300,7 +304,7 @@ class Places(Workers):
     def fail(self, number: int, error: BaseException, is_poison: bool = False) -> None:
         """The engine has given up a request; `is_poison`: since nodes that had it were lost.
 
-        It may only have waited on those. So it counts how often it has begun, if that is known.
+        It may only have been beside the one that took them down. So such tasks run once more, one after the other.
         """
         worker = self._workers.pop(number, None)
         if worker is None:
@@ -308,10 +312,19 @@ class Places(Workers):
         place: Place = worker.process
         place.number = 0
         place.losses += 1
-        if is_poison and place.begins < MOST_BEGINS and place.losses < MOST_LOSSES:
-            self._begin(worker, is_anew=True)
+        job = worker.current
+        if is_poison and place.losses == 1 and job is not None and worker.state == fleet.BUSY:
+            self._suspects.append((worker, job))
         else:
             self._lose(worker, error)
+
+    def _try_suspect(self) -> None:
+        """Give the engine the next suspect, if none is with it."""
+        while self._suspects and self._suspect not in self._workers:
+            worker, job = self._suspects.popleft()
+            if not worker.process.is_closed and worker.current is job:
+                self._begin(worker, is_anew=True)
+                self._suspect = worker.process.number
 
     def fail_all(self, make_error: Any) -> None:
         """The engine has lost all requests."""

@@ -278,7 +278,7 @@ class _Connection:
             status = future.status
             if status == "error" and self._futures.pop(number, None) is not None:
                 self._take_error(number, future.exception())
-            elif status in ("cancelled", "lost") and number in self._futures:
+            elif status == "cancelled" and number in self._futures:  # while "lost" is a result that comes again
                 self._lose(LOST)
 
     def _take_error(self, number: int, error: BaseException) -> None:
