@@ -274,7 +274,7 @@ class _Connection:
         """Look whether dask has given up requests, or is gone."""
         if self._client.status != "running":
             self._lose(LOST)
-        for number, future in list(self._futures.items()):
+        for number, future in self._futures.copy().items():  # in one step: other threads add and remove some
             status = future.status
             if status == "error" and self._futures.pop(number, None) is not None:
                 self._take_error(number, future.exception())
