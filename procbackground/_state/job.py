@@ -244,7 +244,8 @@ class Job:
         """Return the ended attempts and the running one; for a loop those of the last iteration that failed."""
         ended = list(self.history.attempts) if self.history is not None else []
         worker = self.worker
-        if worker is not None and self.state in (a.SENT, a.STOPPING) and not self.recipe.is_loop:
+        # Without a pid it waits at an engine.
+        if worker is not None and worker.pid and self.state in (a.SENT, a.STOPPING) and not self.recipe.is_loop:
             ended.append(Attempt(self.attempt, worker.pid, worker.wall(self.started_s)))
         return ended
 
