@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 
 __all__ = [
+    "EngineLostError",
     "InitializerError",
     "JournalError",
     "ManagerClosedError",
     "MemoryLimitError",
+    "NodeLostError",
     "ProcbackgroundError",
     "QueueFullError",
     "RemoteTraceback",

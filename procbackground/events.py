@@ -29,6 +29,7 @@ __all__ = [
     "TaskFailed",
     "TaskOutput",
     "TaskProgress",
+    "TaskReassigned",
     "TaskRetrying",
     "TaskStalled",
     "TaskStarted",
@@ -105,7 +106,7 @@ class TaskRetrying(_TaskEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskReassigned(_TaskEvent):
-    """With an engine: the node that ran the attempt was lost, and `node` has begun it anew, in its process `pid`.
+    """With an engine: `lost_node`, which ran the attempt, was lost, and `node` has begun it anew in its process `pid`.
 
     So what the attempt does has happened in part before, or whole if only its report was lost. Not sent where the loss
     came before the first node could report that it had begun, in the first milliseconds of the attempt.
