@@ -101,7 +101,7 @@ def test_frozen_node_is_given_up_after_the_scheduler_s_limit_and_its_late_answer
         os.kill(frozen.process.pid, signal.SIGCONT)
         gate.open()
     assert manager.run(pow, 2, 2).result(PATIENCE_S) == 4
-    assert len(recorder.events("task_succeeded")) == 2
+    assert len(recorder.wait_for("task_succeeded", 2)) == 2
     assert handle.result() == 7
 
 
