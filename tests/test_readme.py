@@ -47,7 +47,7 @@ SHOWN = {
     "README: Loops": ["1 loop"],
     "README: Ten million tasks": [f"{sum(number**2 for number in range(10_000))}\n[1024, 59049]"],
     "README: asyncio": ["[1, 2, 4, 8, 16]"],
-    "README: Large data, and what a task needs": [f"{4096 * sum(range(0, 256, 2))} on GPU 0 [1048576, 1048576, 1048576]"],
+    "README: Large data, and what a task needs": [f"{4096 * sum(range(0, 256, 2))} on GPU 0 [1048576, 1048576,"],
     "GUIDE: Giving work": [f"pow {2**100}", "urgent 6", "42"],
     "GUIDE: Retries": ["text of index", "3 succeeded None"],
     "GUIDE: Limits": ["ran over its timeout of 0.5 s", "over its memory_limit of 200 MiB"],
