@@ -30,6 +30,16 @@ HOLD = (
 )
 
 
+class Swelling:
+    """Is small here, and large where it waits; no two have the same content, of which there would be one copy."""
+
+    def __init__(self, number: int) -> None:
+        self._number = number
+
+    def __reduce__(self) -> tuple[type[bytes], tuple[bytes]]:
+        return bytes, (bytes([self._number]) * (64 * MIB),)
+
+
 class Hoarder:
     """A process that holds memory until it is told to end."""
 
@@ -156,8 +166,7 @@ def test_arguments_that_wait_do_not_keep_their_own_tasks_from_running(make_manag
     manager = make_manager(max_workers=1, observer=recorder, min_free_memory=minimum)
     running = manager.run(gated.stop_then_do, gate.address)
     pid = gate.wait_for_arrival()
-    # Each its own: equal ones would have one copy.
-    handles = [manager.run(len, bytes([number]) * (64 * MIB)) for number in range(12)]
+    handles = [manager.run(len, Swelling(number)) for number in range(12)]
     recorder.wait_for("admission_held")
     gate.release(pid)
     running.result(timeout=PATIENCE_S)
