@@ -150,6 +150,7 @@ def test_a_task_before_its_deadline_is_left_alone(manager):
 # -- memory -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("memory_to_itself")
 def test_a_tree_over_its_memory_limit_is_stopped(manager):
     handle = manager.run_task(Task(hoarding.hoard, args=(2048 * MIB,), memory_limit="200MiB"))
     with pytest.raises(MemoryLimitError) as caught:
@@ -200,6 +201,7 @@ def test_a_task_that_allocates_at_full_speed_is_reached_before_it_is_far(manager
 
 @pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the groups and marks of /proc")
 @pytest.mark.parametrize("new_session", [False, True])
+@pytest.mark.usefixtures("memory_to_itself")
 def test_a_process_that_has_left_its_parent_counts_too(manager, new_session):
     task = Task(hoarding.hog_as_an_orphan, args=(1 << 30, new_session), memory_limit=300 * MIB)
     handle = manager.run_task(task)
@@ -258,6 +260,7 @@ def test_what_forks_have_written_to_counts_for_each(manager, gate):
     assert 300 * MIB < error.peak < 600 * MIB
 
 
+@pytest.mark.usefixtures("memory_to_itself")
 def test_a_look_that_fails_is_not_the_last(manager, caplog):
     View(manager).fail_next_look_at_memory(RuntimeError("a look that fails"))
     handle = manager.run_task(Task(hoarding.hoard, args=(2048 * MIB,), memory_limit="200MiB"))
@@ -294,6 +297,7 @@ def test_watching_costs_less_than_a_hundredth_of_a_core(make_manager, gate):
         assert handle.exception(timeout=PATIENCE_S) is None
 
 
+@pytest.mark.usefixtures("memory_to_itself")
 def test_the_managers_memory_limit_holds_for_run(make_manager):
     manager = make_manager(memory_limit="200MiB")
     handle = manager.run(hoarding.hoard, 2048 * MIB)

@@ -45,6 +45,7 @@ def test_12b_without_grace_there_is_a_stack_all_the_same(make_scene):
     assert_shows_where(scene.play("in C"), "hold_the_interpreter", "act")
 
 
+@pytest.mark.usefixtures("memory_to_itself")
 def test_13_memory_hog(scene):
     error = scene.limit(memory_limit="200MiB").play("hoard")
     assert isinstance(error, MemoryLimitError)
