@@ -331,7 +331,8 @@ def resident_bytes(pids):
 
 
 @needs_memfd
-def test_the_machine_holds_it_once(make_manager, gate, memory_to_itself):
+@pytest.mark.usefixtures("memory_to_itself")  # before all others, so that it is let go last
+def test_the_machine_holds_it_once(make_manager, gate):
     manager = make_manager(max_workers=2)
     held = [manager.run(read_then_stop, gate.address, np.ones(1 << 18)) for _ in range(2)]  # they import numpy
     pids = [os.getpid(), gate.wait_for_arrival(), gate.wait_for_arrival()]
@@ -513,7 +514,8 @@ def shared_memory_bytes() -> int:
 
 
 @needs_memfd
-def test_nothing_stays_after_the_parent_was_killed(gate, tmp_path, memory_to_itself):
+@pytest.mark.usefixtures("memory_to_itself")  # before all others, so that it is let go last
+def test_nothing_stays_after_the_parent_was_killed(gate, tmp_path):
     script = f"""
     import numpy
     from procbackground import Manager
