@@ -107,6 +107,7 @@ def test_each_retry_runs_in_a_freshly_started_process(make_manager):
     assert not set(pids[1:]) & warm
 
 
+@pytest.mark.usefixtures("memory_to_itself")  # one of them takes a GiB
 @pytest.mark.parametrize(
     ("how", "error_type", "outcome"),
     [
