@@ -84,7 +84,7 @@ class SharedFile:
 
     def __init__(self, pickled: bytes, buffers: Sequence[memoryview]) -> None:
         """Write a pickle and its out-of-band buffers to a new file in memory. Raises: `OSError`."""
-        self.number = next(_numbers)
+        self.number: int = next(_numbers)
         self._open: OpenShare | None = None
         self._digest: bytes | None = None
         self._file: OwnedFile | None = None

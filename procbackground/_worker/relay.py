@@ -30,10 +30,10 @@ class Levels:
     def __init__(
         self, root: int = 0, loggers: dict[str, int] | None = None, disabled: int = 0, loguru: int = 0
     ) -> None:
-        self.root = root
-        self.loggers = loggers or {}  # by name, of those that have a level of their own
-        self.disabled = disabled  # as in `logging.disable`
-        self.loguru = loguru  # the lowest of any sink
+        self.root: int = root
+        self.loggers: dict[str, int] = loggers or {}  # by name, of those that have a level of their own
+        self.disabled: int = disabled  # as in `logging.disable`
+        self.loguru: int = loguru  # the lowest of any sink
 
 
 _channel: Channel | None = None

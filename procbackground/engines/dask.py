@@ -22,8 +22,8 @@ try:
     import dask.config
     from distributed import Client, Security
     from distributed.scheduler import KilledWorker
-except ImportError as error:
-    raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from error
+except ImportError as _error:
+    raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from _error
 
 from procbackground._wire import attempts as w
 from procbackground.engines.dask_node import LARGE, NodePlugin, end_loop, key_of, run_request
@@ -72,10 +72,10 @@ class DaskEngine:
         connect_timeout: float = CONNECT_S,
         drain_timeout: float = DRAIN_S,
     ) -> None:
-        self.address = address if "://" in address else f"tcp://{address}"
+        self.address: str = address if "://" in address else f"tcp://{address}"
         self._security = security_of(security)
         self._connect_timeout_s = connect_timeout
-        self.drain_timeout = drain_timeout
+        self.drain_timeout: float = drain_timeout
         if not is_safe(self.address):
             warnings.warn(
                 f"the connection to {self.address} is neither encrypted nor authenticated: whoever can reach the "
