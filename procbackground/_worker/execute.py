@@ -53,7 +53,6 @@ WORTH_MEASURING_S = 0.001
 KEPT_FUNCTIONS = 256
 
 
-
 class Executor:
     """Runs calls and loops, one at a time, and answers each."""
 
@@ -283,14 +282,10 @@ class Executor:
             position += self._take_saved(sequence, body, position)
         interval_s, notes_starts = wire.LOOP_HEAD.unpack_from(body, position)
         position += wire.LOOP_HEAD.size
+        step = "function"
         try:
             fn = self._load_function(body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length], flags)
-        except BaseException as error:
-            if self.is_fork:
-                raise
-            self.channel.send(wire.FAILURE, sequence, dump_failure(error, "function"))
-            return
-        try:
+            step = "arguments"
             arguments: Any = ()
             if flags & wire.PARCEL:
                 arguments = self.channel.receive_parcel(body[position:]).load()
@@ -299,7 +294,7 @@ class Executor:
         except BaseException as error:
             if self.is_fork:
                 raise
-            self.channel.send(wire.FAILURE, sequence, dump_failure(error, "arguments"))
+            self.channel.send(wire.FAILURE, sequence, dump_failure(error, step))
             return
         self._end_loading()
         args, kwargs = arguments if flags & wire.HAS_KWARGS else (arguments, {})
