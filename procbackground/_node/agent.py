@@ -128,7 +128,7 @@ class NodeAgent:
         while not handle.has_ended:
             handle.wants_end.acquire()
             if not handle.has_ended:
-                supervisor.withdraw(handle)  # an iteration of a loop failed: the manager decides what follows
+                supervisor.withdraw(handle)  # the manager, which has the policy, starts it again
 
     def cancel(self, number: int) -> None:
         """Stop a request, if it is here. From any thread; does not wait."""

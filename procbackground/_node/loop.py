@@ -30,7 +30,7 @@ from procbackground.errors import SerializationError
 from procbackground.handle import Owner, TaskHandle
 from procbackground.task import Task
 
-# The pause of a loop after an iteration that failed. The manager decides what follows, and the loop is ended here.
+# The pause of a loop after a failed iteration. It does not end: the manager stops the loop, and has the policy.
 FOR_EVER_S = 1e9
 
 _RELAYED = frozenset(

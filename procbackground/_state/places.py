@@ -11,7 +11,7 @@ from procbackground._state.scheduler import Scheduler
 
 
 class PlaceScheduler(Scheduler):
-    """The scheduler of a manager with an engine. A worker stands for a place that runs one attempt after the other."""
+    """The scheduler of a manager with an engine. Each worker is a place, which has one attempt at a time."""
 
     may_rescue = False
 

@@ -195,7 +195,7 @@ def for_kind(setup: Setup | None, threads: int, gpus: tuple[int, ...], env: Mapp
     """Return the setup of processes with caps for so many `threads` (0: as `setup` has it) and these numbers of `GPU`.
 
     What the user has set by `env` stays. Where CUDA_VISIBLE_DEVICES names devices, in it or else in `env`, a number
-    stands for one of these; where it hides all, it stays so.
+    is the index of one of these; where it hides all, it stays so.
     """
     base = Setup((), None, None, None, None) if setup is None else setup
     variables = dict(base.env)

@@ -37,5 +37,5 @@ class Options(NamedTuple):
     main_import: str = "auto"
     slots: Mapping[str, int] | None = None
     max_pending_bytes: float | None = None  # None: a share of the free memory
-    levels: Levels | None = None  # of the loggers of whoever gives the work; by default those of this process
+    levels: Levels | None = None  # of the loggers of the process that gives the work; by default of this one
     engine: Engine | None = None

@@ -1,6 +1,6 @@
 """How many bytes of arguments wait, for `max_pending_bytes`.
 
-The scheduler adds up the payloads of the jobs that come in, and nobody subtracts those that are sent: that would cost
+The scheduler adds up the payloads of the jobs that come in. Those that are sent are not subtracted, which would cost
 each task. The sum is an upper bound, then. Only where it leaves no room are the payloads of all jobs that wait counted,
 and the sum set to that. While the queue is full, they are counted again whenever a sixteenth of it has been sent.
 """

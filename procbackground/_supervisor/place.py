@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Place:
-    """What a worker has in the place of a process: the request that it stands for."""
+    """Takes the part of a worker's process, for a manager with an engine: the request that runs elsewhere."""
 
     __slots__ = (
         "begins", "is_closed", "is_ending", "is_waiting", "losses", "node", "number", "relayed", "wants_next",

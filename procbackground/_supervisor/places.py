@@ -1,4 +1,4 @@
-"""Places: workers of a manager with an engine. Each stands for one attempt at a time, wherever that runs.
+"""Places: workers of a manager with an engine. Each has one attempt at a time, wherever that runs.
 
 The scheduler gives work to places as it does to workers. Here its commands become requests to the engine, and reports
 of nodes become facts for the scheduler, or messages for handles, observers and log handlers.

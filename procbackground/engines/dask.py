@@ -55,7 +55,7 @@ class DaskEngine:
         address: of the scheduler, such as "tls://scheduler:8786" or "tcp://127.0.0.1:8786".
         security: for TLS, the paths of three PEM files: `{"ca": ..., "cert": ..., "key": ...}`, or the folder that has
             them as `ca.pem`, `cert.pem` and `key.pem`. By default what dask's own configuration says. The scheduler
-            must demand a certificate too: whoever can connect to it can run code on all nodes.
+            must require a certificate, too: any client that connects can run code on all nodes.
         connect_timeout: seconds for the connection, which the manager makes at its first task.
         drain_timeout: seconds that a node which is asked to end, by SIGTERM, leaves to the attempts that it runs. Those
             that have not ended by then are stopped, and begin anew on another node.

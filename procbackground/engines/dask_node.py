@@ -31,7 +31,7 @@ MOST_BYTES = 16 << 10
 # message that the task has ended: each message costs the scheduler 150 µs and more.
 GATHER_S = 0.001
 SEND_S = 1.0  # for the last reports of a node that ends
-LARGE = "large"  # a report that stands for the result of the dask task
+LARGE = "large"  # reports that the result is that of the dask task
 
 
 class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
