@@ -81,8 +81,10 @@ def _check_needs(state: State) -> None:
             reserved += worker.needs.memory
             assert worker.uses_slot, f"{worker!r} has needs and no place"
             assert worker.places == worker.needs.cores, f"{worker!r} has {worker.places} places"
-            assert job is not None, f"{worker!r} has needs and no job"
-            assert job.recipe.needs == worker.needs, f"{worker!r} has the needs of another job"
+            if job is None:  # it has answered amid its stop: its process has all of that until it has ended
+                assert worker.state == fleet.STOPPING, f"{worker!r} has needs and no job"
+            else:
+                assert job.recipe.needs == worker.needs, f"{worker!r} has the needs of another job"
             is_suited = worker.kind.suits(worker.needs) if worker.kind else not worker.needs.takes_own_kind
             assert is_suited, f"{worker!r} is of another kind"
         elif worker.state != fleet.DYING:  # what a process had is free once it has ended

@@ -414,3 +414,25 @@ def test_ledger_gives_the_lowest_numbers_that_are_free():
     assert ledger.kind_for(GPU) == Kind(0, (("gpu", (2,)),))
     ledger.return_slots(kind)
     assert ledger.taken_slots() == {"gpu": set(), "disk": set()}
+
+
+def test_stopped_process_keeps_what_its_task_took_until_it_has_ended():
+    world = World(4, slots={"gpu": 2}, is_obedient=False)
+    broad = world.submit(recipe=of_needs(Needs(cores=4)))
+    world.tick()
+    (worker,) = world.workers()
+    world.hello(worker)
+    world.hear(worker)
+    world.begin(worker)
+    world.close(0.0)
+    world.tick()
+    assert world.state_of(worker) == fleet.STOPPING
+    world.finish(worker)  # it answers amid its stop
+    world.hear(worker)
+    assert ending_of(broad) == "succeeded"
+    world.check()
+    assert world.active == 4
+    world.die(worker)
+    world.bury(worker)
+    assert world.active == 0
+    assert world.has_finished
