@@ -2,7 +2,7 @@
 
     port       what a manager asks of an engine, and what that reports
     dask       `DaskEngine`: on the workers of a dask.distributed cluster
-    dask_node  what of it runs in those workers
+    _dask_node what of it runs in those workers
 """
 
 from __future__ import annotations

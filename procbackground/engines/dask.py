@@ -26,7 +26,7 @@ except ImportError as _error:
     raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from _error
 
 from procbackground._wire import attempts as w
-from procbackground.engines.dask_node import LARGE, NodePlugin, end_loop, key_of, run_request
+from procbackground.engines._dask_node import LARGE, NodePlugin, end_loop, key_of, run_request
 
 if TYPE_CHECKING:
     from procbackground.engines.port import Listener
