@@ -1,31 +1,21 @@
-"""Public API: checks a call, makes its handle, and gives it to the supervisor.
-
-First stop of a task. All here and in `_submit` runs in the caller's thread, the pickling too: it is the caller's time,
-and a snapshot of the arguments.
-"""
+"""`Manager`: its options, the questions that it answers, and its end. Its calls for tasks are those of `_submit`."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, ParamSpec, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from procbackground._compat import ExecutorInternals
 from procbackground._load import load
-from procbackground._state.job import Job, Recipe
 from procbackground._submit import checks
-from procbackground._submit.bulk import BulkCalls
+from procbackground._submit.calls import TaskCalls
 from procbackground._submit.closing import close_block, close_block_async, closing_on_signals, register_for_exit
-from procbackground._submit.recipes import HASHED_BY_IDENTITY, Defaults, Submitter, task_type
-from procbackground._wire import frames as wire
-from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import dump_arguments
-from procbackground.errors import SerializationError
-from procbackground.handle import TaskHandle
+from procbackground._submit.recipes import Defaults, Submitter, task_type
 from procbackground.report import CloseReport, ProcessInfo, Stats
 from procbackground.retry import Retry
-from procbackground.task import Output, Task, TaskFields, TaskType, as_duration, parse_size
+from procbackground.task import Output, TaskType, as_duration, parse_size
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -36,99 +26,7 @@ if TYPE_CHECKING:
     from procbackground.engines import Engine
     from procbackground.observers import Observer
 
-P = ParamSpec("P")
-R = TypeVar("R")
-
-
-class _FrontDoor(BulkCalls):
-    """The calls that a manager and its `options(...)` views have in common: those that run tasks."""
-
-    _supervisor: Supervisor
-
-    def __init__(self, supervisor: Any, submitter: Any, max_workers: int) -> None:
-        self._supervisor = supervisor
-        self._submitter: Submitter = submitter
-        self._recipes: dict[Any, Recipe] = self._submitter.call_recipes
-        self._max_workers = max_workers
-
-    # -- giving work ---------------------------------------------------------------------------------------
-
-    def run(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
-        """Run `fn(*args, **kwargs)` once in a child process and return its handle. Safe from any thread.
-
-        Blocks while the queue is full (`max_pending`, `max_pending_bytes`), or raises `QueueFullError`: see `Manager`.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `QueueFullError`.
-        Fails with (later): what the function raised, with the child's traceback as its cause; `SerializationError`,
-        naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`; `WorkerDiedError`.
-        """
-        # A shortcut for a plain function that was called before: it does what `Submitter.submit_call` does, for a tenth
-        # less (2.1 against 2.4 µs).
-        recipe = self._recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
-        if recipe is None:
-            return self._submitter.submit_call(fn, args, kwargs)
-        handle: TaskHandle[R] = TaskHandle(self._supervisor, recipe.make_task, args, kwargs or None)
-        try:
-            payload = dump_arguments(args, kwargs) if args or kwargs else b""
-        except SerializationError as error:
-            self._submitter.reject(handle, recipe, error)
-            return handle
-        flags = wire.HAS_KWARGS | wire.IS_REUSABLE if kwargs else wire.IS_REUSABLE
-        if type(payload) is Parcel:
-            flags |= wire.PARCEL
-        handle._job = job = Job(handle, recipe, payload, flags)
-        self._supervisor.accept(job)
-        return handle
-
-    if TYPE_CHECKING:
-
-        def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> TaskHandle[R]:
-            """`run`, under the name that `concurrent.futures.Executor` has for it."""
-            ...
-    else:
-        submit = run  # itself: passing the arguments on would cost a tenth of what it does
-
-    def run_task(self, task: Task[R]) -> TaskHandle[R]:
-        """Run `task` under its own limits, or in iterations if it is a loop; return its handle. Safe from any thread.
-
-        Blocks while the queue is full, as `run`. A loop given to a manager whose loops were cancelled is cancelled at
-        once.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`; `ValueError`
-        for needs (`cores`, `memory`, `slots`) that can never be met, naming them and what there is.
-        Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
-        """
-        handle: TaskHandle[R] = TaskHandle(self._supervisor, None, task)
-        self._submitter.submit_task(handle, task)
-        return handle
-
-    def options(self, **task_fields: Unpack[TaskFields]) -> Options:
-        """Return a view on this manager whose calls run under the given fields of `Task`.
-
-        `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
-        that are out of range; `ValueError` for needs that can never be met.
-        """
-        fields: dict[str, Any] = {**self._submitter.fields, **task_fields}
-        for name in ("fn", "args", "kwargs"):
-            if name in fields:
-                raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
-        submitter = self._submitter.with_fields(fields)
-        submitter.check_fields()
-        view = Options(self._supervisor, submitter, self._max_workers)
-        view._origin = self
-        return view
-
-    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """`concurrent.futures.Executor.shutdown`: `close()` without a timeout, or without waiting for it.
-
-        On a view it shuts down the manager that it is a view on.
-        """
-        self._supervisor.ask_to_close(None)
-        if cancel_futures:
-            self._supervisor.cancel_queued()
-        if wait:
-            self._supervisor.close(None)
-
-
-class Manager(_FrontDoor, ExecutorInternals):
+class Manager(TaskCalls, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
 
     Nothing is started before the first task, and workers only as they are needed.
@@ -146,8 +44,10 @@ class Manager(_FrontDoor, ExecutorInternals):
         retry: a `Retry`, or an int (that many attempts in total), for tasks without their own; default one attempt.
         timeout: seconds that one attempt may run, for tasks without their own.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled, likewise.
-        memory_limit: bytes that an attempt's process tree may hold, likewise; or a text, such as "2GiB".
-        output: where the output of tasks without their own `output` goes; see `Task`.
+        memory_limit: bytes that an attempt's process tree may hold, likewise; or a text: "2GiB" and "2G" are powers of
+            1024, "2GB" of 1000.
+        output: where the output of tasks without their own `output` goes: "inherit", "capture", "relay", "tagged" or a
+            path; see `Task`.
         max_pending: tasks that may wait, for a worker or their next attempt, those of all callers together.
         max_pending_bytes: bytes (or a text) that their arguments may have; by default a quarter of the free memory, and
             no limit with `math.inf`. A task that is larger by itself is let in when no other waits.
@@ -155,24 +55,27 @@ class Manager(_FrontDoor, ExecutorInternals):
             running event loop, where awaiting the handle is the wait and the queue grows; "raise" raises
             `QueueFullError`, in an event loop too.
         grace: seconds between SIGTERM and SIGKILL where a running task is stopped.
-        start_timeout: seconds within which a starting worker must have imported the main module, and run the
-            initializer. Past them the manager is broken, as by an initializer that raises; once some worker has been
-            ready, only when three in a row are late. Also for the load of the function of a task with a `timeout`.
+        start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
+            the initializer. Past them the manager is broken, as by an initializer that raises; once some worker has
+            been ready, only when three in a row are late. Also the longest that a worker may take to load the function
+            of a task with a `timeout`, and what that imports; the `timeout` begins after that.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
-            while fewer are, no attempt begins. Running ones continue; observers get an event. By default none must. If
-            that lasts for `start_timeout` while no task runs, those that wait fail with `MemoryLimitError`.
+            while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default free
+            memory is not checked. If that lasts for `start_timeout` while no task runs, those that wait fail with
+            `MemoryLimitError`.
         slots: what there is for tasks to need, by name: `{"gpu": 4}`, numbered from 0. A task with `slots={"gpu": 1}`
             has one to itself, in a process that is kept for it. `current().slots` has the numbers; those of "gpu" set
             CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
         preload: modules that workers find imported already (with the default context on Linux).
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
-            they read when they are loaded; if they are loaded already, where `threadpoolctl` is installed.
-        env: variables that workers have beside the parent's, before they import anything; None removes one. Goes before
-            `threads_per_task`.
+            they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
+            where `threadpoolctl` is installed.
+        env: environment variables that workers have beside the parent's, before they import anything; None removes
+            one. Goes before `threads_per_task`.
         cwd: directory that workers run in.
         nice: added to the parent's niceness; below 0 needs privileges.
         cpu_affinity: CPUs (numbers) that workers may run on. `max_workers` is then one for each of them by default.
-            Raises (now): `NotImplementedError` where the system has none.
+            Raises (now): `NotImplementedError` where the system has no such thing.
         context: context variables whose values travel with every task: as they are where it is given, until it ends.
             Each must be a variable of a module, so that the child can find it.
         inline: run each task in the thread that gives it, without a process, for debuggers and tests: `run` returns
@@ -185,21 +88,24 @@ class Manager(_FrontDoor, ExecutorInternals):
             name of the function and the content of the arguments. So a batch continues after its function was
             corrected, and whatever the order of its tasks; `f(1)` and `f(x=1)` are different work. A lambda or nested
             function counts by its code. Tasks of one key that are out at once are run once, with the limits of the
-            first. Loops are not recorded. A handle is done once its end is on the disk. If the file cannot be written
-            later on, tasks continue, the log has an error, and the report of `close` counts the results that are lost.
-            Results are pickles: use only journals that you trust.
-            Raises (now): `JournalError` for a file that is in use, damaged, read-only, or of another program.
+            first. Loops are not recorded.
+            A handle is done once its end is on the disk. If the file cannot be written later on (the disk is full,
+            say), tasks continue, handles get their results, the log has an error, and the report of `close` counts
+            the results that the file does not have. Results are pickles: use only journals that you trust.
+            Raises (now): `JournalError` for a file that is in use by another manager, is damaged or read-only, belongs
+            to another program, or to a newer version of this one.
         name: of the manager, for people: its status shows it.
-        status: whether `procbackground top` may watch this manager, cancel tasks and end it, by a socket for this user
-            alone. Raises (now): `OSError` where no socket can be made.
+        status: whether to offer a status socket, by which `procbackground top` watches this manager, cancels tasks,
+            and ends it. It is for this user alone. Raises (now): `OSError` where no socket can be made.
         engine: runs attempts elsewhere, `max_workers` at once: see `procbackground.engines`.
-        exit_timeout: seconds that an interpreter which exits waits for tasks of a manager that was not closed; by
-            default until they are done. What is cancelled or stopped then is named on stderr. A program that an
-            exception ends, such as Ctrl-C's, drops its tasks at once.
-        main_import: who imports the main module, with the default context on Linux: "each" worker for itself, or "once"
-            a process of which workers are quick copies, which share what the import has opened, and draw the same
-            numbers from a random generator that it has made. By default "auto": once where the import leaves neither
-            open files, connections, shared memory, processes, threads nor generators, else each.
+        exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
+            default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
+            names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.
+        main_import: who imports the main module, with the default context on Linux: "each" worker for itself, as
+            `multiprocessing` does; or "once" a process of which workers are then quick copies, which share what the
+            import has opened, and draw the same numbers from a random generator that it has made. By default "auto":
+            once where the import leaves neither open files, connections, shared memory, processes, threads nor
+            generators of `random` or numpy, else each.
 
     Workers have the environment variables, umask, directory, `sys.path` and resource limits that the parent has when
     the manager is made, whatever the start method. What Python reads as it starts is that of the process that starts
@@ -245,6 +151,7 @@ class Manager(_FrontDoor, ExecutorInternals):
         max_pending_bytes: float | str | None = None,
         engine: Engine | None = None,
     ) -> None:
+        # Long because the options are many: each is checked here, and goes to the part that it is for.
         context_in_use = checks.context_of(mp_context)
         checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
         max_pending_bytes = checks.checked_when_full(when_full, max_pending_bytes)
@@ -392,9 +299,3 @@ class Manager(_FrontDoor, ExecutorInternals):
         supervisor = getattr(self, "_supervisor", None)
         if supervisor is not None:
             supervisor.ask_to_close(None)
-
-
-class Options(_FrontDoor):
-    """A view on a manager whose calls run under other limits; see `Manager.options`. An Executor, too."""
-
-    _origin: _FrontDoor | None = None  # kept from being dropped, which would close the manager

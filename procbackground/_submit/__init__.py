@@ -1,6 +1,7 @@
 """The caller's side: from a call to a job that the supervisor takes. Runs in the caller's
 thread, unless a module says otherwise.
 
+    calls       `run`, `run_task` and `options`, of managers and their views
     checks      checks of what the user passes
     setup       environment, thread caps, directory, niceness and CPUs of the workers
     carry       context variables that travel with tasks

@@ -1,8 +1,8 @@
 """Engines run a manager's attempts on other machines: `Manager(engine=DaskEngine("tls://scheduler:8786"))`.
 
-    port       what a manager asks of an engine, and what that reports
-    dask       `DaskEngine`: on the workers of a dask.distributed cluster
-    _dask_node what of it runs in those workers
+    port        what a manager asks of an engine, and what that reports
+    dask        `DaskEngine`: on the workers of a dask.distributed cluster
+    _dask_node  what of it runs in those workers
 """
 
 from __future__ import annotations
