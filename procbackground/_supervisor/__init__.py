@@ -29,7 +29,8 @@ passes them:
     overview                    the same for the status socket
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
     engine_loop, places, place  in place of processes: the nodes of an engine
-    inline, inline_context      in place of all this: running each task in its caller's thread; `current()` there
+    inline, inline_runs         in place of all this: running each task in its caller's thread
+    inline_context              `current()` there, and slots
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
 
 Threads and ownership

@@ -19,18 +19,18 @@ from procbackground.context import Context
 from procbackground.report import Progress
 
 if TYPE_CHECKING:
-    from procbackground._supervisor.inline import InlineSupervisor
+    from procbackground._supervisor.inline_runs import InlineRuns
     from procbackground.task import Task
 
 
 class InlineContext(Context):
     """What `current()` returns in a task that runs in its caller's process."""
 
-    __slots__ = ("_job", "_slots", "_supervisor")
+    __slots__ = ("_job", "_runs", "_slots")
 
-    def __init__(self, supervisor: InlineSupervisor, job: Job, slots: Mapping[str, tuple[int, ...]]) -> None:
+    def __init__(self, runs: InlineRuns, job: Job, slots: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(job.recipe.name, job.attempt)
-        self._supervisor = supervisor
+        self._runs = runs
         self._job = job
         self._slots = slots
 
@@ -40,12 +40,12 @@ class InlineContext(Context):
 
     @property
     def stopping(self) -> bool:
-        return self._supervisor.asks_to_stop(self._job)
+        return self._runs.asks_to_stop(self._job)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
         handle = self._job.handle
         handle._progress = Progress(done, total, message)
-        self._supervisor.events.task("on_task_progress", self._job, done=done, total=total, message=message)
+        self._runs.events.task("on_task_progress", self._job, done=done, total=total, message=message)
 
     def save(self, state: Any) -> None:
         self._job.with_history().checkpoint = dump_state(state)
@@ -55,7 +55,7 @@ class InlineContext(Context):
         return load_state(self._job.with_history().checkpoint, self.name)
 
     def wait(self, seconds: float) -> bool:
-        self._supervisor.pause(self._job, seconds)
+        self._runs.pause(self._job, seconds)
         return self.stopping
 
 

@@ -1,0 +1,188 @@
+"""The tasks of an inline manager: each is run to its end, with its retries, by the thread that gives it."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
+from typing import Any
+
+from procbackground._figures import Figures
+from procbackground._state.job import SETTLED, Job
+from procbackground._supervisor.clock import WallClock
+from procbackground._supervisor.events_out import Events
+from procbackground._supervisor.inline_context import InlineContext, InlineSlots, as_current, with_shared_values
+from procbackground._supervisor.judge import ask_policy
+from procbackground._supervisor.unseen import UnseenFailures
+from procbackground.report import Outcome, Stats
+
+
+class InlineRuns:
+    """The tasks that run, and the figures of those that have ended."""
+
+    def __init__(self, observers: Iterable[Any], slots: Mapping[str, int]) -> None:
+        self.wall = WallClock()
+        self.figures = Figures()
+        self.events = Events(observers, f"procbackground-{id(self):x}")
+        self.unseen = UnseenFailures(lambda act: None)  # it reports at the close: a finalizer must not log
+        self._pid = os.getpid()
+        self.changed = threading.Condition(threading.RLock())  # guards the rest
+        self._slots = InlineSlots(slots, self.changed)
+        self.running: set[Job] = set()
+        self.loops: set[Job] = set()
+        self.holds = 0  # maps that are about to give more tasks
+        self.refuses_loops = False
+        self.stops_all = False
+        self.counts = dict.fromkeys(("added", "succeeded", "failed", "cancelled", "retried"), 0)
+
+    # -- what all of them do -------------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> int:
+        """How many tasks have succeeded or failed."""
+        return self.counts["succeeded"] + self.counts["failed"]
+
+    def stats(self) -> Stats:
+        with self.changed:
+            return Stats(**self.counts, respawned=0, queued=0, running=len(self.running) + len(self.loops))
+
+    def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
+        with self.changed:
+            return self.changed.wait_for(is_so, timeout_s)
+
+    def end_loops(self, *, stops_all: bool = False) -> None:
+        """Ask loops to end, and with `stops_all` everything that runs."""
+        with self.changed:
+            self.refuses_loops = True
+            self.stops_all = self.stops_all or stops_all
+            self.changed.notify_all()
+
+    # -- one of them ---------------------------------------------------------------------------------------
+
+    def take_in(self, job: Job) -> None:
+        """Number and count the job."""
+        with self.changed:
+            self.counts["added"] += 1
+            job.number = self.counts["added"]
+            (self.loops if job.recipe.is_loop else self.running).add(job)
+        self.events.task("on_task_added", job)
+
+    def run_to_end(self, job: Job) -> None:
+        """Run a one-off, attempt after attempt."""
+        while True:
+            value, error = self._attempt(job)
+            if not self.ends_attempt(job, value, error):
+                return
+
+    def _attempt(self, job: Job) -> tuple[Any, BaseException | None]:
+        """Call the function once; return its value, or what it raised. Ctrl-C ends the task, and is raised."""
+        task = job.handle.task
+        job.started_s = time.monotonic()
+        self.events.task("on_task_started", job, pid=self._pid)
+        try:
+            fn, args, kwargs = with_shared_values(job, task)
+            with self._slots.held(job) as slots, as_current(InlineContext(self, job, slots)):
+                return fn(*args, **kwargs), None
+        except KeyboardInterrupt:
+            self.settle(job, CANCELLED_AND_NOTIFIED)
+            raise
+        except BaseException as error:
+            return None, error
+
+    def ends_attempt(self, job: Job, value: Any, error: BaseException | None) -> bool:
+        """Record the attempt; settle the job, or pause and return True: there is another attempt."""
+        if job.has_settled:
+            return False  # it was cancelled meanwhile
+        now_s = time.monotonic()
+        outcome = Outcome.SUCCEEDED if error is None else Outcome.RAISED
+        job.record(outcome, now_s, self.wall, pid=self._pid, error=error)
+        with self.changed:
+            self.figures.attempt(self._pid, job.recipe.name, outcome, job.started_s, now_s)
+        delay_s = None
+        if job.recipe.retry is not None:
+            try:
+                delay_s = ask_policy(job, value, error, now_s)
+            except Exception as broken:
+                broken.__context__ = error
+                value, error = None, broken
+        if delay_s is None or self.asks_to_stop(job):
+            self.settle(job, FINISHED, value, error)
+            return False
+        with self.changed:
+            self.counts["retried"] += 1
+            self.figures.of(job.recipe.name).retried += 1
+        self.events.task("on_task_retrying", job, error=error, delay=delay_s)
+        self.pause(job, delay_s)
+        job.with_history().idle_for_s += delay_s
+        job.attempt += 1
+        return not job.has_settled
+
+    def run_loop(self, job: Job) -> None:
+        """Run a loop until it is to stop."""
+        while not self.asks_to_stop(job):
+            _, error = self._attempt_of_loop(job)
+            if error is not None and not job.has_settled:
+                self._end_failed_iteration(job, error)
+            elif error is None:
+                job.attempt = 1
+            if job.recipe.interval_s:
+                self.pause(job, job.recipe.interval_s)
+        self.settle(job, CANCELLED_AND_NOTIFIED)
+
+    def _attempt_of_loop(self, job: Job) -> tuple[Any, BaseException | None]:
+        try:
+            return self._attempt(job)
+        except KeyboardInterrupt as error:  # raised by the function: signals reach the main thread only
+            return None, error
+
+    def _end_failed_iteration(self, job: Job, error: BaseException) -> None:
+        now_s = time.monotonic()
+        job.record(Outcome.RAISED, now_s, self.wall, pid=self._pid, error=error)
+        delay_s = None
+        if job.recipe.retry is not None:
+            try:
+                delay_s = ask_policy(job, None, error, now_s)
+            except Exception as broken:
+                error = broken
+        if delay_s is None:
+            self.events.task("on_task_failed", job, error=error)
+            job.attempt = 1
+            saved, job.history = job.with_history().checkpoint, None
+            job.with_history().checkpoint = saved
+            return
+        self.events.task("on_task_retrying", job, error=error, delay=delay_s)
+        self.pause(job, delay_s)
+        job.attempt += 1
+
+    def pause(self, job: Job, seconds: float) -> None:
+        """Sleep, or until the job is to stop."""
+        with self.changed:
+            self.changed.wait_for(lambda: self.asks_to_stop(job), max(0.0, seconds))
+
+    def asks_to_stop(self, job: Job) -> bool:
+        """Whether the job was cancelled, or the manager stops what runs."""
+        return job.has_settled or self.stops_all or (job.recipe.is_loop and self.refuses_loops)
+
+    def settle(self, job: Job, state: str, value: Any = None, error: BaseException | None = None) -> bool:
+        """Settle the job's handle, in this `state` of a future; return False where it had ended already."""
+        with self.changed:
+            if job.has_settled:
+                return False
+            job.state = SETTLED
+            self.running.discard(job)
+            self.loops.discard(job)
+            how = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
+            self.counts[how] += 1
+            self.figures.end(job.recipe.name, how, None if error is None else type(error).__name__)
+            self.changed.notify_all()
+        handle = job.handle
+        handle._history = tuple(job.history.attempts) if job.history is not None else ()
+        handle._guard = None if error is None or self.events.has_failed else self.unseen.guard(job.recipe.name, error)
+        has_callbacks = handle._settle(state, value, error)
+        facts: dict[str, Any] = {"succeeded": {"result": value}, "failed": {"error": error}}.get(how, {})
+        self.events.task(f"on_task_{how}", job, **facts)
+        if has_callbacks:
+            handle._invoke_callbacks()  # type: ignore[attr-defined]
+        return True
