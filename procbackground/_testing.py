@@ -13,7 +13,7 @@ from typing import Any
 
 from procbackground._state import fleet
 from procbackground._submit.map.adapting import AdaptingMapper
-from procbackground._supervisor import exiting, exits, machine, stacks, supervisor, zygote
+from procbackground._supervisor import exiting, machine, stacks, supervisor, zygote
 from procbackground.handle import TaskHandle
 from procbackground.manager import Manager
 
@@ -163,11 +163,6 @@ class View:
     # -- deaths --------------------------------------------------------------------------------------------
 
     @property
-    def exit_code_looks(self) -> list[float]:
-        """When the supervisor looks next for the exit code of each worker that has ended."""
-        return [awaited.look_s for awaited in list(self._loop.exits.awaited.values())]
-
-    @property
     def forks_asked_for(self) -> int:
         """How many forks the zygote was asked for and has not answered."""
         launcher = self._loop.launcher
@@ -263,20 +258,6 @@ class HeldSupervisor:
         self._loop.watches.poll = self._poll
         zygote_fd = self._loop.launcher._control.fileno()
         return sorted(self._poll(0), key=lambda event: event[0] != zygote_fd)
-
-
-@contextmanager
-def patience(*, exit_code_s: float, zygote_answer_s: float) -> Iterator[None]:
-    """Change how long exit codes and the zygote's answers are waited for."""
-    places: list[tuple[Any, str, float]] = [(exits, "EXIT_CODE_S", exit_code_s), (zygote, "ANSWER_S", zygote_answer_s)]
-    before = [(module, name, getattr(module, name)) for module, name, _ in places]
-    for module, name, seconds in places:
-        setattr(module, name, seconds)
-    try:
-        yield
-    finally:
-        for module, name, seconds in before:
-            setattr(module, name, seconds)
 
 
 def hasten_exit_notices(*, after_s: float, stacks_after_s: float) -> None:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger("procbackground")
 
 CLOSE_S = 2.0  # for the engine to tell the nodes that the manager is gone
-AT_ENGINE = "the engine, which has not closed"
 
 
 class EngineLoop(Loop):
