@@ -122,7 +122,8 @@ def test_a_deadline_counts_the_queue(make_manager, gate):
 
 
 def test_a_deadline_stops_a_running_attempt(manager, gate):
-    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), deadline=0.4))
+    manager.run(plain.square, 1).result(timeout=PATIENCE_S)  # a worker is there, so the deadline is the task's alone
+    handle = manager.run_task(Task(stop_at_gate, args=(gate.address,), deadline=1.5))
     pid = gate.wait_for_arrival()
     error = handle.exception(timeout=PATIENCE_S)
     assert isinstance(error, TaskTimeoutError)

@@ -75,6 +75,7 @@ class Executor:
         self._functions: dict[bytes, tuple[Callable[..., Any], str]] = {}
         self._name = ""
         self._attempt = 1
+        self._step = "function"  # what fails if an exception comes now, as the answer names it
         self.sequence = 0
         self._context: TaskContext | None = None
         self.reporter = Reporter(channel, words)
@@ -105,7 +106,6 @@ class Executor:
         self.sequence = sequence
         self._context = None
         self.is_cooperative = False
-        step = "function"
         answer: bytes | Parcel = b""
         start_s = time.perf_counter()
         if start_s - self._sampled_s > WORTH_MEASURING_S:
@@ -114,46 +114,20 @@ class Executor:
         try:
             if self.words[self.base + STOP]:
                 raise StopTask  # it was asked for before, when the handler of SIGTERM does nothing
-            if flags & wire.HAS_OUTPUT:
-                step = "raised"
-                body = self.output.begin(sequence, body, bool(flags & wire.PARCEL))
-                step = "function"
-            if flags & wire.PER_ITEM:
-                self._chunk_sequence = sequence
-                self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
-            blob = body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length]
-            if flags & (wire.HAS_SAVED | wire.HAS_KEY):
-                length += self._take_extras(sequence, flags, body, wire.CALL_HEAD_SIZE + length)
-            parcel = None
-            if flags & wire.PARCEL:
-                # Receive it first: if the function fails to load, the next task must not find it.
-                step = "arguments"
-                parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :])
-                step = "function"
-            fn = self._load_function(blob, flags)
-            step = "arguments"
-            arguments: Any = ()
-            if parcel is not None:
-                arguments = parcel.load()
-                parcel = None
-            elif len(body) > wire.CALL_HEAD_SIZE + length:
-                arguments = loads(body[wire.CALL_HEAD_SIZE + length :])
-            step = "raised"
+            fn, arguments = self._load_call(sequence, flags, body, length)
+            self._step = "raised"
             if self._is_loading:
                 self._end_loading()
             if flags & wire.PER_ITEM:
-                value = None
                 answer = call_each(self, fn, arguments, bool(flags & wire.MAY_END_EARLY))
-            elif flags & wire.HAS_KWARGS:
-                value = fn(*arguments[0], **arguments[1])
+                del arguments
             else:
-                value = fn(*arguments)
-            del arguments
-            step = "result"
-            if not flags & wire.PER_ITEM:
+                value = fn(*arguments[0], **arguments[1]) if flags & wire.HAS_KWARGS else fn(*arguments)
+                del arguments
+                self._step = "result"
                 answer = b"" if value is None else dump_result(value)
+                del value
             kind = wire.VALUE if answer else wire.NOTHING
-            del value
         except StopTask:
             raise
         except BaseException as error:
@@ -164,7 +138,7 @@ class Executor:
             if self._is_loading:
                 self._end_loading()
             kind = wire.FAILURE
-            answer = dump_failure(error, step)
+            answer = dump_failure(error, self._step)
             if isinstance(error, ShareLostError):
                 self.is_calling = False
                 return self._answer(sequence, flags, kind, answer, start_s) or self._leave()
@@ -173,6 +147,32 @@ class Executor:
         if self.is_fork:
             raise SystemExit(0)  # the answer is the worker's to give
         return self._answer(sequence, flags, kind, answer, start_s)
+
+    def _load_call(self, sequence: int, flags: int, body: bytes, length: int) -> tuple[Callable[..., Any], Any]:
+        """Return the function and the arguments of a request; `_step` says what was being loaded if that raises."""
+        if flags & wire.HAS_OUTPUT:
+            self._step = "raised"
+            body = self.output.begin(sequence, body, bool(flags & wire.PARCEL))
+        self._step = "function"
+        if flags & wire.PER_ITEM:
+            self._chunk_sequence = sequence
+            self.words[self.base + ROW] = NO_ROW  # in case unpickling the arguments kills the process
+        blob = body[wire.CALL_HEAD_SIZE : wire.CALL_HEAD_SIZE + length]
+        if flags & (wire.HAS_SAVED | wire.HAS_KEY):
+            length += self._take_extras(sequence, flags, body, wire.CALL_HEAD_SIZE + length)
+        parcel = None
+        if flags & wire.PARCEL:
+            # Receive it first: if the function fails to load, the next task must not find it.
+            self._step = "arguments"
+            parcel = self.channel.receive_parcel(body[wire.CALL_HEAD_SIZE + length :])
+            self._step = "function"
+        fn = self._load_function(blob, flags)
+        self._step = "arguments"
+        if parcel is not None:
+            return fn, parcel.load()
+        if len(body) > wire.CALL_HEAD_SIZE + length:
+            return fn, loads(body[wire.CALL_HEAD_SIZE + length :])
+        return fn, ()
 
     def _answer(self, sequence: int, flags: int, kind: int, answer: bytes | Parcel, start_s: float) -> bool:
         """Send the answer of a call that began at `start_s`, after all that was reported and printed in it.
