@@ -202,6 +202,18 @@ def test_a_views_timeout_holds(make_manager):
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
 
 
+def test_a_views_options_hold_for_tasks_that_leave_them_open(manager):
+    view = manager.options(retry=2, name="viewed", priority=3)
+    given = [
+        Task(failing.mishap_before, args=(2, "raises")),
+        Task(failing.mishap_before, args=(3, "raises"), retry=3, name="own"),
+    ]
+    for handles in ([view.run_task(task) for task in given], list(view.stream(given, ordered=True))):
+        assert [handle.result(timeout=PATIENCE_S)[0] for handle in handles] == [2, 3]
+        assert [(handle.task.name, handle.task.priority) for handle in handles] == [("viewed", 3), ("own", 3)]
+        assert [handle.task.args for handle in handles] == [task.args for task in given]
+
+
 def test_the_managers_own_defaults_stay(manager):
     manager.options(retry=3)
     handle = manager.run(failing.fail)

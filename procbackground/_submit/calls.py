@@ -89,8 +89,10 @@ class TaskCalls(BulkCalls):
     def options(self, **task_fields: Unpack[TaskFields]) -> Options:
         """Return a view on this manager whose calls run under the given fields of `Task`.
 
-        `manager.options(timeout=5, retry=3).map(parse, paths)`. Raises: as `Task` for fields that it has not, or
-        that are out of range; `ValueError` for needs that can never be met.
+        `manager.options(timeout=5, retry=3).map(parse, paths)`. A `Task` that is given to a view (`run_task`, `stream`)
+        has those of the fields that it leaves at their defaults; its handle has it with them.
+        Raises: as `Task` for fields that it has not, or that are out of range; `ValueError` for needs that can never be
+        met.
         """
         fields: dict[str, Any] = {**self._submitter.fields, **task_fields}
         for name in ("fn", "args", "kwargs"):

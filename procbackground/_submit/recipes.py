@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import types
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ class Submitter:
     It knows the supervisor but not the manager: a running map does not keep a dropped manager open.
 
     Args:
-        fields: of `Task`, for calls that bring only a function and arguments.
+        fields: of `Task`, for calls that bring only a function and arguments, and for tasks that lack them.
         carrier: of the context variables that travel with every call, if there are any.
         with_key: gives one-offs their keys, in a manager with a journal: `keyed.with_key`.
     """
@@ -168,6 +169,8 @@ class Submitter:
         """Give `task` to the supervisor, for `handle`."""
         if not isinstance(task, Task):
             raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
+        if self.fields:
+            task = handle._args = _with_fields(task, self.fields)
         recipe, error = self._recipe_of_task(task)
         self._submit(handle, recipe, error, task.fn, task.args, task.kwargs, task.key)
 
@@ -288,9 +291,7 @@ class Submitter:
         """Return a new recipe, with the error if the function cannot be pickled; keep it in `recipes` if it can be."""
         fn = task.fn
         is_reusable = is_stateless(fn)
-        make_recipe = partial(
-            self._make_recipe, task, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk
-        )
+        make_recipe = partial(self._make_recipe, task, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk)
         dump = dump_function if self.carrier is None else self.carrier.dump_function
         try:
             blob = dump(fn)
@@ -385,6 +386,13 @@ def task_type(type_: Any) -> TaskType:
     except ValueError:
         known = ", ".join(str(each) for each in TaskType)
         raise UnknownTaskTypeError(f"{type_!r} is no task type; there are {known}") from None
+
+
+def _with_fields(task: Task[Any], fields: Mapping[str, Any]) -> Task[Any]:
+    """Return `task` with those of the `fields` that it leaves at their defaults. Raises: as `Task`."""
+    plain = Task(task.fn)
+    missing = {name: value for name, value in fields.items() if getattr(task, name) == getattr(plain, name)}
+    return replace(task, **missing)
 
 
 def _make_task(fields: dict[str, Any], fn: Callable[..., Any], args: Any, kwargs: Any) -> Task[Any]:
