@@ -67,9 +67,10 @@ class Question:
         return self.answer
 
     def drop(self, error: BaseException) -> None:
-        """End the wait with `error`: in a fork there is no supervisor thread to answer."""
-        self.error = error
-        self._done.release()
+        """End the wait with `error`: in a fork there is no supervisor thread to answer. Does nothing once it has."""
+        if self._done.locked():
+            self.error = error
+            self._done.release()
 
 
 class Inbox:

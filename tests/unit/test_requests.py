@@ -11,7 +11,7 @@ import pytest
 
 from procbackground import _platform
 from procbackground._state.job import Job, Recipe
-from procbackground._supervisor.inbox import Inbox
+from procbackground._supervisor.inbox import Inbox, Question
 from tests.support.gate import PATIENCE_S
 
 PUTS, ASKS, THREADS = 500, 50, 8
@@ -253,3 +253,16 @@ def test_in_a_fork_who_waits_gets_the_error(supervisor):
     assert errors == [error]
     supervisor.inbox._notify = notify
     may_go_on.set()
+
+
+def test_in_a_fork_a_question_that_was_answered_keeps_its_answer():
+    """Another thread forks before the one that asked has noticed."""
+    inbox = Inbox()
+    inbox.end(lambda job: None)  # so that the caller acts on its own request
+    question = Question(lambda: 7)
+
+    def answer_and_fork() -> None:
+        question()
+        inbox.abandon(ValueError("nobody answers"))
+
+    assert inbox.wait_for(question, answer_and_fork) == 7
