@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 import procbackground
-from procbackground import Manager, ManagerClosedError, Task
+from procbackground import Manager, ManagerClosedError, Task, WorkerDiedError
 from tests.support.facts import wait_until, wait_until_closing
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import run
@@ -347,3 +347,60 @@ def test_a_program_that_takes_its_signals_by_sigwait_works_and_ends(method, tmp_
     ended = run(SIGWAIT.format(method=method), folder=tmp_path)
     assert ended.stdout.splitlines() == ["[]", "True", "True"], ended.stderr
     assert ended.returncode == 0
+
+
+class Late(Exception):
+    pass
+
+
+def raise_late(number: int, frame: Any) -> None:
+    raise Late
+
+
+def leave_alarm(after_s: float) -> bytes:
+    """End about when the alarm goes off, so that it hits the answer, or what comes after it."""
+    try:
+        signal.signal(signal.SIGALRM, raise_late)
+        signal.setitimer(signal.ITIMER_REAL, after_s)
+    except Late:
+        pass
+    return bytes(50_000)
+
+
+def test_an_alarm_that_a_task_leaves_costs_no_worker_and_no_other_task_its_answer(manager):
+    errors = []
+    for step in range(200):
+        leaving = manager.run(leave_alarm, 1e-6 * (step + 1))
+        errors += [leaving.exception(timeout=PATIENCE_S), manager.run(plain.square, 3).exception(timeout=PATIENCE_S)]
+    dead = [error for error in errors if isinstance(error, WorkerDiedError)]
+    assert len(dead) <= 2  # in the few instructions that lead out of a call
+    assert len([error for error in errors if error is None]) > 200
+
+
+def handlers_of_a_task() -> tuple[bool, ...]:
+    before = signal.signal(signal.SIGUSR1, raise_late)
+    own = signal.getsignal(signal.SIGUSR1)
+    returned = signal.signal(signal.SIGUSR1, before)
+    return own is raise_late, returned is raise_late, signal.getsignal(signal.SIGUSR1) is signal.SIG_DFL
+
+
+def test_a_task_sees_the_handlers_that_it_has_set(manager):
+    assert manager.run(handlers_of_a_task).result(timeout=PATIENCE_S) == (True, True, True)
+
+
+def raise_while_saving() -> int:
+    """Save states while alarms go off; return how often one interrupted."""
+    interrupted = 0
+    signal.signal(signal.SIGALRM, raise_late)
+    for _ in range(30):
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.0005)
+            for number in range(300):
+                procbackground.current().save(bytes(number * 10))
+        except (Late, procbackground.SerializationError):  # amid a write, or while the state was pickled
+            interrupted += 1
+    return interrupted
+
+
+def test_a_handler_that_raises_amid_a_message_to_the_parent_interrupts_the_task_after_it(manager):
+    assert manager.run(raise_while_saving).result(timeout=PATIENCE_S) > 3

@@ -25,7 +25,7 @@ class Channel:
         self._unsent: deque[bytes] = deque()
         self._is_writing = False
         self._is_torn = False
-        self._afterwards: Callable[[], None] | None = None
+        self._afterwards: list[Callable[[], None]] = []
         self._shares = ReceivedShares()
 
     def open(self, fd: int, side_fd: int, pid: int) -> None:
@@ -50,15 +50,14 @@ class Channel:
                         self._is_torn = False
                 finally:
                     self._is_writing = False
-            if self._afterwards is not None and not self._is_writing:
-                act, self._afterwards = self._afterwards, None
-                act()
+            while self._afterwards and not self._is_writing:
+                self._afterwards.pop(0)()
 
     def after_writing(self, act: Callable[[], None]) -> bool:
         """If the caller is a signal handler that interrupted a write, have `act` called after it; return whether so."""
         if not self._is_writing or not self._lock._is_owned():  # type: ignore[attr-defined]  # as `Condition` asks
             return False
-        self._afterwards = act
+        self._afterwards.append(act)
         return True
 
     def send_parcel(self, sequence: int, parcel: Parcel, prefix: bytes = b"") -> None:

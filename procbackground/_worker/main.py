@@ -22,7 +22,7 @@ from procbackground._wire import frames as wire
 from procbackground._wire.failures import dump_failure
 from procbackground._wire.page import MARK, PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
 from procbackground._wire.surroundings import has_problem, raise_problem
-from procbackground._worker import relay
+from procbackground._worker import handlers, relay
 from procbackground._worker.boot import Boot
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor
@@ -81,6 +81,8 @@ class Worker:
 
     def install_signal_handlers(self, notes_fd: int) -> None:
         """Install the signal handlers of a worker; stack dumps are written to `notes_fd`."""
+        if self.has_title:
+            handlers.guard(self.executor)
         _signal.signal(_signal.SIGINT, do_nothing)  # again: a preloaded module may have set a handler
         _signal.siginterrupt(_signal.SIGINT, False)
         _signal.signal(_signal.SIGTERM, self._on_sigterm)
@@ -219,6 +221,7 @@ def forget_worker() -> None:
     """This process serves no more; or, after a rehearsal, it has never served."""
     global _serving
     _serving = None
+    handlers.guard(None)
 
 
 def _detach_fork() -> None:
