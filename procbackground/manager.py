@@ -58,7 +58,8 @@ class Manager(TaskCalls, ExecutorInternals):
         start_timeout: seconds within which a starting worker must be ready: have imported the main module, and run
             the initializer. Past them the manager is broken, as by an initializer that raises; once some worker has
             been ready, only when three in a row are late. Also the longest that a worker may take to load the function
-            of a task with a `timeout`, and what that imports; the `timeout` begins after that.
+            of a task, and what that imports: past it the attempt is stopped; a `timeout` begins after that. A warning
+            is logged after half a minute.
         min_free_memory: bytes (or "1GiB") of the machine's memory, or of the container's limit, that must stay free:
             while fewer are free, no attempt begins. Running attempts continue; observers get an event. By default free
             memory is not checked. If that lasts for `start_timeout` while no task runs, those that wait fail with
@@ -132,7 +133,7 @@ class Manager(TaskCalls, ExecutorInternals):
         max_pending: int | None = None,
         when_full: Literal["wait", "raise"] = "wait",
         grace: float = 5.0,
-        start_timeout: float = 60.0,
+        start_timeout: float = 300.0,
         min_free_memory: int | str | None = None,
         preload: Sequence[str] = (),
         threads_per_task: int | None = None,

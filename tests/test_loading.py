@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import sys
 import time
@@ -10,6 +11,8 @@ from importlib import import_module
 import pytest
 
 from procbackground import Outcome, Task, TaskTimeoutError, TaskType
+from procbackground._state import job, launches, limits
+from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import plain
 
@@ -118,3 +121,35 @@ class Unloadable:
 
 def _refuse() -> None:
     raise RuntimeError("not here")
+
+
+def test_imports_of_a_task_without_a_timeout_are_bounded_too(make_manager, slow_module):
+    module = slow_module(60)
+    context = multiprocessing.get_context("spawn")
+    manager = make_manager(max_workers=1, mp_context=context, grace=0.2, start_timeout=3)
+    error = manager.run(module.echo, 1).exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    assert module.__name__ in str(error)  # the stack
+
+
+def test_slow_imports_are_logged_with_where_they_are(make_manager, slow_module, caplog, monkeypatch):
+    monkeypatch.setattr(launches, "SLOW_START_S", 1.0)
+    monkeypatch.setattr(limits, "SLOW_START_S", 1.0)
+    monkeypatch.setattr(job, "LOADING_LOOK_S", 0.2)
+    monkeypatch.setattr(limits, "LOADING_LOOK_S", 0.2)
+    module = slow_module(3)
+    manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context("spawn"))
+    with caplog.at_level(logging.WARNING):
+        assert manager.run(module.echo, 1).result(timeout=PATIENCE_S) == 1
+        wait_until(lambda: "task 'echo' has not begun" in caplog.text, "a warning")
+    assert f"{module.__name__}.py" in caplog.text
+    assert caplog.text.count("has not begun") == 1
+
+
+def test_a_slow_start_is_logged(make_manager, caplog, monkeypatch):
+    monkeypatch.setattr(launches, "SLOW_START_S", 0.2)
+    manager = make_manager(max_workers=2, initializer=plain.pause, initargs=(1,))
+    with caplog.at_level(logging.WARNING):
+        assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+        wait_until(lambda: "runs the initializer, for 0 s now" in caplog.text, "a warning")
+    assert "start_timeout is 300 s" in caplog.text

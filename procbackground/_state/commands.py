@@ -127,6 +127,15 @@ class Stalled(NamedTuple):
     silent_for_s: float
 
 
+class SlowStart(NamedTuple):
+    """Report that the worker has been starting, or loading the function of this job, for long."""
+
+    worker: Worker
+    job: Job | None
+    lasts_s: float
+    limit_s: float
+
+
 class ProcessReady(NamedTuple):
     """Report that the worker is ready for work."""
 
@@ -165,8 +174,8 @@ class AdmissionResumed(NamedTuple):
 
 Command: TypeAlias = (
     Launch | Send | ContinueLoop | Terminate | Kill | Dismiss | EndLoop | Revoke | ReadMark | AskForLook | Judge
-    | Cancelled | Broke | Refuse | Stalled | ProcessReady | ProcessGone | WatchMemory | Starved | AdmissionHeld
-    | AdmissionResumed
+    | Cancelled | Broke | Refuse | Stalled | SlowStart | ProcessReady | ProcessGone | WatchMemory | Starved
+    | AdmissionHeld | AdmissionResumed
 )  # fmt: skip
 
 

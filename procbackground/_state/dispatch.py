@@ -8,7 +8,6 @@ from procbackground._state import fleet
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.state import State
-from procbackground.task import NO_LIMIT
 
 
 def send_alone(state: State, worker: Worker, job: Job, now_s: float) -> None:
@@ -27,6 +26,5 @@ def send_alone(state: State, worker: Worker, job: Job, now_s: float) -> None:
         job.with_history().iterations = 0
     else:
         worker.pipeline.jobs.append(job)
-    if job.recipe.watch_s != NO_LIMIT:
-        state.next_scan_s = min(state.next_scan_s, now_s + job.recipe.watch_s)
+    state.next_scan_s = min(state.next_scan_s, now_s + job.recipe.watch_s)
     state.commands.append(c.Send(worker, [job]))

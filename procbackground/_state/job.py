@@ -33,6 +33,9 @@ PREFETCHED_S = 0.001
 # A chunk with quick rows reads the clock rarely. If it has not done so for this long, the parent asks it to.
 LOOK_AFTER_S = 0.003
 
+# When an attempt without limits is looked at: it may be loading its function, which has the time of a start.
+LOADING_LOOK_S = 5.0
+
 
 class Recipe:
     """What jobs of the same function and limits share. Limits are resolved; `inf` means no limit."""
@@ -104,7 +107,7 @@ class Recipe:
         self.deadline_s: float = deadline_s
         self.stalled_s: float = stalled_s
         # How soon after its start an attempt is checked.
-        self.watch_s: float = min(timeout_s, stalled_s, LOOK_AFTER_S if is_chunk else NO_LIMIT)
+        self.watch_s: float = min(timeout_s, stalled_s, LOOK_AFTER_S if is_chunk else LOADING_LOOK_S)
         self.memory_limit: int | None = memory_limit
         self.priority: int = priority
         self.interval_s: float = interval_s
@@ -138,7 +141,8 @@ class History:
 
     __slots__ = (
         "attempts", "checkpoint", "deadline_s", "deadline_timer", "deaths_in_a_row", "first_started_s",
-        "idle_for_s", "iterations", "retry_timer", "send_failures", "stalled_since_s", "unbegun_attempt",
+        "idle_for_s", "iterations", "retry_timer", "send_failures", "slow_since_s", "stalled_since_s",
+        "unbegun_attempt",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -151,6 +155,7 @@ class History:
         self.retry_timer: Timer | None = None
         self.send_failures: int = 0  # times that its request could not be sent
         self.stalled_since_s: float | None = None  # start of the attempt (or iteration) that was reported as stalled
+        self.slow_since_s: float | None = None  # start of the attempt that was reported to load its function for long
         self.unbegun_attempt: int = 0  # number of an attempt that never began although its `on_task_started` was sent
         self.iterations: int = 0  # iterations of a loop's process up to its last failure
         self.deaths_in_a_row: int = 0  # processes of a loop that ended without a complete iteration

@@ -26,6 +26,7 @@ DEATHS_TO_BREAK = 3  # workers in a row that die before they say hello; one may 
 IDLE_DEATHS_TO_BREAK = 8  # ... that die soon after it with nothing begun; an external process may be killing workers
 QUICK_DEATH_S = 1.0  # after it became a spare, or got a first task that it did not begin
 CANNOT_START = "worker processes cannot be started"
+SLOW_START_S = 30.0  # after which a start that goes on is reported: most imports are done, most hangs not seen yet
 MAX_IDLE_DEATH_PAUSE_S = 1.0  # before the next start after such a death; doubles up to this
 IDLE_DEATHS_FORGOTTEN_S = 5.0  # without such a death
 
@@ -41,6 +42,7 @@ class Launches:
         self.start_timeout_s = start_timeout_s
         self._launched: deque[Worker] = deque()  # in order; those that have started leave at its left end
         self._is_watched = False  # the oldest start
+        self._is_slow_told = False  # that it takes long
         self._has_been_ready = False  # some worker has
         self._losses = 0  # in a row
         self._deaths_in_a_row = 0
@@ -79,7 +81,7 @@ class Launches:
         state.workers.add(worker)
         state.commands.append(c.Launch(worker))
         self._launched.append(worker)
-        if self.start_timeout_s != NO_LIMIT and not self._is_watched:
+        if not self._is_watched:
             self._watch_oldest(state)
         return True
 
@@ -96,17 +98,23 @@ class Launches:
         launched = self._launched
         while launched and launched[0].state != fleet.STARTING:
             launched.popleft()
-        self._is_watched = bool(launched)
-        if launched:
-            state.timers.at(launched[0].since_s + self.start_timeout_s, _end_overdue_starts)
+        patience_s = self.start_timeout_s if self._is_slow_told else min(SLOW_START_S, self.start_timeout_s)
+        self._is_watched = bool(launched) and patience_s != NO_LIMIT
+        if self._is_watched:
+            state.timers.at(launched[0].since_s + patience_s, _look_at_starts)
 
-    def end_overdue(self, state: State, now_s: float) -> None:
-        """Stop the workers that were not ready in time."""
+    def look(self, state: State, now_s: float) -> None:
+        """Report the oldest start if it is slow, and stop the workers that were not ready in time."""
         while self._launched and self._launched[0].since_s + self.start_timeout_s <= now_s:
             worker = self._launched.popleft()
             # One without a process waits for its launcher, which has a limit of its own; then see `process_came`.
             if worker.state == fleet.STARTING and worker.pid:
                 stops.stop(state, worker, c.FOR_START, now_s)
+        if self._launched and not self._is_slow_told:
+            worker = self._launched[0]
+            if worker.state == fleet.STARTING and now_s >= worker.since_s + SLOW_START_S:
+                self._is_slow_told = True
+                state.commands.append(c.SlowStart(worker, None, now_s - worker.since_s, self.start_timeout_s))
         self._watch_oldest(state)
 
     def process_came(self, state: State, worker: Worker, now_s: float) -> None:
@@ -117,6 +125,7 @@ class Launches:
     def succeeded(self, worker: Worker) -> None:
         """A worker is ready."""
         self._has_been_ready = True
+        self._is_slow_told = False
         self._losses = self._deaths_in_a_row = 0
         launched = self._launched
         # Also earlier starts that failed: without a start_timeout they are checked nowhere else.
@@ -231,5 +240,5 @@ def _staff_again(state: State, subject: None, now_s: float) -> None:
     state.needs_staff = True
 
 
-def _end_overdue_starts(state: State, subject: None, now_s: float) -> None:
-    state.launches.end_overdue(state, now_s)
+def _look_at_starts(state: State, subject: None, now_s: float) -> None:
+    state.launches.look(state, now_s)

@@ -9,7 +9,8 @@ from procbackground._state import commands as c
 from procbackground._state import fleet, outcomes, stops
 from procbackground._state.commands import Clocks
 from procbackground._state.fleet import Worker
-from procbackground._state.job import JUDGED, LOOK_AFTER_S, Job
+from procbackground._state.job import JUDGED, LOADING_LOOK_S, LOOK_AFTER_S, Job
+from procbackground._state.launches import SLOW_START_S
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
 
@@ -41,10 +42,10 @@ def scan(state: State, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> N
     state.next_scan_s = NO_LIMIT
     for worker in list(state.workers):
         job = worker.current
-        if worker.state != fleet.BUSY or job is None or job.recipe.watch_s == NO_LIMIT or job.state != a.SENT:
+        if worker.state != fleet.BUSY or job is None or job.state != a.SENT:
             continue
         clocks = clocks_of(worker)
-        if clocks.is_loading and job.recipe.timeout_s != NO_LIMIT:
+        if clocks.is_loading:
             _look_after_loading(state, worker, job, now_s)
             state.next_scan_s = min(state.next_scan_s, _report_silence(state, worker, job, clocks, now_s))
             continue
@@ -65,11 +66,16 @@ def _look_after_loading(state: State, worker: Worker, job: Job, now_s: float) ->
 
     It does not say when it is done. If that was now, the attempt is over its timeout that much later, and not before.
     """
-    limit_s = worker.pipeline.head_since_s + state.launches.start_timeout_s
-    if now_s >= limit_s:
+    since_s, start_timeout_s = worker.pipeline.head_since_s, state.launches.start_timeout_s
+    if now_s >= since_s + start_timeout_s:
         stops.stop(state, worker, c.FOR_LOADING, now_s)
-    else:
-        state.next_scan_s = min(state.next_scan_s, limit_s, now_s + job.recipe.timeout_s)
+        return
+    history = job.with_history()
+    if history.slow_since_s != since_s and now_s >= since_s + SLOW_START_S:
+        history.slow_since_s = since_s
+        state.commands.append(c.SlowStart(worker, job, now_s - since_s, start_timeout_s))
+    look_s = now_s + min(job.recipe.timeout_s, LOADING_LOOK_S)
+    state.next_scan_s = min(state.next_scan_s, since_s + start_timeout_s, look_s)
 
 
 def _exact(state: State, worker: Worker, job: Job, clocks: Clocks, now_s: float) -> Clocks | None:

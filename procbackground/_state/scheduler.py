@@ -89,7 +89,7 @@ class Scheduler(State):
             job.worker = worker
             job.started_s = now_s
             job.state = a.SENT  # shortcut
-            if recipe.watch_s != NO_LIMIT and now_s + recipe.watch_s < self.next_scan_s:
+            if now_s + recipe.watch_s < self.next_scan_s:
                 self.next_scan_s = now_s + recipe.watch_s
             return worker
         job.started_s = now_s  # of its wait, until it is sent

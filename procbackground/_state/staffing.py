@@ -10,7 +10,6 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.queue import JobQueue
 from procbackground._state.state import State
-from procbackground.task import NO_LIMIT
 
 RESCUE_AFTER_S = 0.002  # a task ahead of others in a pipe that runs this long is not short after all
 
@@ -112,9 +111,9 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
     pipeline.sent = sent
     if given and first.attempt == 1:  # of the first, for all: they were queued together as a rule
         state.figures.of(first.recipe.name).waited.add(waited_s, len(given))
-    watch_s = jobs[0].recipe.watch_s
-    if watch_s != NO_LIMIT and now_s + watch_s < state.next_scan_s:
-        state.next_scan_s = now_s + watch_s
+    look_s = now_s + jobs[0].recipe.watch_s
+    if look_s < state.next_scan_s:
+        state.next_scan_s = look_s
     return given
 
 

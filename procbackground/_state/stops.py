@@ -9,7 +9,6 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import JUDGED, LOOKED_UP, Job
 from procbackground._state.pipeline import READ_MARK_S
 from procbackground._state.state import State
-from procbackground.task import NO_LIMIT
 
 LEAVE_S = 1.0  # for a worker that was asked to end by itself: flush, exit handlers of user code
 STACK_WAIT_S = 0.2  # for a worker to dump its stacks before it is killed, whatever `grace` is
@@ -175,8 +174,8 @@ def head_changed(state: State, worker: Worker, now_s: float) -> None:
         # It was cancelled while it waited in the pipe, and runs now. It is likely short: its answer is ignored,
         # unless it proves to be long.
         state.timers.at(now_s + CANCELLED_HEAD_S, _stop_cancelled_head, (worker, head))
-    elif head.recipe.watch_s != NO_LIMIT:
-        state.next_scan_s = min(state.next_scan_s, now_s + head.recipe.watch_s)
+    elif now_s + head.recipe.watch_s < state.next_scan_s:
+        state.next_scan_s = now_s + head.recipe.watch_s
 
 
 def _stop_cancelled_head(state: State, subject: tuple[Worker, Job], now_s: float) -> None:

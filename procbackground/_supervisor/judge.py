@@ -213,7 +213,8 @@ def _explain_timeout(job: Job, kind: str, death: Death | None, start_timeout_s: 
     if kind == c.FOR_LOADING:
         return TaskTimeoutError(
             f"attempt {job.attempt} of task {recipe.name!r} was still loading its function, and what that imports, "
-            f"after the start_timeout of {start_timeout_s:g} s, and was stopped{where}",
+            f"after the start_timeout of {start_timeout_s:g} s, and was stopped; if that takes so "
+            f"long, give the manager a longer one{where}",
             timeout=start_timeout_s,
             stack=death.stack if death is not None else None,
         )

@@ -229,7 +229,7 @@ class Loop:
     def _make_workers(self) -> Workers:
         return Workers(
             self.scheduler, self.inbox, self.watches, self.page, self.events, self.monitor, self.stacks,
-            self.settler.fail, self.shares,
+            self.settler.fail, self.shares, self.user_code.put,
         )  # fmt: skip
 
     def clocks_of(self, worker: Worker) -> c.Clocks:
@@ -375,8 +375,8 @@ class Loop:
                 workers.read_mark(worker, up_to)
             case c.AskForLook(worker):
                 workers.ask_for_look(worker)
-            case c.Stalled():
-                workers.report_stall(command)
+            case c.Stalled() | c.SlowStart():
+                workers.report_silence(command)
             case c.ProcessReady(worker):
                 workers.note_ready(worker)
             case c.ProcessGone(worker):

@@ -45,7 +45,7 @@ class Places(Workers):
     def __init__(self, loop: EngineLoop) -> None:
         super().__init__(
             loop.scheduler, loop.inbox, loop.watches, loop.page, loop.events, loop.monitor, loop.stacks,
-            loop.settler.fail, loop.shares,
+            loop.settler.fail, loop.shares, loop.user_code.put,
         )  # fmt: skip
         self._places = loop.scheduler
         self._loop = loop

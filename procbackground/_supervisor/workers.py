@@ -6,6 +6,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
 
 from procbackground import _platform
 from procbackground._state import commands as c
@@ -46,6 +47,7 @@ class Workers:
         stacks: StackDumps,
         fail: Callable[[Job, BaseException], None],
         shares: Shares,
+        do_soon: Callable[..., None],
     ) -> None:
         self._scheduler = scheduler
         self._inbox = inbox
@@ -56,6 +58,7 @@ class Workers:
         self._stacks = stacks
         self._fail = fail  # settles a job's handle
         self._shares = shares
+        self._do_soon = do_soon  # in a thread of user code
         self._is_sampled = "on_process_sampled" in events.wanted
         self._short_since_s: float | None = None  # since when no worker could be started, for want of something
 
@@ -202,14 +205,24 @@ class Workers:
             process.no_stack_reason = _platform.why_not_running(worker.pid)  # before nothing moves any more
         process.kill_tree()
 
-    def report_stall(self, command: c.Stalled) -> None:
-        """Send the event of a stall, with the stacks once they are taken."""
-        if "on_task_stalled" in self._events.wanted:
+    def report_silence(self, command: c.Stalled | c.SlowStart) -> None:
+        """Send the event of a stall, or log that a start takes long, with the stacks once they are taken."""
+        if isinstance(command, c.SlowStart):
+            self._stacks.take(command.worker, time.monotonic(), partial(self._log_slow_start, command))
+        elif "on_task_stalled" in self._events.wanted:
             job = command.job
             self._events.stalled(job, command.silent_for_s)
             self._stacks.take(
                 command.worker, time.monotonic(), lambda stack, reason: self._events.stall_explained(job, stack)
             )
+
+    def _log_slow_start(self, command: c.SlowStart, stack: str | None, reason: str | None) -> None:
+        what = "a worker process imports the main module, or runs the initializer,"
+        if command.job is not None:
+            what = f"task {command.job.recipe.name!r} has not begun: its worker loads the function and its imports,"
+        text = "%s for %.0f s now; the manager's start_timeout is %g s%s"
+        where = f"; it is here:\n{stack}" if stack else ""
+        self._do_soon(logger.warning, text, what, command.lasts_s, command.limit_s, where)
 
     # -- starting ------------------------------------------------------------------------------------------
 
@@ -224,7 +237,7 @@ class Workers:
         """Report once that workers cannot be started, until one can."""
         if self._short_since_s is None:
             self._short_since_s = time.monotonic()
-            logger.warning("a worker process could not be started (%s); trying again", error)
+            self._do_soon(logger.warning, "a worker process could not be started (%s); trying again", error)
             # Without its frames, which hold the half-started process and its descriptors.
             self._events.manager("on_admission_held", reason="processes", error=error.with_traceback(None))
 
@@ -248,7 +261,7 @@ def call_frame(job: Job) -> bytes:
         return wire.call_frame(job.sequence, recipe.first_call, job.payload)  # saves half of its 0.5 µs
     payload: bytes = job.payload.label if flags & wire.PARCEL else job.payload
     if recipe.is_loop:
-        payload = wire.LOOP_HEAD.pack(recipe.interval_s, recipe.watch_s != NO_LIMIT) + payload
+        payload = wire.LOOP_HEAD.pack(recipe.interval_s, min(recipe.timeout_s, recipe.stalled_s) != NO_LIMIT) + payload
     if isinstance(job, KeyedJob) and not recipe.needs_judge:  # else only the policy knows what is a result
         key = job.facts.key.encode()
         flags |= wire.HAS_KEY
