@@ -10,7 +10,9 @@ import multiprocessing
 import os
 import pickle
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from procbackground._node.loop import NodeHandle, NodeSupervisor
@@ -26,7 +28,9 @@ from procbackground._wire.parcel import unstore
 from procbackground._wire.surroundings import Surroundings
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
 
-CLOSE_S = 1.0  # beyond `grace`, for what does not depend on tasks
+# After which requests that have not begun are given back. A task that was expected to be short, and is not, holds more
+# than the thread of the engine that brought it: others came with it.
+GIVE_BACK_S = 1.0
 
 
 class _Run:
@@ -88,34 +92,52 @@ class NodeAgent:
     def _make_supervisor(self, slots: int) -> NodeSupervisor:
         return NodeSupervisor(self._node, max_workers=slots, **self._options)
 
-    def run(self, data: bytes) -> None:
-        """Run a request to its end, and return once that is reported and its processes are gone, if it was withdrawn.
+    def run(self, requests: Sequence[w.Request], find_over: Callable[[], Collection[int]] | None = None) -> None:
+        """Run requests to their ends. Return once those are reported, and the processes of withdrawn ones are gone.
 
-        Raises: nothing that the task does.
+        Requests that have not begun after `GIVE_BACK_S` are given back: here others take longer than was expected.
+
+        Args:
+            find_over: returns the numbers of those that are not to be run. Called once a cancel finds them here.
+
+        Raises: nothing that a task does.
         """
-        request = w.Request(*w.unpack(data))
-        # A loop can be asked to end by itself, so it has a supervisor of its own.
-        supervisor = self._make_supervisor(1) if request.is_loop else self._supervisor
-        handle = NodeHandle(supervisor, request.number, request.name, self._send)
-        run = _Run(handle, supervisor)
-        with self._changed:
-            is_late = self._is_closed
-            if not is_late:
-                self._running[request.number] = run
+        runs = [self._register(request) for request in requests]
         try:
-            if is_late:
-                handle.end(w.STOPPED)
-            else:
-                self._run(run, request)
+            over = find_over() if find_over is not None else ()
+            for run, request in zip(runs, requests, strict=True):
+                if request.number in over:
+                    run.handle.has_ended = True
+                else:
+                    self._begin(run, request)
+            give_back_s: float | None = time.monotonic() + GIVE_BACK_S
+            for run in runs:
+                if not self._await_end(run, give_back_s):
+                    give_back_s = None
+                    self._give_back(runs)
+                    self._await_end(run, None)
         finally:
             with self._changed:
-                self._running.pop(request.number, None)
+                for request in requests:
+                    self._running.pop(request.number, None)
                 self._changed.notify_all()
-            if supervisor is not self._supervisor:
-                supervisor.close(0.0)
+            for run in runs:
+                if run.supervisor is not self._supervisor:
+                    run.supervisor.close(0.0)
 
-    def _run(self, run: _Run, request: w.Request) -> None:
+    def _register(self, request: w.Request) -> _Run:
+        # A loop can be asked to end by itself, so it has a supervisor of its own.
+        supervisor = self._make_supervisor(1) if request.is_loop else self._supervisor
+        run = _Run(NodeHandle(supervisor, request.number, request.name, self._send), supervisor)
+        with self._changed:
+            self._running[request.number] = run
+        return run
+
+    def _begin(self, run: _Run, request: w.Request) -> None:
         handle, supervisor = run.handle, run.supervisor
+        if self._is_closed:  # a drain that begins now finds the request, and gives it back
+            handle.end(w.STOPPED)
+            return
         try:
             job = make_job(handle, request)
             handle._job = job
@@ -125,10 +147,21 @@ class NodeAgent:
             handle.end(w.STOPPED)
         except (ProcbackgroundError, OSError, RuntimeError) as error:
             handle.end(w.REFUSED, dump_failure(error, frames_to_skip=0))
+
+    def _await_end(self, run: _Run, until_s: float | None) -> bool:
+        """Wait until a request has ended, or it is `until_s`; return whether it has."""
+        handle = run.handle
         while not handle.has_ended:
-            handle.wants_end.acquire()
+            if not handle.wants_end.acquire(timeout=-1 if until_s is None else max(0.0, until_s - time.monotonic())):
+                return False
             if not handle.has_ended:
-                supervisor.withdraw(handle)  # the manager, which has the policy, starts it again
+                run.supervisor.withdraw(handle)  # the manager, which has the policy, starts it again
+        return True
+
+    def _give_back(self, runs: Iterable[_Run]) -> None:
+        """End those that have not begun: the manager has them begin elsewhere, or later."""
+        for run in runs:
+            run.ask(partial(run.supervisor.withdraw, run.handle, is_running_too=False))
 
     def cancel(self, number: int) -> None:
         """Stop a request, if it is here. From any thread; does not wait."""
@@ -148,6 +181,9 @@ class NodeAgent:
         """Take nothing more, and wait until what runs has ended; return whether it has."""
         with self._changed:
             self._is_closed = True
+            runs = tuple(self._running.values())
+        self._give_back(runs)
+        with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)
 
     def close(self) -> None:

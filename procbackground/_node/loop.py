@@ -219,13 +219,15 @@ class NodeLoop(Loop):
         super().__init__(owner, options)
         self._withdrawn: dict[Worker, NodeHandle] = {}  # whose processes are being ended
 
-    def withdraw(self, handle: NodeHandle) -> None:
-        """End a request, and report that once its processes are gone. In the supervisor thread."""
+    def withdraw(self, handle: NodeHandle, is_running_too: bool) -> None:
+        """End a request, and report that once its processes are gone; see `NodeSupervisor`. In its thread."""
         job = handle._job
         if job is None:
             return  # it has ended
         worker = job.worker
         is_running = worker is not None and worker.current is job
+        if is_running and not is_running_too:
+            return
         handle.is_withdrawn = True
         if not self.intake.cancel(handle):
             handle.is_withdrawn = False  # its answer is on the way, or it is ending anyway
@@ -251,9 +253,9 @@ class NodeSupervisor(Supervisor):
         events: Any = self._loop.events
         events.node = node
 
-    def withdraw(self, handle: NodeHandle) -> None:
-        """End a request. From any thread; does not wait."""
-        self._do(lambda: self._loop.withdraw(handle))
+    def withdraw(self, handle: NodeHandle, *, is_running_too: bool = True) -> None:
+        """End a request, unless it runs and only those that wait are meant. From any thread; does not wait."""
+        self._do(lambda: self._loop.withdraw(handle, is_running_too))
 
 
 def _nothing() -> None:

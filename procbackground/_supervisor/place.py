@@ -91,8 +91,12 @@ class PlaceLauncher:
         pass
 
 
-def request_of(job: Job, number: int, payload: bytes) -> w.Request:
-    """Return the request number `number`, for the attempt that the job is at."""
+def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Request:
+    """Return the request number `number`, for the attempt that the job is at.
+
+    Args:
+        is_suspect: whether nodes were lost that had it.
+    """
     recipe = job.recipe
     output = None
     if recipe.output is not None:
@@ -101,6 +105,7 @@ def request_of(job: Job, number: int, payload: bytes) -> w.Request:
             path = recipe.output.file_of(recipe.name, job.number, job.attempt)
             job.handle._output = FileOutput(path)
         output = (recipe.output.mode, path)
+    is_plain = not (recipe.is_loop or recipe.isolate or job.attempt > 1 or is_suspect)
     return w.Request(
         number=number,
         name=recipe.name,
@@ -119,5 +124,6 @@ def request_of(job: Job, number: int, payload: bytes) -> w.Request:
         checkpoint=None if job.history is None else job.history.checkpoint,
         output=output,
         priority=recipe.priority,
+        expected_s=recipe.mean_s if is_plain and recipe.mean_s >= 0 else w.NEVER,
     )
 

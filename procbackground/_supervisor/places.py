@@ -88,7 +88,7 @@ class Places(Workers):
             if not is_anew:
                 place.begins = place.losses = 0
             self._workers[place.number] = worker
-            self._requests.append(request_of(job, place.number, payload))
+            self._requests.append(request_of(job, place.number, payload, place.losses > 0))
 
     def flush(self) -> None:
         """Give the engine what has come together in this step."""

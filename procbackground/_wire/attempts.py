@@ -34,6 +34,8 @@ ENDS: Final = frozenset({VALUE, FAILURE, DEATH, LOOP_ENDED, STOPPED, REFUSED})
 
 Report: TypeAlias = "tuple[Any, ...]"
 
+NEVER: Final = float("inf")
+
 
 class Cost(NamedTuple):
     """What an attempt took."""
@@ -63,6 +65,7 @@ class Request(NamedTuple):
     checkpoint: bytes | None
     output: tuple[str, str] | None  # mode and path of an `output.Plan`
     priority: int = 0  # for the engine
+    expected_s: float = NEVER  # what it will take by experience; `NEVER` where nothing is known, or it is to be alone
 
 
 class NodeSettings(NamedTuple):

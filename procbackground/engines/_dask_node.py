@@ -1,6 +1,6 @@
 """What runs in the workers of a dask cluster: a plugin with the agent of one manager.
 
-A worker of dask runs an attempt as a task of its own, in a thread that waits for the agent. When dask drops a task that
+A worker of dask runs a bundle of attempts as a task, in a thread that waits for the agent. When dask drops a task that
 runs, because it was cancelled or its client is gone, the plugin's `transition` is called, and the agent ends its
 processes. So the death of a manager and a cancel take the same way.
 """
@@ -12,14 +12,19 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from distributed import get_worker
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
+from distributed.utils import sync
 
 from procbackground._node.agent import NodeAgent, node_name
 from procbackground._wire import attempts as w
+from procbackground.engines._bundles import bundle_of
+from procbackground.engines._dask_scheduler import OVER, WITHDRAWN
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -30,6 +35,7 @@ MOST_BYTES = 16 << 10
 # Between a report and its message, which then has the end of a short attempt too, and goes along with dask's own
 # message that the task has ended: each message costs the scheduler 150 µs and more.
 GATHER_S = 0.001
+GATHER_OF_BUNDLE_S = 0.01  # while a bundle runs: its requests are many, and nobody waits for one of them
 SEND_S = 1.0  # for the last reports of a node that ends
 LARGE = "large"  # reports that the result is that of the dask task
 
@@ -54,9 +60,11 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._large: dict[int, w.Report] = {}  # too large for an event, by the number of the request
         self._lock = threading.Lock()  # guards the next
         self._reports: list[w.Report] = []
-        self._topic = self.name
+        self._bundles: dict[int, int] = {}  # that run here and have several requests: of each, the number of its bundle
         self._is_leaving = False  # dask takes no results of tasks any more
+        self._running: dict[int, list[int]] = {}  # the requests of each bundle that runs here
         self._agent = NodeAgent(settings, worker.state.nthreads, node_name(worker.address), self._send)
+        worker.stream_handlers[WITHDRAWN] = partial(_withdraw, worker)
         _departure.plugins.add(self)
         _departure.prepare(worker)
 
@@ -69,20 +77,50 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
             self._reports.append(report)
             is_first = len(self._reports) == 1
         if is_first:
-            self._worker.loop.add_callback(self._worker.loop.call_later, GATHER_S, self._flush)
+            gather_s = GATHER_OF_BUNDLE_S if self._bundles else GATHER_S
+            self._worker.loop.add_callback(self._worker.loop.call_later, gather_s, self._flush)
 
     def _flush(self) -> None:
         """Send what has come; in the thread of the worker's event loop."""
         with self._lock:
             reports, self._reports = self._reports, []
         if reports:
-            self._worker.log_event(self._topic, w.pack(reports))
+            over = [
+                (self._bundles[report[0]], report[0])
+                for report in reports
+                if report[1] in w.ENDS and report[0] in self._bundles
+            ]
+            self._worker.log_event(self.name, (over, w.pack(reports)))
 
-    def run(self, number: int, request: bytes) -> bytes | None:
-        """Run a request; return its last report if that is too large for an event."""
-        self._agent.run(request)
-        large = self._large.pop(number, None)
-        return None if large is None else w.pack(large)
+    def run(self, bundle: int, data: bytes) -> bytes | None:
+        """Run the requests of a bundle; return the last reports that are too large for an event, by their requests."""
+        requests = [w.Request(*facts) for facts in w.unpack(data)]
+        numbers = self._running[bundle] = [request.number for request in requests]
+        has_several = len(requests) > 1
+        if has_several:
+            self._bundles.update(dict.fromkeys(numbers, bundle))
+        try:
+            self._agent.run(requests, partial(self._over, bundle) if has_several else None)
+        finally:
+            del self._running[bundle]
+            # Forgotten once the ends are sent, which name the bundle.
+            self._worker.loop.add_callback(self._forget, numbers if has_several else ())
+        large = {number: self._large.pop(number) for number in numbers if number in self._large}
+        return w.pack(large) if large else None
+
+    def _forget(self, numbers: Iterable[int]) -> None:
+        self._flush()
+        for number in numbers:
+            self._bundles.pop(number, None)
+
+    def _over(self, bundle: int) -> list[int]:
+        """Ask which requests of a bundle are over: it may have been begun on another node."""
+        ask = getattr(self._worker.scheduler, OVER)
+        return sync(self._worker.loop, ask, name=self.name, bundle=bundle)  # type: ignore[no-any-return]
+
+    def withdraw(self, number: int) -> None:
+        """Stop a request, if it is here."""
+        self._agent.cancel(number)
 
     def end_loop(self, number: int) -> None:
         """Let a loop end after its running iteration."""
@@ -91,9 +129,10 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Called by dask when the state of any task changes."""
         if start in ("executing", "long-running") and finish in ("released", "cancelled", "forgotten"):
-            number = number_of(key, self.name)
-            if number is not None:
-                self._agent.cancel(number)
+            bundle = bundle_of(key, self.name)
+            if bundle is not None:
+                for number in self._running.get(bundle, ()):
+                    self._agent.cancel(number)
 
     async def drain(self) -> None:
         """Take nothing more, and let what runs end, if it does soon: dask would run it again elsewhere."""
@@ -161,19 +200,16 @@ def _is_large(report: w.Report) -> bool:
     return any(isinstance(fact, bytes) and len(fact) > MOST_BYTES for fact in report)
 
 
-def key_of(name: str, number: int) -> tuple[str, int]:
-    """Return the key of the dask task that is request `number` of the manager `name`."""
-    return name, number
+def run_bundle(name: str, bundle: int, data: bytes) -> bytes | None:
+    """The dask task: run the requests of a bundle of the manager `name`."""
+    return _plugin_of(get_worker(), name).run(bundle, data)
 
 
-def number_of(key: Any, name: str) -> int | None:
-    """Return the number of a request, or None for a key that is none of the manager `name`."""
-    return key[1] if isinstance(key, tuple) and len(key) == 2 and key[0] == name else None
-
-
-def run_request(name: str, number: int, request: bytes) -> bytes | None:
-    """The dask task: run a request of the manager `name`."""
-    return _plugin_of(get_worker(), name).run(number, request)
+def _withdraw(worker: Worker, name: str, number: int) -> None:
+    """The manager does not want a request any more. Called by dask, in the thread of the worker's event loop."""
+    plugin = worker.plugins.get(name)
+    if plugin is not None:
+        plugin.withdraw(number)
 
 
 def end_loop(name: str, number: int, dask_worker: Worker) -> None:

@@ -1,13 +1,12 @@
 """`DaskEngine`: runs attempts on the workers of a dask.distributed cluster. Needs the extra `dask`.
 
-Each attempt is an ordinary task of dask, which places it, queues it, and runs it elsewhere when its worker is lost.
-Reports come as events of a topic, and large ones as the result of the task. A future is dropped at the last report of
-its request: dask would run a finished task again, were its worker lost while somebody holds the future.
+Each attempt, or bundle of short ones, is an ordinary task of dask, which places it, queues it, and runs it elsewhere
+when its worker is lost. Reports come as events of a topic, and large ones as the result of the task. A future is
+dropped at the last report: dask would run a finished task again, were its worker lost while somebody holds the future.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import queue
 import threading
@@ -16,17 +15,19 @@ import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 try:
     import dask.config
-    from distributed import Client, Security
+    from distributed import Client
     from distributed.scheduler import KilledWorker
 except ImportError as _error:
     raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from _error
 
 from procbackground._wire import attempts as w
-from procbackground.engines._dask_node import LARGE, NodePlugin, end_loop, key_of, run_request
+from procbackground.engines._bundles import Bundle, in_bundles, key_of
+from procbackground.engines._dask_node import LARGE, NodePlugin, end_loop, run_bundle
+from procbackground.engines._dask_scheduler import WITHDRAW, SchedulerSide
+from procbackground.engines._dask_security import is_safe, security_of
 
 if TYPE_CHECKING:
     from procbackground.engines.port import Listener
@@ -37,12 +38,14 @@ DRAIN_S = 20.0  # less than the 30 s that Kubernetes and many a service manager 
 # Between two looks at what no report tells: an attempt that took several nodes down, and the loss of the scheduler. A
 # callback for each future would cost a tenth of the throughput, and more in latency than it gains.
 LOOK_S = 0.25
+SIZE_UP_S = 2.0  # between two looks at the size of the cluster
 ENOUGH = 256  # requests that dask has
-GATHER_S = 0.1
-MOST_TOGETHER = 1000  # requests in one message
-MOST_BYTES = 8 << 20  # of arguments in one message, unless they are those of one request
+GATHER_S = 0.1  # for more, while it has so many tasks
+GATHER_SHORT_S = 0.01  # ... or so many requests in fewer tasks, which are short
+PER_THREAD = 2  # tasks of dask for each thread of a node: one runs, and the next is there
+MOST_TOGETHER = 1000  # tasks in one message
+MOST_BYTES = 8 << 20  # of arguments in one message, unless they are those of one task
 LOST = "the connection to the scheduler is lost"
-PEM_FILES = {"ca": "tls_ca_file", "cert": "tls_client_cert", "key": "tls_client_key"}
 
 
 class DaskEngine:
@@ -130,7 +133,9 @@ class _Connection:
         self._name = f"{name}-{os.getpid()}-{os.urandom(4).hex()}"
         self._address = engine.address
         self._listener = listener
-        self._futures: dict[int, Any] = {}  # of requests that have not ended
+        self._bundles: dict[int, Bundle] = {}  # of each request that has not ended
+        self._tasks: dict[int, Bundle] = {}  # of dask, by the number of the bundle
+        self._threads_of_nodes = 0
         self._is_lost = self._is_closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
         self._next: tuple[Any] | None = None  # what was taken from there too early
@@ -138,8 +143,10 @@ class _Connection:
         self._client: Any = engine._connect()
         try:
             self._client.subscribe_topic(self._name, self._take_event)
+            self._client.register_plugin(SchedulerSide(self._name, self._client.id), name=self._name)
             plugin = NodePlugin(self._name, w.pack(settings), engine.drain_timeout)
             self._client.register_plugin(plugin, name=self._name)
+            self._size_up()
             self._threads = [
                 threading.Thread(target=run, name=f"{name}-engine-{what}", daemon=True)
                 for what, run in (("gives", self._give), ("takes", self._take))
@@ -170,20 +177,24 @@ class _Connection:
                 self._lose(f"dask's client failed: {type(error).__name__}: {error}")
 
     def _more_requests(self) -> list[w.Request]:
-        """Return requests that come next, as far as nothing else comes between.
+        """Return requests that come next.
 
         dask takes 2 ms for a message of one request, and 0.2 ms more for each further one. While it has enough to do,
         a moment's wait makes the messages larger, and delays nothing.
         """
-        if len(self._futures) >= ENOUGH:
-            time.sleep(GATHER_S)
-        found: list[w.Request] = []
+        if len(self._bundles) >= ENOUGH:
+            time.sleep(GATHER_S if len(self._tasks) >= ENOUGH else GATHER_SHORT_S)
+        return self._more_of(self.submit)
+
+    def _more_of(self, act: Callable[..., None]) -> list[Any]:
+        """Return what comes next for `act`, as far as nothing else comes between."""
+        found: list[Any] = []
         while self._next is None:
             try:
                 item = self._work.get_nowait()
             except queue.Empty:
                 break
-            if item is not None and item[0] == self.submit:
+            if item is not None and item[0] == act:
                 found += item[1]
             else:
                 self._next = (item,)
@@ -194,42 +205,50 @@ class _Connection:
         for request in (*requests, *self._more_requests()):
             by_priority[request.priority].append(request)
         for priority, each in sorted(by_priority.items(), reverse=True):
-            for together in _in_messages(each):
+            free = PER_THREAD * self._threads_of_nodes - len(self._tasks)
+            for together in _in_messages(in_bundles(each, max(0, free))):
                 self._submit(together, priority)
 
-    def _submit(self, requests: list[w.Request], priority: int) -> None:
-        numbers = [request.number for request in requests]
+    def _submit(self, lists: list[list[w.Request]], priority: int) -> None:
+        bundles = [Bundle(requests) for requests in lists]
+        for bundle in bundles:
+            self._tasks[bundle.number] = bundle
+            self._bundles.update(dict.fromkeys(bundle.left, bundle))
         # dask advises against large arguments, as they pass the scheduler. Here they must: data that is scattered to
         # nodes is lost with them.
         with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
             futures = self._client.map(
-                run_request,
-                [self._name] * len(requests),
-                numbers,
-                [w.pack(tuple(request)) for request in requests],
-                key=[key_of(self._name, number) for number in numbers],
+                run_bundle,
+                [self._name] * len(bundles),
+                [bundle.number for bundle in bundles],
+                [w.pack([tuple(request) for request in requests]) for requests in lists],
+                key=[key_of(self._name, bundle.number) for bundle in bundles],
                 priority=priority,
                 pure=False,
                 retries=0,
             )
-        self._futures.update(zip(numbers, futures, strict=True))
+        for bundle, future in zip(bundles, futures, strict=True):
+            bundle.came(future)
 
     def cancel(self, numbers: Sequence[int]) -> None:
-        for number in numbers:
+        withdrawn = []
+        for number in (*numbers, *self._more_of(self.cancel)):
+            bundle = self._forget(number)
             # dask lets go of a task that nobody wants, wherever it is; the plugin then ends its processes.
-            future = self._futures.pop(number, None)
-            if future is not None:
-                future.release()
+            if bundle is not None and bundle.left:
+                withdrawn.append((bundle.number, number))
+        if withdrawn:
+            self._client.sync(getattr(self._client.scheduler, WITHDRAW), name=self._name, numbers=withdrawn)
 
     def end_loop(self, number: int) -> None:
         self._client.run(end_loop, self._name, number, on_error="ignore")
 
     # -- taking --------------------------------------------------------------------------------------------
 
-    def _take_event(self, event: tuple[float, bytes]) -> None:
+    def _take_event(self, event: tuple[float, tuple[Any, bytes]]) -> None:
         """Take reports, in the thread of dask's client."""
         reports = []
-        for report in w.unpack(event[1]):
+        for report in w.unpack(event[1][1]):
             if report[1] == LARGE:
                 self._large.put(report[0])
                 continue
@@ -238,10 +257,14 @@ class _Connection:
                 self._forget(report[0])
         self._listener.reports_came(reports)
 
-    def _forget(self, number: int) -> None:
-        future = self._futures.pop(number, None)
-        if future is not None:
-            future.release()
+    def _forget(self, number: int) -> Bundle | None:
+        """A request has ended, or nobody wants it any more; return its bundle, if it is known."""
+        bundle = self._bundles.pop(number, None)
+        if bundle is not None:
+            bundle.end(number)
+            if not bundle.left:
+                self._tasks.pop(bundle.number, None)
+        return bundle
 
     def _take(self) -> None:
         """Take what is no report: large results, failures of dask's own, and the loss of the scheduler."""
@@ -256,44 +279,57 @@ class _Connection:
                     self._fetch(number)
                 if time.monotonic() >= look_s:
                     self._look()
+                    if time.monotonic() >= self._size_up_s and not self._is_lost:
+                        self._size_up()
                     look_s = time.monotonic() + LOOK_S
             except Exception as error:
                 self._lose(f"dask's client failed: {type(error).__name__}: {error}")
 
     def _fetch(self, number: int) -> None:
-        """Take the last report of a request, which is the result of its dask task."""
-        future = self._futures.get(number)
+        """Take the large last reports of the bundle of a request: they are the result of its dask task."""
+        bundle = self._bundles.get(number)
+        future = None if bundle is None else bundle.future
         if future is None or self._is_lost:
             return
         data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
-        self._forget(number)
-        if data is not None:
-            self._listener.reports_came([w.unpack(data)])
+        reports = [] if data is None else list(w.unpack(data).values())
+        for report in reports:
+            self._forget(report[0])
+        self._listener.reports_came(reports)
 
     def _look(self) -> None:
         """Look whether dask has given up requests, or is gone."""
         if self._client.status != "running":
             self._lose(LOST)
-        for number, future in self._futures.copy().items():  # in one step: other threads add and remove some
-            status = future.status
-            if status == "error" and self._futures.pop(number, None) is not None:
-                self._take_error(number, future.exception())
-            elif status == "cancelled" and number in self._futures:  # while "lost" is a result that comes again
+        for bundle in self._tasks.copy().values():  # in one step: other threads add and remove some
+            future = bundle.future
+            status = None if future is None else future.status
+            if status == "error":
+                self._take_error(bundle, future.exception())
+            elif status == "cancelled" and bundle.left:  # while "lost" is a result that comes again
                 self._lose(LOST)
 
-    def _take_error(self, number: int, error: BaseException) -> None:
+    def _size_up(self) -> None:
+        """See how many threads the nodes have."""
+        self._threads_of_nodes = self._client.scheduler_info(n_workers=0)["total_threads"]
+        self._size_up_s = time.monotonic() + SIZE_UP_S
+
+    def _take_error(self, bundle: Bundle, error: BaseException) -> None:
         if isinstance(error, KilledWorker):
-            self._listener.node_lost(
-                number,
+            report = self._listener.node_lost
+            reason = (
                 f"node after node was lost while it ran the task, the last one {error.last_worker.address}; the task "
-                f"probably takes down the worker of dask, or the machine. It is not tried again",
+                f"probably takes down the worker of dask, or the machine. It is not tried again"
             )
         else:
-            self._listener.not_run(
-                number,
-                f"dask could not run the attempt: {type(error).__name__}: {error}. Nodes need the same Python and "
-                f"procbackground[dask]",
+            report = self._listener.not_run
+            reason = (
+                f"dask could not run the attempt: {type(error).__name__}: {error}. Scheduler and nodes need the same "
+                f"Python and procbackground[dask]"
             )
+        for number in tuple(bundle.left):
+            if self._forget(number) is not None:
+                report(number, reason)
 
     def _lose(self, reason: str) -> None:
         if not self._is_lost and not self._is_closing:
@@ -318,52 +354,26 @@ class _Connection:
         return not closer.is_alive() and not any(thread.is_alive() for thread in self._threads)
 
     def _disconnect(self, timeout_s: float) -> None:
-        self._futures.clear()
+        self._bundles.clear()
+        self._tasks.clear()
         if not self._is_lost and self._client.status == "running":
             try:
                 self._client.unregister_worker_plugin(self._name)
+                self._client.unregister_scheduler_plugin(self._name)
             except Exception:
                 pass  # the scheduler is gone: so are the nodes
         self._client.close(timeout=timeout_s)
 
 
-def _in_messages(requests: list[w.Request]) -> Iterator[list[w.Request]]:
-    """Cut requests into lists that are neither long nor large."""
-    together: list[w.Request] = []
+def _in_messages(bundles: list[list[w.Request]]) -> Iterator[list[list[w.Request]]]:
+    """Cut bundles into lists that are neither long nor large."""
+    together: list[list[w.Request]] = []
     size = 0
-    for request in requests:
-        if together and (size + len(request.payload) > MOST_BYTES or len(together) == MOST_TOGETHER):
+    for bundle in bundles:
+        added = sum(len(request.payload) for request in bundle)
+        if together and (size + added > MOST_BYTES or len(together) == MOST_TOGETHER):
             yield together
             together, size = [], 0
-        together.append(request)
-        size += len(request.payload)
+        together.append(bundle)
+        size += added
     yield together
-
-
-def security_of(security: Mapping[str, str | os.PathLike[str]] | str | os.PathLike[str] | None) -> Security | None:
-    """Return dask's form of `security`. Raises: `ValueError`, `FileNotFoundError`."""
-    if security is None:
-        return None
-    if not isinstance(security, Mapping):
-        security = {name: os.path.join(security, f"{name}.pem") for name in PEM_FILES}
-    if set(security) != set(PEM_FILES):
-        raise ValueError(f"security takes the paths of {', '.join(PEM_FILES)}, not {', '.join(map(str, security))}")
-    paths = {name: os.fspath(path) for name, path in security.items()}
-    for path in paths.values():
-        if not os.path.isfile(path):
-            raise FileNotFoundError(f"security: there is no file {path}")
-    return Security(require_encryption=True, **{PEM_FILES[name]: path for name, path in paths.items()})
-
-
-def is_safe(address: str) -> bool:
-    """Whether a connection is encrypted, or stays on this machine."""
-    parts = urlsplit(address)
-    if parts.scheme in ("tls", "wss", "inproc"):
-        return True
-    host = parts.hostname or ""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

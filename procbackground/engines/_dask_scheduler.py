@@ -1,0 +1,84 @@
+"""What runs in the scheduler of a dask cluster, for one manager: it knows which requests of a bundle are over.
+
+dask runs a bundle anew where its node is lost. Some of its requests may have ended by then, and must not run again. So
+a node asks here before it begins a bundle. The answer is up to date: the reports of nodes pass this process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+from procbackground.engines._bundles import key_of
+
+if TYPE_CHECKING:
+    from distributed import Scheduler
+
+OVER = "procbackground_over"  # asked by nodes
+WITHDRAW = "procbackground_withdraw"  # asked by managers
+WITHDRAWN = "procbackground-withdrawn"  # sent to a node
+SWEEP_AT = 512  # bundles of which something is known
+
+
+class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
+    """What the scheduler knows of one manager."""
+
+    def __init__(self, name: str, client: str) -> None:
+        self.name = name
+        self._client = client
+        self._over: dict[int, set[int]] = {}  # by the number of the bundle
+        self._swept: dict[int, set[int]] = {}  # of bundles that dask did not know at the last look
+
+    async def start(self, scheduler: Scheduler) -> None:
+        """Called by dask when the manager registers this."""
+        self._scheduler = scheduler
+        scheduler.handlers[OVER] = lambda name, bundle: sorted(scheduler.plugins[name].over(bundle))
+        scheduler.handlers[WITHDRAW] = lambda name, numbers: scheduler.plugins[name].withdraw(numbers)
+
+    def over(self, bundle: int) -> set[int]:
+        """Return which requests of a bundle have ended, or are not wanted."""
+        return self._over.get(bundle) or self._swept.get(bundle) or set()
+
+    def log_event(self, topic: str, msg: Any) -> None:
+        """Called by dask for each message of a node: note what ends by it."""
+        if topic == self.name:
+            for bundle, number in msg[0]:
+                self._note(bundle, number)
+
+    def _note(self, bundle: int, number: int) -> None:
+        known = self._over.get(bundle)
+        if known is None:
+            known = self._over[bundle] = self._swept.pop(bundle, set())
+            if len(self._over) > SWEEP_AT:
+                self._sweep()
+        known.add(number)
+
+    def _sweep(self) -> None:
+        """Forget bundles that dask has forgotten, but those that it had already at the last look: a manager's request
+        not to run something may come before the bundle."""
+        tasks = self._scheduler.tasks
+        known = {**self._swept, **self._over}
+        gone = {bundle for bundle in known if key_of(self.name, bundle) not in tasks}
+        self._swept = {bundle: known[bundle] for bundle in gone - self._swept.keys()}
+        self._over = {bundle: known[bundle] for bundle in known.keys() - gone}
+
+    def withdraw(self, numbers: list[tuple[int, int]]) -> None:
+        """The manager does not want these requests of bundles: they are not begun, and stopped where they run."""
+        for bundle, number in numbers:
+            self._note(bundle, number)
+            task = self._scheduler.tasks.get(key_of(self.name, bundle))
+            if task is not None and task.processing_on is not None:
+                message = {"op": WITHDRAWN, "name": self.name, "number": number}
+                self._scheduler.worker_send(task.processing_on.address, message)
+
+    def remove_client(self, scheduler: Scheduler, client: str) -> None:
+        """Called by dask when a client is gone: if it is the manager's, nodes forget that, too."""
+        if client == self._client and scheduler.plugins.get(self.name) is self:
+            self._leaving = asyncio.ensure_future(self._leave(scheduler))  # kept, as the loop does not
+
+    async def _leave(self, scheduler: Scheduler) -> None:
+        scheduler.plugins.pop(self.name, None)
+        if self.name in scheduler.worker_plugins:
+            await scheduler.unregister_worker_plugin(None, self.name)
