@@ -189,6 +189,9 @@ class ImaginaryNodes:
     def end_loop(self, number: int) -> None:
         pass
 
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        return []
+
     def close(self, timeout_s: float) -> bool:
         self._is_over = True
         self._has_work.release()

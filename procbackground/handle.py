@@ -215,7 +215,8 @@ class TaskHandle(Future[R]):
         """Return where the task is now: the Python stacks of its process, as in a traceback, without this library's.
 
         None where no attempt runs, or the process gives none within a twentieth of a second (it is stopped, or a call
-        of C code keeps it), or the system is not Linux. Raises: `ManagerClosedError` in a fork.
+        of C code keeps it), or the system is not Linux, or with an engine, the node has not answered within 2 seconds.
+        Raises: `ManagerClosedError` in a fork.
         """
         job = self._job
         return None if job is None or self._state in _DONE else self._owner.stack_of(job)

@@ -223,7 +223,10 @@ class Manager(TaskCalls, ExecutorInternals):
         return self._supervisor.stats()
 
     def processes(self) -> list[ProcessInfo]:
-        """Return a snapshot of this machine's workers; its figures are taken in this call, for whole process trees."""
+        """Return a snapshot of the workers; its figures are taken in this call, for whole process trees.
+
+        With an engine, of those of all nodes that answer within 2 seconds.
+        """
         return self._supervisor.processes()
 
     def report(self) -> RunReport:

@@ -111,12 +111,12 @@ class Stats:
 class ProcessInfo:
     """One worker process at one moment.
 
-    Attributes: `pid`; `task` and `attempt`, None while idle; `since`, the `time.time()` at which it began what it
-    does now; `rss` in bytes and `cpu_percent` (mean since the start; 100 is one core), both of the process and its
-    descendants, from /proc, or from `psutil` where there is none. `rss` of a single process is its resident size. Of
-    several, pages that they share after a fork count once: it is the sum of their proportional shares (`Pss` of
-    /proc/PID/smaps_rollup, `psutil`'s `pss` or `uss`), or the resident size of the largest if that is more. Reading it
-    takes the kernel 20 to 50 ms for each GiB.
+    Attributes: `pid`; `task` and `attempt`, None while idle; `since`, the `time.time()` at which it began what it does
+    now; `node`, where it runs with an engine, else None; `rss` in bytes and `cpu_percent` (mean since the start; 100 is
+    one core), both of the process and its descendants, from /proc, or from `psutil` where there is none. `rss` of a
+    single process is its resident size. Of several, pages that they share after a fork count once: it is the sum of
+    their proportional shares (`Pss` of /proc/PID/smaps_rollup, `psutil`'s `pss` or `uss`), or the resident size of the
+    largest if that is more. Reading it takes the kernel 20 to 50 ms for each GiB.
     """
 
     pid: int
@@ -125,6 +125,7 @@ class ProcessInfo:
     since: float
     rss: int
     cpu_percent: float
+    node: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -177,6 +177,16 @@ class NodeAgent:
         if run is not None:
             run.ask(lambda: run.supervisor.end_loops(0.0))
 
+    def answer(self, question: str) -> list[tuple[Any, ...]]:
+        """Answer a question of the manager; see `_wire.attempts`. Blocks for a moment."""
+        with self._changed:
+            supervisors = {self._supervisor, *(run.supervisor for run in self._running.values())}
+        ask = NodeSupervisor.process_facts if question == w.PROCESSES else NodeSupervisor.stack_facts
+        try:
+            return [facts for supervisor in supervisors for facts in ask(supervisor)]
+        except (ManagerClosedError, OSError):
+            return []  # the node is closing
+
     def drain(self, timeout_s: float) -> bool:
         """Take nothing more, and wait until what runs has ended; return whether it has."""
         with self._changed:

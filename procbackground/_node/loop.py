@@ -257,6 +257,34 @@ class NodeSupervisor(Supervisor):
         """End a request, unless it runs and only those that wait are meant. From any thread; does not wait."""
         self._do(lambda: self._loop.withdraw(handle, is_running_too))
 
+    def process_facts(self) -> list[tuple[Any, ...]]:
+        """Return of each process the number of its request, or 0, and the facts of its `ProcessInfo` but the task."""
+        if not self._loop.is_ready:
+            return []
+        return [
+            (0 if job is None else _number_of(job), info.pid, info.attempt, info.since, info.rss, info.cpu_percent)
+            for info, job in self._loop.sampler.sample()
+        ]
+
+    def stack_facts(self) -> list[tuple[Any, ...]]:
+        """Return of each request that runs its number, for how long, and its raw stacks or why there are none."""
+        numbers = self.ask(lambda: {
+            worker.pid: _number_of(job)
+            for worker in self._loop.scheduler.workers
+            if worker.pid and (job := worker.current) is not None
+        })  # fmt: skip
+        return [
+            (numbers[each.pid], each.running_for_s, each.raw_stack, each.reason)
+            for each in self.stacks()
+            if each.pid in numbers
+        ]
+
+
+def _number_of(job: Job) -> int:
+    handle: Any = job.handle
+    number: int = handle.number
+    return number
+
 
 def _nothing() -> None:
     """Stands in for the function of a request, which only the child loads."""

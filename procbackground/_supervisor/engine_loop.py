@@ -14,6 +14,7 @@ from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.places import PlaceScheduler
+from procbackground._supervisor import views, views_of_nodes
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.loop import Loop
 from procbackground._supervisor.place import Place, PlaceLauncher
@@ -131,6 +132,7 @@ class EngineSupervisor(Supervisor):
     """What `Manager` calls where it has an engine."""
 
     make_loop = EngineLoop
+    _loop: EngineLoop
 
     def is_running(self, job: Job) -> bool:
         """Whether an attempt of the job runs on a node, for all that is known here."""
@@ -139,9 +141,19 @@ class EngineSupervisor(Supervisor):
         return super().is_running(job) and place is not None and place.has_begun
 
     def processes(self) -> list[ProcessInfo]:
-        """Return nothing: the processes are on other machines."""
+        """Return a snapshot of the processes of all nodes that answer within `ASK_S`."""
         self._acceptance.check_fork()
-        return []
+        return [] if self._is_quiet else self.run_aside(lambda: views_of_nodes.take_processes(self._loop))
+
+    def stacks(self, job: Job | None = None) -> list[views.Running]:
+        """Return the attempts that run now, or only that of `job`, each with its stacks if its node answers."""
+        self._acceptance.check_fork()
+        return [] if self._is_quiet else self.run_aside(lambda: views_of_nodes.take_stacks(self._loop, job))
+
+    @property
+    def _is_quiet(self) -> bool:
+        """Whether no node has anything of this manager."""
+        return not self._loop.is_ready or self._loop.engine_is_over or self._loop.acceptance.breakage is not None
 
 
 def settings_of(options: Options) -> w.NodeSettings:

@@ -165,6 +165,10 @@ class Places(Workers):
     def note_ready(self, worker: Worker) -> None:
         """A place is no process."""
 
+    def running(self) -> dict[int, tuple[Worker, Job]]:
+        """Return the places whose requests the engine has, with their jobs, by the numbers of the requests."""
+        return {number: (worker, job) for number, worker in self._workers.items() if (job := worker.current)}
+
     # -- from the engine -----------------------------------------------------------------------------------
 
     def take(self, reports: Sequence[w.Report]) -> None:

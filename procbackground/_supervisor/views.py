@@ -25,12 +25,16 @@ class Running(NamedTuple):
     running_for_s: float
     raw_stack: str | None
     reason: str | None  # why there is no stack, where that is known
+    node: str = ""  # where it runs, with an engine
 
     def __str__(self) -> str:
         where = self.stack
         if where is None:
             where = f"  there is no Python stack: {self.reason or why_no_stack()}"
-        head = f"{self.name!r} (attempt {self.attempt}), process {self.pid}, running for {self.running_for_s:.1f} s"
+        place = f" of {self.node}" if self.node else ""
+        head = (
+            f"{self.name!r} (attempt {self.attempt}), process {self.pid}{place}, running for {self.running_for_s:.1f} s"
+        )
         return f"{head}:\n{where}"
 
     @property

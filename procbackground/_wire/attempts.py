@@ -30,6 +30,11 @@ LOOP_ENDED: Final = "loop ended"  # after its running iteration, as asked
 STOPPED: Final = "stopped"  # it was withdrawn, or its node closes
 REFUSED: Final = "refused"  # the node can run nothing: body of a failure's frame
 
+ANSWER: Final = "answer"  # of a node, to a question of the manager; see `engines.port.Engine.ask`
+
+PROCESSES: Final = "processes"  # a question: of each process the number of its request or 0, and facts of `ProcessInfo`
+STACKS: Final = "stacks"  # a question: of each request that runs its number, seconds, stacks or None, reason or None
+
 ENDS: Final = frozenset({VALUE, FAILURE, DEATH, LOOP_ENDED, STOPPED, REFUSED})
 
 Report: TypeAlias = "tuple[Any, ...]"

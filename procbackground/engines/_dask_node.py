@@ -24,7 +24,7 @@ from distributed.utils import sync
 from procbackground._node.agent import NodeAgent, node_name
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of
-from procbackground.engines._dask_scheduler import OVER, WITHDRAWN
+from procbackground.engines._dask_scheduler import ASKED, OVER, WITHDRAWN
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -63,8 +63,10 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._bundles: dict[int, int] = {}  # that run here and have several requests: of each, the number of its bundle
         self._is_leaving = False  # dask takes no results of tasks any more
         self._running: dict[int, list[int]] = {}  # the requests of each bundle that runs here
-        self._agent = NodeAgent(settings, worker.state.nthreads, node_name(worker.address), self._send)
+        self._node = node_name(worker.address)
+        self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send)
         worker.stream_handlers[WITHDRAWN] = partial(_withdraw, worker)
+        worker.stream_handlers[ASKED] = partial(_ask, worker)
         _departure.plugins.add(self)
         _departure.prepare(worker)
 
@@ -121,6 +123,14 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
     def withdraw(self, number: int) -> None:
         """Stop a request, if it is here."""
         self._agent.cancel(number)
+
+    def ask(self, number: int, question: str) -> None:
+        """Answer a question of the manager soon."""
+
+        def answer() -> None:
+            self._send((number, w.ANSWER, self._node, self._agent.answer(question)))
+
+        threading.Thread(target=answer, name="procbackground-answer").start()
 
     def end_loop(self, number: int) -> None:
         """Let a loop end after its running iteration."""
@@ -200,6 +210,11 @@ def _is_large(report: w.Report) -> bool:
     return any(isinstance(fact, bytes) and len(fact) > MOST_BYTES for fact in report)
 
 
+def address_of(node: str) -> str:
+    """Return the address in the name of a node, see `node_name`."""
+    return node.rpartition("(")[2].removesuffix(")")
+
+
 def run_bundle(name: str, bundle: int, data: bytes) -> bytes | None:
     """The dask task: run the requests of a bundle of the manager `name`."""
     return _plugin_of(get_worker(), name).run(bundle, data)
@@ -210,6 +225,13 @@ def _withdraw(worker: Worker, name: str, number: int) -> None:
     plugin = worker.plugins.get(name)
     if plugin is not None:
         plugin.withdraw(number)
+
+
+def _ask(worker: Worker, name: str, number: int, question: str) -> None:
+    """The manager asks something. Called by dask, in the thread of the worker's event loop."""
+    plugin = worker.plugins.get(name)
+    if plugin is not None:
+        plugin.ask(number, question)
 
 
 def end_loop(name: str, number: int, dask_worker: Worker) -> None:

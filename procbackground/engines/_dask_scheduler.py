@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
 OVER = "procbackground_over"  # asked by nodes
 WITHDRAW = "procbackground_withdraw"  # asked by managers
+ASK = "procbackground_ask"
 WITHDRAWN = "procbackground-withdrawn"  # sent to a node
+ASKED = "procbackground-asked"
 SWEEP_AT = 512  # bundles of which something is known
 
 
@@ -36,6 +38,7 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         self._scheduler = scheduler
         scheduler.handlers[OVER] = lambda name, bundle: sorted(scheduler.plugins[name].over(bundle))
         scheduler.handlers[WITHDRAW] = lambda name, numbers: scheduler.plugins[name].withdraw(numbers)
+        scheduler.handlers[ASK] = lambda name, **what: scheduler.plugins[name].ask(**what)
 
     def over(self, bundle: int) -> set[int]:
         """Return which requests of a bundle have ended, or are not wanted."""
@@ -72,6 +75,14 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             if task is not None and task.processing_on is not None:
                 message = {"op": WITHDRAWN, "name": self.name, "number": number}
                 self._scheduler.worker_send(task.processing_on.address, message)
+
+    def ask(self, number: int, question: str, address: str | None) -> int:
+        """Pass a question on to all nodes, or the one of this address; return how many there are. Waits for none."""
+        asked = [each for each in self._scheduler.workers if address in (None, each)]
+        for each in asked:
+            message = {"op": ASKED, "name": self.name, "number": number, "question": question}
+            self._scheduler.worker_send(each, message)
+        return len(asked)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Called by dask when a client is gone: if it is the manager's, nodes forget that, too."""

@@ -24,9 +24,10 @@ except ImportError as _error:
     raise ImportError("DaskEngine needs dask.distributed: install procbackground[dask]") from _error
 
 from procbackground._wire import attempts as w
+from procbackground.engines._answers import Answers
 from procbackground.engines._bundles import Bundle, in_bundles, key_of
-from procbackground.engines._dask_node import LARGE, NodePlugin, end_loop, run_bundle
-from procbackground.engines._dask_scheduler import WITHDRAW, SchedulerSide
+from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
+from procbackground.engines._dask_scheduler import ASK, WITHDRAW, SchedulerSide
 from procbackground.engines._dask_security import is_safe, security_of
 
 if TYPE_CHECKING:
@@ -116,6 +117,9 @@ class DaskEngine:
     def end_loop(self, number: int) -> None:
         self._connection.put(self._connection.end_loop, number)
 
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        return self._connection.ask(question, node, timeout_s) if self._was_used else []
+
     def close(self, timeout_s: float) -> bool:
         return not self._was_used or self._connection.close(timeout_s)
 
@@ -136,6 +140,7 @@ class _Connection:
         self._bundles: dict[int, Bundle] = {}  # of each request that has not ended
         self._tasks: dict[int, Bundle] = {}  # of dask, by the number of the bundle
         self._threads_of_nodes = 0
+        self._answers = Answers()
         self._is_lost = self._is_closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
         self._next: tuple[Any] | None = None  # what was taken from there too early
@@ -243,6 +248,16 @@ class _Connection:
     def end_loop(self, number: int) -> None:
         self._client.run(end_loop, self._name, number, on_error="ignore")
 
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        address = None if node is None else address_of(node)
+        return self._answers.collect(
+            lambda number: self._client.sync(
+                getattr(self._client.scheduler, ASK), name=self._name, number=number, question=question,
+                address=address, callback_timeout=timeout_s,
+            ),
+            timeout_s,
+        )  # fmt: skip
+
     # -- taking --------------------------------------------------------------------------------------------
 
     def _take_event(self, event: tuple[float, tuple[Any, bytes]]) -> None:
@@ -251,6 +266,9 @@ class _Connection:
         for report in w.unpack(event[1][1]):
             if report[1] == LARGE:
                 self._large.put(report[0])
+                continue
+            if report[1] == w.ANSWER:
+                self._answers.take(*report)
                 continue
             reports.append(report)
             if report[1] in w.ENDS:

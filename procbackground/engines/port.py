@@ -7,7 +7,7 @@ and notices what is lost; limits, retries, handles and observers are not its bus
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     from procbackground._wire.attempts import NodeSettings, Report, Request
@@ -34,7 +34,7 @@ class Listener(Protocol):
 
 
 class Engine(Protocol):
-    """Runs attempts on the nodes of a cluster. No method but `start` and `close` blocks.
+    """Runs attempts on the nodes of a cluster. No method but `start`, `ask` and `close` blocks.
 
     A node runs each request by `procbackground._node.agent.NodeAgent`, which makes the reports. Where a node is lost,
     the engine runs its requests on others: so each is run at least once, and exactly once while no node is lost. It
@@ -66,6 +66,13 @@ class Engine(Protocol):
 
     def end_loop(self, number: int) -> None:
         """Let a loop end after its running iteration."""
+        ...
+
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        """Ask all nodes, or the one of this name, one of the questions of `_wire.attempts`. Blocks.
+
+        Returns name and answer of each node that has answered in time: what its agent's `answer` returned.
+        """
         ...
 
     def close(self, timeout_s: float) -> bool:

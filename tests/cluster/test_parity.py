@@ -49,8 +49,6 @@ DIFFERENT = {
     "test_what_is_larger_than_a_pipe_costs_no_worker": ON_ANY_NODE,
     "test_max_tasks_per_child_renews_the_process": ON_ANY_NODE,
     "test_isolated_tasks_keep_to_max_workers": OTHER_MACHINES,
-    "test_processes_tells_what_each_one_does": OTHER_MACHINES,
-    "test_an_idle_process_has_no_task": OTHER_MACHINES,
 }
 
 for _module in MODULES:
