@@ -7,13 +7,14 @@ access from the present state; nothing is kept for them.
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
     from multiprocessing.context import BaseContext
+    from typing import Any
 
     from procbackground._state.fleet import Worker
     from procbackground._supervisor.supervisor import Supervisor

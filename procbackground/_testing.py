@@ -116,7 +116,7 @@ class View:
 
     def prefetch_depth(self, fn: Callable[..., Any]) -> int:
         """How many tasks of `fn` may be on their way to one worker, by what is known of their duration."""
-        return self._manager._recipes[fn].depth
+        return self._manager._submitter.call_recipes[fn].depth
 
     def rows_learned(self, fn: Callable[..., Any]) -> int:
         """How many rows of `fn` made a chunk in the last map of it."""

@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NoReturn
+from contextlib import contextmanager
 
 from procbackground._compat import ExecutorInternals
 from procbackground._load import load
-from procbackground._submit import checks
 from procbackground._submit.calls import TaskCalls
-from procbackground._submit.closing import close_block, close_block_async, closing_on_signals, register_for_exit
-from procbackground._submit.recipes import Defaults, Submitter, task_type
-from procbackground.report import CloseReport, ProcessInfo, Stats
-from procbackground.retry import Retry
-from procbackground.task import Output, TaskType, as_duration, parse_size
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from contextvars import ContextVar
     from multiprocessing.context import BaseContext
+    from typing import Any, Literal, NoReturn
 
     from procbackground._report.run import RunReport
-    from procbackground._supervisor.supervisor import Supervisor
     from procbackground.engines import Engine
     from procbackground.observers import Observer
+    from procbackground.report import CloseReport, ProcessInfo, Stats
+    from procbackground.retry import Retry
+    from procbackground.task import Output, TaskType
+
 
 class Manager(TaskCalls, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
@@ -152,61 +150,9 @@ class Manager(TaskCalls, ExecutorInternals):
         max_pending_bytes: float | str | None = None,
         engine: Engine | None = None,
     ) -> None:
-        # Long because the options are many: each is checked here, and goes to the part that it is for.
-        context_in_use = checks.context_of(mp_context)
-        checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
-        max_pending_bytes = checks.checked_when_full(when_full, max_pending_bytes)
-        grace = as_duration("grace", grace, may_be_zero=True)
-        start_timeout = as_duration("start_timeout", start_timeout)
-        exit_timeout = checks.checked_timeout(exit_timeout, "exit_timeout")
-        from_parent = checks.what_children_get(main_import, engine)
-        setup = checks.setup_of_children(threads_per_task, env, cwd, nice, cpu_affinity)
-        machine = load("procbackground._supervisor.machine")
-        max_workers = checks.default_workers(setup, engine) if max_workers is None else max_workers
-        observers = checks.as_observers(observer, progress=progress)
-        carrier = checks.carrier_of(context, observers)
-        defaults = Defaults(
-            retry, timeout, stalled_threshold, memory_limit, checks.any_observes_stalls(observers),
-            output=output, shows_progress=progress,
-            find_needs=checks.needs_finder(max_workers, slots, env, machine.total_memory_bytes, engine),
-        )  # fmt: skip
-        first_call = None if initializer is None else (initializer, tuple(initargs))
-        if inline:
-            checks.check_inline(journal, status, engine)
-            home = load("procbackground._supervisor.inline")
-            stand_in = home.InlineSupervisor(context_in_use, first_call, observers, slots or {})
-            super().__init__(stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers)
-            return
-        servers = [checks.status_server(name, max_workers)] if status else []
-        with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
-            undo.callback(checks.discard_all, servers)
-            writer, with_key = checks.journal_at(journal)
-            # Only now: a child imports this module with the main module that uses it, and makes no manager.
-            supervisor: Supervisor = checks.supervisor_for(engine)(
-                context=context_in_use,
-                max_workers=max_workers,
-                max_tasks_per_child=max_tasks_per_child,
-                initializer=first_call,
-                observers=[*observers, *servers],
-                keeps_spare=defaults.retry is not None and defaults.retry.can_retry,
-                max_pending=max_pending,
-                refuses_when_full=when_full == "raise",
-                grace_s=grace,
-                start_timeout_s=start_timeout,
-                min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
-                preload=tuple(preload),
-                setup=setup,
-                journal=writer,
-                exit_timeout_s=exit_timeout,
-                slots=slots,
-                max_pending_bytes=max_pending_bytes,
-                **from_parent,
-            )
-            undo.pop_all()
-        super().__init__(supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers)
-        register_for_exit(load("procbackground._supervisor.supervisor").close_all_at_exit)
-        for server in servers:
-            server.start(load("procbackground._supervisor.overview").Overview(supervisor))
+        options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        # Only now: a child imports this module with the main module that uses it, and makes no manager.
+        super().__init__(*load("procbackground._submit.making").make_parts(**options))
 
     # -- asking and waiting --------------------------------------------------------------------------------
 
@@ -216,7 +162,7 @@ class Manager(TaskCalls, ExecutorInternals):
 
     def count_of(self, type: TaskType | str) -> int:
         """Return how many tasks of that type have not ended. Raises: `UnknownTaskTypeError`."""
-        return self._supervisor.count(loops=task_type(type) is TaskType.LOOP)
+        return self._supervisor.count(loops=load("procbackground._submit.recipes").task_type(type) == "loop")
 
     def stats(self) -> Stats:
         """Return the counters since the manager's start."""
@@ -265,7 +211,7 @@ class Manager(TaskCalls, ExecutorInternals):
         than timeout, grace and a few seconds together.
         Idempotent, and safe from any thread; a second call with a shorter timeout hastens the first.
         """
-        return self._supervisor.close(checks.checked_timeout(timeout))
+        return self._supervisor.close(load("procbackground._submit.checks").checked_timeout(timeout))
 
     @contextmanager
     def closing_on(self, *signals: int, timeout: float | None = None) -> Iterator[Manager]:
@@ -277,7 +223,8 @@ class Manager(TaskCalls, ExecutorInternals):
         that `signal.signal` sets within the block replaces the one of the block.
         Raises: `ValueError` in another thread.
         """
-        with closing_on_signals(self._supervisor, signals, checks.checked_timeout(timeout)):
+        timeout = load("procbackground._submit.checks").checked_timeout(timeout)
+        with load("procbackground._submit.closing").closing_on_signals(self._supervisor, signals, timeout):
             yield self
 
     def __enter__(self) -> Manager:
@@ -286,14 +233,14 @@ class Manager(TaskCalls, ExecutorInternals):
     def __exit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
         # An exception that leaves the block (Ctrl-C too) means that the other results are not wanted.
         if not self._supervisor.is_foreign:  # a fork leaves the block, too, and the manager is its parent's
-            close_block(self._supervisor, exc_type)
+            load("procbackground._submit.closing").close_block(self._supervisor, exc_type)
 
     async def __aenter__(self) -> Manager:
         return self
 
     async def __aexit__(self, exc_type: type[BaseException] | None, exc: object, traceback: object) -> None:
         if not self._supervisor.is_foreign:
-            await close_block_async(self._supervisor, exc_type)
+            await load("procbackground._submit.closing").close_block_async(self._supervisor, exc_type)
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Manager belongs to the process that made it; a task can make one of its own")

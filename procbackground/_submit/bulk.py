@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator
 from concurrent.futures import Executor
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, overload
 
 from procbackground._load import load
-from procbackground._submit import checks
-from procbackground._submit.recipes import Submitter
-from procbackground.task import Task
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterable, Callable, Iterable, Iterator
+    from typing import Any, Literal, TypeVar, overload
+
+    from procbackground._submit.recipes import Submitter
     from procbackground._submit.stream import Stream
     from procbackground.shared import Shared
+    from procbackground.task import Task
 
-R = TypeVar("R")
-T = TypeVar("T")
+    R = TypeVar("R")
+    T = TypeVar("T")
 
 
 class BulkCalls(Executor):
@@ -82,7 +83,7 @@ class BulkCalls(Executor):
                 manager shows them anyway. The total is known if an iterable has a length.
         Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
         """
-        checks.check_map(fn, chunksize, buffersize, self._submitter.fields)
+        load("procbackground._submit.checks").check_map(fn, chunksize, buffersize, self._submitter.fields)
         is_apart = self._supervisor.is_inline or self._submitter.with_key is not None
         return load("procbackground._submit.map.start").start_map(  # type: ignore[no-any-return]
             self._submitter,
@@ -117,7 +118,7 @@ class BulkCalls(Executor):
         it blocks, and it may block for ever without holding up anything else. In `async for` it may be asynchronous;
         then it is pulled by a task of the event loop. Waits for room in a full queue, whatever `when_full` says.
         """
-        checks.check_buffersize(buffersize)
+        load("procbackground._submit.checks").check_buffersize(buffersize)
         submit_task = self._submitter.waiting_for_room().submit_task
         make: type[Stream[R]] = load("procbackground._submit.stream").Stream
         return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)

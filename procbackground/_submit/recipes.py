@@ -174,6 +174,12 @@ class Submitter:
         recipe, error = self._recipe_of_task(task)
         self._submit(handle, recipe, error, task.fn, task.args, task.kwargs, task.key)
 
+    def submit_new_task(self, task: Task[Any]) -> TaskHandle[Any]:
+        """Give `task` to the supervisor and return its handle."""
+        handle: TaskHandle[Any] = TaskHandle(self.port, None, task)
+        self.submit_task(handle, task)
+        return handle
+
     def submit_row(self, fn: Callable[..., Any], args: tuple[Any, ...], handle: TaskHandle[Any]) -> TaskHandle[Any]:
         """Give a row of a map that has a handle already to the supervisor, as a task of its own."""
         recipe, error = self._recipe_of_call(handle.task)
