@@ -66,7 +66,7 @@ class Worker:
         self.executor = Executor(self.channel, words)
         self.executor.slots = boot.slots
         self.pid = -1
-        self.has_title = True  # a rehearsal has none
+        self.is_rehearsal = False  # which sets no title and guards no handlers
         self.is_forked = False  # by a zygote, which adopts our orphans
 
     @property
@@ -81,7 +81,7 @@ class Worker:
 
     def install_signal_handlers(self, notes_fd: int) -> None:
         """Install the signal handlers of a worker; stack dumps are written to `notes_fd`."""
-        if self.has_title:
+        if not self.is_rehearsal:
             handlers.guard(self.executor)
         _signal.signal(_signal.SIGINT, do_nothing)  # again: a preloaded module may have set a handler
         _signal.siginterrupt(_signal.SIGINT, False)
@@ -131,7 +131,7 @@ class Worker:
             self.executor.spool.open()  # before the first request: a later manager waits for the end of this process
         self.words[self.base + PID] = self.pid  # for the warden
         self.executor.leftovers.open(self.words[self.base + MARK], os.getppid() if self.is_forked else 0)
-        if self.has_title:
+        if not self.is_rehearsal:
             self.executor.title = Title()
         set_finder(self.executor.current)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:

@@ -63,7 +63,7 @@ def _run_worker(may_set_signals: bool) -> None:
         fds += os.pipe()
         tasks, to_worker, _, answer = fds
         worker = Worker(_make_words(), Boot(None, relay.Levels()))
-        worker.has_title = False
+        worker.is_rehearsal = True
         if may_set_signals:
             detach_from_zygote(())
             worker.install_signal_handlers(answer)
