@@ -8,6 +8,7 @@ other modules are its parts, and each imports only those above it in this list:
     job, queue, pipeline        one accepted task; those that wait; those on their way to one worker
     fleet                       one worker and its table
     state                       all data of one scheduler, and the moves that keep its counts right
+    enqueue                     many jobs at once to the queue
     outcomes                    how jobs end, wait for their next attempt, or go (back) to the queue
     stops, gate                 stopping and dismissing workers; holding attempts back while memory is short
     launches                    starting workers: how many, at what pace, and when to give up

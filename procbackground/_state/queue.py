@@ -66,6 +66,11 @@ class JobQueue:
         line.fresh.append(job)
         self.length += 1
 
+    def extend(self, priority: int, jobs: list[Job]) -> None:
+        """Append jobs of this priority that were accepted after all others."""
+        self._line_for(priority).fresh.extend(jobs)
+        self.length += len(jobs)
+
     def push_back(self, job: Job) -> None:
         """Put back a job, among the others by its order of acceptance."""
         heapq.heappush(self._line_for(job.recipe.priority).back, (job.number, job))
@@ -93,6 +98,32 @@ class JobQueue:
         """Take the job that `peek` has just returned."""
         self.length -= 1
         return self._lines[-self._order[0]].pop()
+
+    def take(self, most: int, is_behind: bool) -> list[Job]:
+        """Take up to `most` jobs that may be in one worker's pipe, where others are already if `is_behind`.
+
+        A job with a `depth` of 1 must have the pipe to itself.
+        """
+        taken: list[Job] = []
+        while len(taken) < most:
+            job = self.peek()
+            if job is None or (job.recipe.depth == 1 and (is_behind or taken)):
+                break
+            line = self._lines[-self._order[0]]
+            if line.back:
+                taken.append(line.pop())
+                continue
+            # Those that came in order, in one go: a `peek` and a `pop` for each would be a quarter of a refill's time.
+            fresh = line.fresh
+            while fresh and len(taken) < most:
+                job = fresh[0]
+                if job.state == QUEUED:
+                    if job.recipe.depth == 1 and (is_behind or taken):
+                        break
+                    taken.append(job)
+                fresh.popleft()
+        self.length -= len(taken)
+        return taken
 
     def note_ended(self) -> None:
         """A job of this queue has ended where it waits; its state says so already."""

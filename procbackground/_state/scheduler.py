@@ -10,12 +10,15 @@ neither command nor event object ("shortcut" marks where it bypasses the tables 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from procbackground._state import arrivals, fleet, invariants, launches, limits, loops, needy, outcomes, staffing, stops
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state.commands import Clocks
+from procbackground._state.enqueue import enqueue, note_queued
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.gate import MemoryGate, memory_not_seen
 from procbackground._state.job import SETTLED, Job
@@ -23,6 +26,8 @@ from procbackground._state.launches import SHORTAGE, Launches
 from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
+
+_recipe_of = attrgetter("recipe")
 
 
 class Scheduler(State):
@@ -93,18 +98,18 @@ class Scheduler(State):
                 self.next_scan_s = now_s + recipe.watch_s
             return worker
         job.started_s = now_s  # of its wait, until it is sent
-        queue = self.queue
-        queue.push(job)
-        if not self.needs_staff:
-            starting = self.starting
-            # Whether the queue could use more workers than there are and will be.
-            self.needs_staff = (
-                bool(self.idle)
-                or (self.active + starting < self.max_workers and starting < queue.length)
-                or self.fresh_queue.length > 0
-                or (self.gate is not None and self.gate.is_shut)
-            )
+        self.queue.push(job)
+        note_queued(self)
         return None
+
+    def accept_all(self, jobs: list[Job], now_s: float) -> None:
+        """Take in one-offs that came together, as `accept` does those that are not alone. Call `staff` afterwards."""
+        for recipe, group in groupby(jobs, _recipe_of):
+            if recipe.is_apart or recipe.deadline_s != NO_LIMIT:
+                for job in group:
+                    self.accept(job, now_s, is_alone=False)
+            else:
+                enqueue(self, recipe, list(group), now_s)
 
     def accept_loop(self, loop: Job, now_s: float) -> None:
         """Take in a loop."""

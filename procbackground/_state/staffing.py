@@ -92,22 +92,16 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
         return []
     if not held:
         pipeline.head_since_s = now_s
-    given: list[Job] = []
-    sent = pipeline.sent
     waited_s = now_s - first.started_s  # since it was accepted
-    while room > 0:
-        job = queue.peek()
-        if job is None or (job.recipe.depth == 1 and (held or given)):
-            break
-        queue.pop()
+    given = queue.take(room, held > 0)
+    sent = pipeline.sent
+    for job in given:
         sent += 1
-        room -= 1
         job.sequence = sent
         job.worker = worker
         job.started_s = now_s
         job.state = a.SENT  # shortcut
-        jobs.append(job)
-        given.append(job)
+    jobs.extend(given)
     pipeline.sent = sent
     if given and first.attempt == 1:  # of the first, for all: they were queued together as a rule
         state.figures.of(first.recipe.name).waited.add(waited_s, len(given))

@@ -107,7 +107,7 @@ class Settler:
         keyed = self.keyed
         relayed = worker.process.relayed
         pid = worker.pid
-        name, in_a_row, tasks, row_since_s = "", 0, 0, since_s  # answers in a row of one name, for the figures
+        row_recipe, in_a_row, tasks, row_since_s = jobs[0].recipe, 0, 0, since_s  # answers in a row, for the figures
         each_s = (now_s - since_s) / len(jobs)
         # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
@@ -115,7 +115,8 @@ class Settler:
         for job, body in zip(jobs, values, strict=True):
             if job.worker is not worker:
                 continue  # it was cancelled
-            if job.recipe.needs_verdict or (relayed and job.sequence in relayed) or (
+            recipe = job.recipe
+            if recipe.needs_verdict or (relayed and job.sequence in relayed) or (
                 body
                 and (
                     may_extend
@@ -134,13 +135,13 @@ class Settler:
                 cost = None
                 continue
             handle: Any = job.handle
+            handle._success = success if cost is None else (*success[:3], *cost)
             if job.history is not None:
                 outcomes.end_timers(self._scheduler, job)
-            if job.history is not None and job.history.attempts:
-                job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
-                handle._history = tuple(job.history.attempts)
-            else:
-                handle._success = success if cost is None else (*success[:3], *cost)
+                if job.history.attempts:
+                    job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
+                    handle._success = None
+                    handle._history = tuple(job.history.attempts)
             cost = None
             value = pickle.loads(body) if body else None
             if handle._settle(FINISHED, value, None, sleepers):
@@ -148,17 +149,20 @@ class Settler:
             if has_event:
                 self._events.task("on_task_succeeded", job, result=value)
             count += 1
-            if job.recipe.name is not name:
+            if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    self._figures.succeeded(pid, name, tasks, row_since_s, row_end_s)
+                    self._figures.succeeded(pid, row_recipe.name, tasks, row_since_s, row_end_s)
                     row_since_s = row_end_s
-                name, in_a_row, tasks = job.recipe.name, 0, 0
+                row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
-            tasks += handle.plain_rows() if job.recipe.is_chunk else 1
+            if recipe.is_chunk:
+                tasks += handle.plain_rows()
+            else:
+                tasks += 1
         if in_a_row:
             cpu_s, peak_bytes = batch.cost or (None, None)
-            self._figures.succeeded(pid, name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
+            self._figures.succeeded(pid, row_recipe.name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
         return count
 
     # -- verdicts ------------------------------------------------------------------------------------------

@@ -127,18 +127,17 @@ class World:
         name: str = "",
         recipe: Recipe | None = None,
         *,
-        is_alone: bool = True,
         payload: bytes = b"payload",
         **limits: Any,
     ) -> Job:
-        """Give the scheduler a job; with others behind it in the inbox it is not `is_alone`."""
+        """Give the scheduler a job that is alone in the inbox."""
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
         job = Job(Receipt(name or f"job {len(self.jobs) + 1}"), recipe, payload)  # type: ignore[arg-type]
         self.jobs.append(job)
         if recipe.is_loop:
             self.scheduler.accept_loop(job, self.now_s)
         else:
-            worker = self.scheduler.accept(job, self.now_s, is_alone=is_alone)
+            worker = self.scheduler.accept(job, self.now_s)
             if worker is not None:
                 self._write(worker, [job])
         if self._reads_now:
@@ -149,11 +148,12 @@ class World:
         recipe = recipe if recipe is not None else Recipe("task", b"", **limits)
         return [self.submit(recipe=recipe) for _ in range(count)]
 
-    def submit_burst(self, count: int) -> list[Job]:
+    def submit_burst(self, *recipes: Recipe) -> list[Job]:
         """Give the scheduler jobs that were in the inbox together, and then have it staff, as the supervisor does."""
-        reads_at_once, self._reads_at_once = self._reads_at_once, False
-        jobs = [self.submit(is_alone=number == count - 1) for number in range(count)]
-        self._reads_at_once = reads_at_once
+        first = len(self.jobs) + 1
+        jobs = [Job(Receipt(f"job {first + i}"), each, b"payload") for i, each in enumerate(recipes)]  # type: ignore[arg-type]
+        self.jobs += jobs
+        self.scheduler.accept_all(jobs, self.now_s)
         self.staff()
         return jobs
 

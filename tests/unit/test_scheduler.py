@@ -725,7 +725,7 @@ def test_the_last_of_a_burst_does_not_go_before_the_others():
     world = prompt_world(max_workers=1)
     world.answer(world.submit("warms the worker"))
     assert world.idle()
-    burst = world.submit_burst(3)
+    burst = world.submit_burst(*[Recipe("task", b"")] * 3)
     assert world.begun_jobs()[1:] == burst[:1]
 
 

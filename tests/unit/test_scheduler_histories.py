@@ -88,11 +88,10 @@ class SchedulerMachine(RuleBasedStateMachine):
         self.world.staff()
 
     @precondition(lambda self: not self.is_closing)
-    @rule(name=st.sampled_from(sorted(RECIPES)))
-    def submit_in_a_burst(self, name: str) -> None:
-        for _ in range(3):
-            self.world.submit(recipe=self.recipe(name), is_alone=False)
-        self.world.staff()
+    @rule(names=st.lists(st.sampled_from(sorted(RECIPES)), min_size=2, max_size=6))
+    def submit_in_a_burst(self, names: list[str]) -> None:
+        recipes = [self.recipe(name) for name in names]
+        self.world.submit_burst(*[each for each in recipes if not each.is_loop])
 
     @precondition(lambda self: self.world.jobs)
     @rule(index=st.integers(0, 30))
