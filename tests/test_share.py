@@ -297,6 +297,30 @@ def test_the_value_in_the_parent_is_read_only_and_always_the_same(shared):
         shared.value[0] = 1
 
 
+class LoadedByTwo:
+    """A value whose loading does not end before two threads are in it."""
+
+    both_are_here = threading.Barrier(2)
+
+    def __setstate__(self, state):
+        self.both_are_here.wait(PATIENCE_S)
+
+    def __getstate__(self):
+        return True
+
+
+def test_threads_that_load_the_value_at_once_get_the_same(manager):
+    shared = manager.share(LoadedByTwo())
+    values = []
+    threads = [threading.Thread(target=lambda: values.append(shared.value)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    first, second = values
+    assert first is second is shared.value
+
+
 def test_other_arguments_beside_it_stay_writable(manager, shared):
     def write(array, own):
         own[:] = 1

@@ -25,34 +25,37 @@ if TYPE_CHECKING:
 KEPT_VALUES = 64  # that a worker keeps unpickled; others stay mapped, and are unpickled again
 NUMBER = struct.Struct("<Q")  # of a shared value, in the body of a RELEASE and in the label of a parcel
 _HEAD = struct.Struct("<QQ")  # number, count of parts; their sizes follow, then the parts: a pickle and its buffers
-_UNKNOWN = object()
 FREED = "the shared value was freed: the manager that shared it has closed, or this is a fork of its process"
 
 _numbers = itertools.count(1)  # never used twice by one process
 
 
 class OpenShare:
-    """A shared value as it is mapped in one process; unpickled on first use."""
+    """A shared value as it is mapped in one process; unpickled on first use.
 
-    __slots__ = ("_value", "_view", "number")
+    Several threads of the parent may be first at once: `_values` has what each of them loaded, and all use its first.
+    """
+
+    __slots__ = ("_values", "_view", "number")
 
     def __init__(self, fd: int) -> None:
         """Map the file `fd`, which can be closed then. Raises: `OSError`."""
         self._view = map_read_only(fd, os.fstat(fd).st_size)
-        self._value: Any = _UNKNOWN
+        self._values: list[Any] = []
         self.number: int = _HEAD.unpack_from(self._view)[0]
 
     @property
     def value(self) -> Any:
         """Return the value, always the same object. Raises whatever its loading raises."""
-        if self._value is _UNKNOWN:
+        values = self._values
+        if not values:
             parts = self._parts()
-            self._value = loads(parts[0], parts[1:])
-        return self._value
+            values.append(loads(parts[0], parts[1:]))
+        return values[0]
 
     def forget_value(self) -> None:
         """Drop the unpickled value; another is made where it is needed."""
-        self._value = _UNKNOWN
+        self._values = []
 
     def digest(self) -> bytes:
         """Return a digest of the content: equal for equal values that were shared by equal programs."""
@@ -85,7 +88,7 @@ class SharedFile:
     def __init__(self, pickled: bytes, buffers: Sequence[memoryview]) -> None:
         """Write a pickle and its out-of-band buffers to a new file in memory. Raises: `OSError`."""
         self.number: int = next(_numbers)
-        self._open: OpenShare | None = None
+        self._open: list[OpenShare] = []  # as `OpenShare._values`
         self._digest: bytes | None = None
         self._file: OwnedFile | None = None
         parts = [memoryview(pickled), *buffers]
@@ -123,14 +126,14 @@ class SharedFile:
         return self._digest
 
     def _opened(self) -> OpenShare:
-        fd = self.fileno()
-        if self._open is None:
-            self._open = OpenShare(fd)
-        return self._open
+        fd, opened = self.fileno(), self._open
+        if not opened:
+            opened.append(OpenShare(fd))
+        return opened[0]
 
     def free(self) -> None:
         """Let go of the memory; what others have mapped stays until they let go of it, too."""
-        self._file = self._open = None
+        self._file, self._open = None, []
         SharedFile.living.discard(self)
 
 
