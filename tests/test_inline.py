@@ -166,6 +166,23 @@ def wait_for_a_stop() -> bool:
     return current().wait(PATIENCE_S)
 
 
+def wait_for_the_end() -> None:
+    _held["begun"].set()
+    assert _held["end"].wait(PATIENCE_S)
+
+
+def in_another_task(act: str) -> Any:
+    return _held["manager"].run(call_own_manager, act).result()
+
+
+def call_own_manager(act: str) -> Any:
+    return getattr(_held["manager"], act)()
+
+
+def the_end_has_come() -> bool:
+    return bool(_held["end"].is_set())
+
+
 def test_after_the_close_nothing_runs(inline):
     _held["manager"] = inline
     assert inline.run(close_own_manager).result() is None
@@ -174,15 +191,54 @@ def test_after_the_close_nothing_runs(inline):
         inline.run(plain.nothing)
 
 
-def test_a_close_that_cannot_wait_says_what_is_left_and_the_task_sees_it(inline):
+@pytest.mark.parametrize("timeout", [0, 0.1])
+def test_a_close_that_cannot_wait_asks_tasks_to_stop(inline, timeout):
     begun = _held["begun"] = threading.Event()
     handles: list[Any] = []
     thread = threading.Thread(target=lambda: handles.append(inline.run(wait_for_a_stop)))
     thread.start()
     assert begun.wait(PATIENCE_S)
-    assert "'wait_for_a_stop'" in inline.close(timeout=0).left[0]
+    assert inline.close(timeout=timeout).left == ()
     thread.join(PATIENCE_S)
     assert handles[0].result() is True
+
+
+def test_a_close_says_what_has_not_stopped(make_manager):
+    manager = make_manager(inline=True, grace=0.1)
+    begun, end = _held["begun"], _held["end"] = threading.Event(), threading.Event()
+    thread = threading.Thread(target=lambda: manager.run(wait_for_the_end))
+    thread.start()
+    assert begun.wait(PATIENCE_S)
+    assert "'wait_for_the_end'" in manager.close(timeout=0).left[0]
+    end.set()
+    thread.join(PATIENCE_S)
+
+
+@pytest.mark.parametrize("act", ["close", "wait", "cancel"])
+def test_a_task_that_another_runs_does_not_wait_for_itself(inline, act):
+    _held["manager"] = inline
+    assert inline.run(in_another_task, act).result() is not False
+
+
+def test_a_loop_may_close_its_manager(inline):
+    _held["manager"] = inline
+    handle = inline.run_task(Task(close_own_manager, type=TaskType.LOOP))
+    wait_until(handle.cancelled, "the loop has ended")
+
+
+def test_other_threads_wait_for_the_initializer(make_manager):
+    begun, end = _held["begun"], _held["end"] = threading.Event(), threading.Event()
+    manager = make_manager(inline=True, initializer=wait_for_the_end)
+    seen: list[Any] = []
+    threads = [threading.Thread(target=lambda: seen.append(manager.run(the_end_has_come).result())) for _ in range(2)]
+    threads[0].start()
+    assert begun.wait(PATIENCE_S)
+    threads[1].start()
+    threads[1].join(0.1)  # long enough for a task that does not wait
+    end.set()
+    for thread in threads:
+        thread.join(PATIENCE_S)
+    assert seen == [True, True]
 
 
 def test_callbacks_run_and_a_breakpoint_in_a_worker_says_what_to_do(manager, inline):

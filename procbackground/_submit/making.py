@@ -84,7 +84,7 @@ def make_parts(
     if inline:
         checks.check_inline(journal, status, engine)
         home = load("procbackground._supervisor.inline")
-        stand_in = home.InlineSupervisor(context_in_use, first_call, observers, slots or {})
+        stand_in = home.InlineSupervisor(context_in_use, first_call, observers, slots or {}, grace)
         return stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers
     servers = [checks.status_server(name, max_workers)] if status else []
     with ExitStack() as undo:  # else a socket that is listened to by no manager would stay

@@ -21,10 +21,7 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
-from procbackground._supervisor.inline_context import (
-    current_context,
-    install_finder,
-)
+from procbackground._supervisor.inline_context import enclosing_jobs, install_finder
 from procbackground._supervisor.inline_runs import InlineRuns
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.shares import lay_down
@@ -56,10 +53,14 @@ class InlineSupervisor:
         initializer: tuple[Callable[..., object], tuple[Any, ...]] | None,
         observers: Iterable[Any],
         slots: Mapping[str, int],
+        grace_s: float,
     ) -> None:
         self.context = context_
+        self._grace_s = grace_s
         self._runs = InlineRuns(observers, slots)
         self._initializer = initializer
+        self._is_initialized = initializer is None
+        self._initializing = threading.RLock()  # held while the initializer runs, which may give tasks itself
         self._acceptance = Acceptance(initializer is not None)
         self._report: CloseReport | None = None
         self._shared: WeakSet[SharedFile] = WeakSet()
@@ -123,17 +124,22 @@ class InlineSupervisor:
     def _open(self) -> None:
         self._acceptance.check()
         with self._runs.changed:
-            initializer, self._initializer = self._initializer, None
             self._runs.events.start()
-        if initializer is None:
-            return
+        if not self._is_initialized:
+            with self._initializing:  # other threads wait for it
+                initializer, self._initializer = self._initializer, None
+                if initializer is not None:
+                    self._initialize(*initializer)
+                    self._is_initialized = True
+            self._acceptance.check()
+
+    def _initialize(self, fn: Callable[..., object], args: tuple[Any, ...]) -> None:
         try:
-            initializer[0](*initializer[1])
+            fn(*args)
         except Exception as error:
             message = f"the initializer failed: {type(error).__name__}: {error}"
             self._acceptance.breakage = Breakage(message, True, os.getpid(), error)
             self.broken_text = message
-            self._acceptance.check()
 
     # -- what handles call ---------------------------------------------------------------------------------
 
@@ -173,11 +179,13 @@ class InlineSupervisor:
     # -- asking and waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float | None) -> bool:
-        return self._runs.wait_for(lambda: not self._runs.running, timeout_s)
+        mine = enclosing_jobs()
+        return self._runs.wait_for(lambda: self._runs.running <= mine, timeout_s)
 
     def end_loops(self, timeout_s: float | None) -> bool:
         self._runs.end_loops()
-        return self._runs.wait_for(lambda: not self._runs.loops, timeout_s)
+        mine = enclosing_jobs()
+        return self._runs.wait_for(lambda: self._runs.loops <= mine, timeout_s)
 
     def stats(self) -> Stats:
         return self._runs.stats()
@@ -222,14 +230,19 @@ class InlineSupervisor:
         """There is no process to kill."""
 
     def close(self, timeout_s: float | None) -> CloseReport:
-        """Wait for what other threads run here, `timeout_s` at the most; it cannot be stopped."""
+        """Wait for what other threads run here. Past `timeout_s` it is asked to stop, and has `grace` to do so."""
         runs = self._runs
         began_s = time.monotonic()
         finished = runs.finished
         self.ask_to_close(timeout_s)
-        mine = current_context.get()
-        running = runs.running if mine is None else runs.running - {mine._job}  # a task may close its manager
-        runs.wait_for(lambda: not (running & runs.running) and not runs.loops and not runs.holds, timeout_s)
+        mine = enclosing_jobs()  # a task may close its manager
+
+        def is_over() -> bool:
+            return (runs.running | runs.loops) <= mine and not runs.holds
+
+        if not runs.wait_for(is_over, timeout_s):
+            runs.end_loops(stops_all=True)
+            runs.wait_for(is_over, self._grace_s)
         with runs.changed:
             left = tuple(f"{job.recipe.name!r}, which runs in this process" for job in (*runs.running, *runs.loops))
             if self._report is not None:

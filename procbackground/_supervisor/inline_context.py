@@ -26,12 +26,13 @@ if TYPE_CHECKING:
 class InlineContext(Context):
     """What `current()` returns in a task that runs in its caller's process."""
 
-    __slots__ = ("_job", "_runs", "_slots")
+    __slots__ = ("_job", "_outer", "_runs", "_slots")
 
     def __init__(self, runs: InlineRuns, job: Job, slots: Mapping[str, tuple[int, ...]]) -> None:
         super().__init__(job.recipe.name, job.attempt)
         self._runs = runs
         self._job = job
+        self._outer = current_context.get()  # of the task that gave this one
         self._slots = slots
 
     @property
@@ -60,6 +61,16 @@ class InlineContext(Context):
 
 
 current_context: ContextVar[InlineContext | None] = ContextVar("procbackground_inline", default=None)
+
+
+def enclosing_jobs() -> set[Job]:
+    """Return the tasks that this thread is in, which it cannot wait for."""
+    jobs = set()
+    context = current_context.get()
+    while context is not None:
+        jobs.add(context._job)
+        context = context._outer
+    return jobs
 
 
 class InlineSlots:
