@@ -11,12 +11,13 @@ import os
 import pickle
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from procbackground._node.loop import NodeHandle, NodeSupervisor
 from procbackground._state.job import Job, Recipe
+from procbackground._state.ledger import Needs
 from procbackground._submit.checks import context_of
 from procbackground._submit.closing import register_for_exit
 from procbackground._supervisor.supervisor import close_all_at_exit
@@ -36,9 +37,10 @@ GIVE_BACK_S = 1.0
 class _Run:
     """A request that is here, and what is asked of it before its supervisor has it."""
 
-    def __init__(self, handle: NodeHandle, supervisor: NodeSupervisor) -> None:
+    def __init__(self, handle: NodeHandle, supervisor: NodeSupervisor, has_needs: bool) -> None:
         self.handle = handle
         self.supervisor = supervisor
+        self.has_needs = has_needs
         self._lock = threading.Lock()
         self._asked: list[Callable[[], object]] | None = []  # None once the supervisor has it
 
@@ -61,16 +63,21 @@ class NodeAgent:
     """The requests of one manager on this node.
 
     Args:
-        slots: how many attempts run at once.
+        places: how many attempts run at once.
         node: name of this node, for people.
         send: takes a report, in any thread; must return at once.
+        slots: that this node declares. Those of the manager count where it declares none of their names.
     """
 
-    def __init__(self, settings: w.NodeSettings, slots: int, node: str, send: Callable[[w.Report], None]) -> None:
+    def __init__(
+        self, settings: w.NodeSettings, places: int, node: str, send: Callable[[w.Report], None],
+        slots: Mapping[str, int] | None = None,
+    ) -> None:  # fmt: skip
         _allow_children()
         self._send = send
         self._node = node
         self._options = {**settings.options}
+        self.slots: dict[str, int] = {**(settings.options.get("slots") or {}), **(slots or {})}
         self._options.update(
             context=context_of(self._options["context"]),
             initializer=None if settings.initializer is None else (_initialize, (settings.initializer,)),
@@ -82,15 +89,16 @@ class NodeAgent:
             exit_timeout_s=0.0,
             surroundings=Surroundings(),
             levels=settings.levels,
+            slots=self.slots,
         )
-        self._supervisor = self._make_supervisor(slots)
+        self._supervisor = self._make_supervisor(places)
         self._changed = threading.Condition(threading.Lock())  # guards the rest
         self._running: dict[int, _Run] = {}
         self._is_closed = False
         register_for_exit(close_all_at_exit)
 
-    def _make_supervisor(self, slots: int) -> NodeSupervisor:
-        return NodeSupervisor(self._node, max_workers=slots, **self._options)
+    def _make_supervisor(self, places: int) -> NodeSupervisor:
+        return NodeSupervisor(self._node, max_workers=places, **self._options)
 
     def run(self, requests: Sequence[w.Request], find_over: Callable[[], Collection[int]] | None = None) -> None:
         """Run requests to their ends. Return once those are reported, and the processes of withdrawn ones are gone.
@@ -114,7 +122,7 @@ class NodeAgent:
             for run in runs:
                 if not self._await_end(run, give_back_s):
                     give_back_s = None
-                    self._give_back(runs)
+                    self._give_back(runs, all_of_them=False)
                     self._await_end(run, None)
         finally:
             with self._changed:
@@ -128,7 +136,8 @@ class NodeAgent:
     def _register(self, request: w.Request) -> _Run:
         # A loop can be asked to end by itself, so it has a supervisor of its own.
         supervisor = self._make_supervisor(1) if request.is_loop else self._supervisor
-        run = _Run(NodeHandle(supervisor, request.number, request.name, self._send), supervisor)
+        handle = NodeHandle(supervisor, request.number, request.name, self._send)
+        run = _Run(handle, supervisor, request.needs is not None)
         with self._changed:
             self._running[request.number] = run
         return run
@@ -139,7 +148,7 @@ class NodeAgent:
             handle.end(w.STOPPED)
             return
         try:
-            job = make_job(handle, request)
+            job = make_job(handle, request, self.slots)
             handle._job = job
             (supervisor.accept_loop if request.is_loop else supervisor.accept)(job)
             run.note_accepted()
@@ -158,10 +167,14 @@ class NodeAgent:
                 run.supervisor.withdraw(handle)  # the manager, which has the policy, starts it again
         return True
 
-    def _give_back(self, runs: Iterable[_Run]) -> None:
-        """End those that have not begun: the manager has them begin elsewhere, or later."""
+    def _give_back(self, runs: Iterable[_Run], *, all_of_them: bool) -> None:
+        """End those that have not begun: the manager has them begin elsewhere, or later.
+
+        Unless `all_of_them`, those that wait for what they need keep their turn.
+        """
         for run in runs:
-            run.ask(partial(run.supervisor.withdraw, run.handle, is_running_too=False))
+            if all_of_them or not run.has_needs:
+                run.ask(partial(run.supervisor.withdraw, run.handle, is_running_too=False))
 
     def cancel(self, number: int) -> None:
         """Stop a request, if it is here. From any thread; does not wait."""
@@ -192,7 +205,7 @@ class NodeAgent:
         with self._changed:
             self._is_closed = True
             runs = tuple(self._running.values())
-        self._give_back(runs)
+        self._give_back(runs, all_of_them=True)
         with self._changed:
             return self._changed.wait_for(lambda: not self._running, timeout_s)
 
@@ -207,8 +220,10 @@ class NodeAgent:
             supervisor.close(0.0)
 
 
-def make_job(handle: NodeHandle, request: w.Request) -> Job:
-    """Return the job of a request. Raises: `OSError` where a large payload finds no memory."""
+def make_job(handle: NodeHandle, request: w.Request, slots: Collection[str]) -> Job:
+    """Return the job of a request, on a node with these `slots`. Raises: `OSError` where a large payload finds no
+    memory.
+    """
     recipe = Recipe(
         request.name,
         request.blob,
@@ -219,6 +234,7 @@ def make_job(handle: NodeHandle, request: w.Request) -> Job:
         memory_limit=request.memory_limit,
         interval_s=request.interval_s,
         isolate=request.isolate or request.attempt > 1,  # each retry has a fresh process
+        needs=None if request.needs is None else _needs_here(Needs(*request.needs), slots),
         is_chunk=request.is_chunk,
         output=None if request.output is None else Plan(*request.output),
     )
@@ -233,6 +249,12 @@ def make_job(handle: NodeHandle, request: w.Request) -> Job:
     if request.checkpoint is not None:
         job.with_history().checkpoint = request.checkpoint
     return job
+
+
+def _needs_here(needs: Needs, slots: Collection[str]) -> Needs | None:
+    """Return what of the needs this node looks after: slots that it cannot number, the engine has counted."""
+    here = needs._replace(slots=tuple(each for each in needs.slots if each[0] in slots))
+    return None if here == Needs() else here
 
 
 def _allow_children() -> None:

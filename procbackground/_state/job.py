@@ -59,6 +59,7 @@ class Recipe:
         "needs",
         "needs_judge",
         "needs_verdict",
+        "node_needs",
         "output",
         "priority",
         "retry",
@@ -113,6 +114,7 @@ class Recipe:
         self.interval_s: float = interval_s
         self.isolate: bool = isolate
         self.needs: Needs | None = needs  # beside one place; None for most
+        self.node_needs: Needs | None = None  # with an engine, which sees to them instead
         self.is_apart: bool = isolate or needs is not None  # its jobs never go to the queue of most
         self.is_chunk: bool = is_chunk
         self.make_task: Callable[..., Any] | None = make_task  # makes the `Task` of a call, if it is asked for

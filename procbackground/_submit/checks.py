@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
-from procbackground._wire.mainmodule import look_again, send_main_by_value
+from procbackground._wire.mainmodule import look_again, main_by_value
 from procbackground._wire.surroundings import Surroundings
 from procbackground.task import Task, as_duration, check_function, parse_size
 
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
     from procbackground._status.server import StatusServer
     from procbackground._submit.carry import Carrier
     from procbackground._submit.keyed import WithKey
+    from procbackground._submit.recipes import Submitter
     from procbackground._submit.setup import Setup
     from procbackground._supervisor.supervisor import Supervisor
     from procbackground.engines import Engine
 
-
-NO_NEEDS = "with an engine there are no cores, memory and slots for tasks to need: each node runs one for each thread"
 
 
 def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
@@ -105,8 +105,6 @@ def what_children_get(main_import: str, engine: object) -> dict[str, Any]:
     if main_import not in ("auto", "once", "each"):
         raise ValueError(f"main_import must be 'auto', 'once' or 'each', not {main_import!r}")
     main = look_again()
-    if engine is not None:
-        send_main_by_value()
     origin = (main.name, main.path) if main.is_importable else None
     return {"surroundings": Surroundings(), "main": origin, "main_import": main_import, "engine": engine}
 
@@ -154,7 +152,9 @@ def setup_of_children(
     return make_setup(threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity)
 
 
-def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> Carrier | None:
+def carrier_of(
+    context: Iterable[ContextVar[Any]], observers: Iterable[Any], engine: Engine | None
+) -> Carrier | None:
     """Return what carries the context variables, and what observers send along, if there is anything.
 
     Raises: as `carry.make_carrier`.
@@ -165,7 +165,8 @@ def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any]) -> 
     load("procbackground._submit.carry")
     from procbackground._submit.carry import make_carrier
 
-    return make_carrier(context, passengers)
+    with main_by_value() if engine is not None else nullcontext():
+        return make_carrier(context, passengers)
 
 
 def discard_all(servers: list[StatusServer]) -> None:
@@ -190,18 +191,14 @@ def needs_finder(
     engine: Engine | None,
 ) -> Callable[[Task[Any]], Needs]:
     """Check the slots of a manager; return what finds the needs of its tasks. Raises: `TypeError`, `ValueError`."""
-    if engine is not None and slots is not None:
-        raise ValueError(NO_NEEDS)
     if slots is not None:
-        slots = load("procbackground._submit.needs").checked_slots(slots, env)
+        slots = load("procbackground._submit.needs").checked_slots(slots, env if engine is None else None)
 
     def find(task: Task[Any]) -> Needs:
-        if engine is not None:
-            raise ValueError(NO_NEEDS)
-        needs: Needs = load("procbackground._submit.needs").needs_of(
-            task, max_workers, slots or {}, total_memory_bytes()
-        )
-        return needs
+        home = load("procbackground._submit.needs")
+        if engine is not None:  # whose nodes may differ, and come and go
+            return home.stated_needs(task)  # type: ignore[no-any-return]
+        return home.needs_of(task, max_workers, slots or {}, total_memory_bytes())  # type: ignore[no-any-return]
 
     return find
 
@@ -220,6 +217,12 @@ def supervisor_for(engine: Engine | None) -> type[Supervisor]:
     if engine is not None:
         return load("procbackground._supervisor.engine_loop").EngineSupervisor  # type: ignore[no-any-return]
     return load("procbackground._supervisor.supervisor").Supervisor  # type: ignore[no-any-return]
+
+
+def submitter_for(engine: Engine | None) -> type[Submitter]:
+    """Return the class of what gives work to the supervisor."""
+    home = load("procbackground._submit.recipes" if engine is None else "procbackground._submit.far")
+    return home.Submitter if engine is None else home.FarSubmitter  # type: ignore[no-any-return]
 
 
 def check_inline(journal: object, status: bool, engine: object) -> None:

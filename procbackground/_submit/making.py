@@ -74,7 +74,7 @@ def make_parts(
     machine = load("procbackground._supervisor.machine")
     max_workers = checks.default_workers(setup, engine) if max_workers is None else max_workers
     observers = checks.as_observers(observer, progress=progress)
-    carrier = checks.carrier_of(context, observers)
+    carrier = checks.carrier_of(context, observers, engine)
     defaults = Defaults(
         retry, timeout, stalled_threshold, memory_limit, checks.any_observes_stalls(observers),
         output=output, shows_progress=progress,
@@ -114,4 +114,4 @@ def make_parts(
     register_for_exit(load("procbackground._supervisor.supervisor").close_all_at_exit)
     for server in servers:
         server.start(load("procbackground._supervisor.overview").Overview(supervisor))
-    return supervisor, Submitter(supervisor, defaults, {}, carrier, with_key), max_workers
+    return supervisor, checks.submitter_for(engine)(supervisor, defaults, {}, carrier, with_key), max_workers

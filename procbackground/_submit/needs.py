@@ -34,6 +34,13 @@ def needs_of(task: Task[Any], max_workers: int, slots: Mapping[str, int], total_
             )
         if count > slots[name]:
             raise ValueError(f"slots={{{name!r}: {count}}} can never be met: the manager has {slots[name]} of them")
+    return stated_needs(task)
+
+
+def stated_needs(task: Task[Any]) -> Needs:
+    """Return the needs of a task, whether or not they can be met."""
+    memory = task.memory or 0
+    assert isinstance(memory, int)
     return Needs(task.cores, memory, tuple(sorted((task.slots or {}).items())))
 
 

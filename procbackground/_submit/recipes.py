@@ -100,7 +100,7 @@ class Submitter:
 
     def with_fields(self, fields: dict[str, Any]) -> Submitter:
         """Return a submitter whose calls run under other fields of `Task`."""
-        view = Submitter(self.port, self.defaults, fields, self.carrier, self.with_key)
+        view = type(self)(self.port, self.defaults, fields, self.carrier, self.with_key)
         view._chunk_rows = self._chunk_rows
         return view
 
@@ -110,7 +110,7 @@ class Submitter:
 
     def waiting_for_room(self) -> Submitter:
         """Return a submitter for streams and maps, which submit no faster than they are read, so none is refused."""
-        patient = object.__new__(Submitter)
+        patient = object.__new__(type(self))
         patient.__dict__.update(self.__dict__)
         patient.is_patient = True
         return patient
@@ -119,7 +119,7 @@ class Submitter:
         """Return a submitter whose calls have the values that the context variables have now."""
         if self.carrier is None:
             return self
-        frozen = Submitter(self.port, self.defaults, self.fields, self.carrier.frozen(), self.with_key)
+        frozen = type(self)(self.port, self.defaults, self.fields, self.carrier.frozen(), self.with_key)
         # Recipes do not contain the values.
         frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
         frozen._keyed_recipes = self._keyed_recipes

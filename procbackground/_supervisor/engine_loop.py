@@ -24,6 +24,7 @@ from procbackground._supervisor.relay import parent_levels
 from procbackground._supervisor.supervisor import Supervisor
 from procbackground._supervisor.workers import Workers
 from procbackground._wire import attempts as w
+from procbackground._wire.mainmodule import main_by_value
 from procbackground._wire.pickling import dumps
 from procbackground.errors import ProcbackgroundError, SerializationError
 from procbackground.report import ProcessInfo
@@ -48,7 +49,7 @@ class EngineLoop(Loop):
         self.engine = options.engine
         self._settings = settings_of(options)
         # A place is ready at once. Nodes look after the starts, the memory and the lives of their own workers.
-        here = options._replace(max_tasks_per_child=None, min_free_bytes=None, initializer=None)
+        here = options._replace(max_tasks_per_child=None, min_free_bytes=None, initializer=None, slots=None)
         super().__init__(owner, here)
         self.engine_is_over = False
 
@@ -161,10 +162,11 @@ def settings_of(options: Options) -> w.NodeSettings:
     initializer = None
     if options.initializer is not None:
         try:
-            initializer = dumps(options.initializer)
+            with main_by_value():
+                initializer = dumps(options.initializer)
         except Exception as error:
             raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
-    of_nodes = ("max_tasks_per_child", "grace_s", "start_timeout_s", "min_free_bytes", "preload")
+    of_nodes = ("max_tasks_per_child", "grace_s", "start_timeout_s", "min_free_bytes", "preload", "slots")
     facts = {name: getattr(options, name) for name in of_nodes}
     facts["context"] = options.context.get_start_method()
     return w.NodeSettings(w.own_version(), initializer, facts, options.setup, parent_levels())

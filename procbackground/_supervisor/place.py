@@ -105,6 +105,7 @@ def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Req
             path = recipe.output.file_of(recipe.name, job.number, job.attempt)
             job.handle._output = FileOutput(path)
         output = (recipe.output.mode, path)
+    needs = recipe.node_needs
     is_plain = not (recipe.is_loop or recipe.isolate or job.attempt > 1 or is_suspect)
     return w.Request(
         number=number,
@@ -124,6 +125,7 @@ def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Req
         checkpoint=None if job.history is None else job.history.checkpoint,
         output=output,
         priority=recipe.priority,
+        needs=None if needs is None else (needs.cores, needs.memory, needs.slots),
         expected_s=recipe.mean_s if is_plain and recipe.mean_s >= 0 else w.NEVER,
     )
 

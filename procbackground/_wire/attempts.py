@@ -70,6 +70,7 @@ class Request(NamedTuple):
     checkpoint: bytes | None
     output: tuple[str, str] | None  # mode and path of an `output.Plan`
     priority: int = 0  # for the engine
+    needs: tuple[int, int, tuple[tuple[str, int], ...]] | None = None  # as `_state.ledger.Needs`
     expected_s: float = NEVER  # what it will take by experience; `NEVER` where nothing is known, or it is to be alone
 
 

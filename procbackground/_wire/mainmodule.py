@@ -7,16 +7,19 @@ a directory or an archive, which has no such guard. What a child does not have t
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
 import sys
+import threading
+from collections.abc import Iterator
 from types import FunctionType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ast
-    from typing import Any
+    from typing import Any, ClassVar
 
 MAIN_NAMES = ("__main__", "__mp_main__")  # the second is the name under which children import it
 _IPYTHON = "ipython"  # a script without a guard; `multiprocessing` leaves it out, too
@@ -49,8 +52,8 @@ class MainModule:
         return module is self.module and _origin_of(module) == (self.name, self.path)
 
     def has(self, qualified_name: str) -> bool:
-        """Whether an import of the module, without what its guard lets run, defines this name."""
-        if not self.is_importable:
+        """Whether an import of the module, without what its guard lets run, defines this name, on the other side."""
+        if not self.is_importable or _mode.is_by_value:
             return False
         names = None if self.is_whole else self._names
         if names is None:
@@ -95,22 +98,25 @@ def main_module() -> MainModule:
     return MainModule()
 
 
-@functools.cache
 def main_is_importable() -> bool:
     """Whether the other side can import this process's `__main__`."""
-    return main_module().is_importable
+    return main_module().is_importable and not _mode.is_by_value
 
 
 @functools.cache
 def main_is_whole() -> bool:
-    """Whether the other side has all of this process's `__main__`, as nearly always: references need no look."""
-    return main_module().is_whole
+    """Whether every other side has all of this process's `__main__`, as nearly always: references need no look.
+
+    A look at the mode of this thread here would cost each task a twentieth of its submission. So where some send it by
+    value, all look.
+    """
+    return main_module().is_whole and not _mode.was_ever_by_value
 
 
 def look_again() -> MainModule:
     """Return what is known of the main module, which may be another one by now: a manager is made for it."""
     if not main_module().is_still():
-        for cached in (main_module, main_is_importable, main_is_whole):
+        for cached in (main_module, main_is_whole):
             cached.cache_clear()
     known = main_module()
     # Children call it so. `multiprocessing` does this once, when it is imported; a launcher may have run before that.
@@ -119,12 +125,28 @@ def look_again() -> MainModule:
     return known
 
 
-def send_main_by_value() -> None:
-    """Send what belongs to the main module by value from now on: the machines of an engine do not have the module."""
-    known = main_module()
-    known.is_importable = known.is_whole = False
-    main_is_importable.cache_clear()
-    main_is_whole.cache_clear()
+class _Mode(threading.local):
+    """How this thread pickles what belongs to the main module."""
+
+    was_ever_by_value: ClassVar[bool] = False  # by some thread
+    is_by_value = False
+
+
+_mode = _Mode()
+
+
+@contextlib.contextmanager
+def main_by_value() -> Iterator[None]:
+    """Within it, this thread pickles what belongs to the main module by value: the other side is another machine."""
+    if not _Mode.was_ever_by_value:
+        _Mode.was_ever_by_value = True
+        main_is_whole.cache_clear()
+    outer = _mode.is_by_value
+    _mode.is_by_value = True
+    try:
+        yield
+    finally:
+        _mode.is_by_value = outer
 
 
 def belongs_to_main(value: Any) -> bool:

@@ -22,9 +22,11 @@ from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
 from procbackground._node.agent import NodeAgent, node_name
+from procbackground._supervisor.machine import total_memory_bytes
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of
-from procbackground.engines._dask_scheduler import ASKED, OVER, WITHDRAWN
+from procbackground.engines._dask_scheduler import ASKED, DECLARE, OVER, WITHDRAWN
+from procbackground.engines._resources import CORES, MEMORY, slots_of
 
 if TYPE_CHECKING:
     from distributed import Worker
@@ -48,7 +50,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._settings = settings
         self._drain_s = drain_s
 
-    def setup(self, worker: Worker) -> None:
+    async def setup(self, worker: Worker) -> None:
         """Called by dask when the worker gets to know of the manager. Raises: `RuntimeError` for another version."""
         settings: w.NodeSettings = w.unpack(self._settings)
         version = w.own_version()
@@ -64,11 +66,22 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._is_leaving = False  # dask takes no results of tasks any more
         self._running: dict[int, list[int]] = {}  # the requests of each bundle that runs here
         self._node = node_name(worker.address)
-        self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send)
+        has = worker.state.total_resources
+        self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send, slots_of(has))
+        await self._declare(has)
         worker.stream_handlers[WITHDRAWN] = partial(_withdraw, worker)
         worker.stream_handlers[ASKED] = partial(_ask, worker)
         _departure.plugins.add(self)
         _departure.prepare(worker)
+
+    async def _declare(self, has: dict[str, float]) -> None:
+        """Have dask know what tasks may need of this node, beside what its own command line says."""
+        own = {CORES: self._worker.state.nthreads, MEMORY: total_memory_bytes(), **self._agent.slots}
+        new = {name: float(quantity) for name, quantity in own.items() if name not in has}
+        has.update(new)
+        self._worker.state.available_resources.update(new)
+        tell = getattr(self._worker.scheduler, DECLARE)
+        await tell(name=self.name, address=self._worker.address, resources=new)
 
     def _send(self, report: w.Report) -> None:
         """Send a report soon, with those that come meanwhile. From any thread."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 OVER = "procbackground_over"  # asked by nodes
 WITHDRAW = "procbackground_withdraw"  # asked by managers
 ASK = "procbackground_ask"
+DECLARE = "procbackground_declare"  # asked by nodes
 WITHDRAWN = "procbackground-withdrawn"  # sent to a node
 ASKED = "procbackground-asked"
 SWEEP_AT = 512  # bundles of which something is known
@@ -38,6 +39,7 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         self._scheduler = scheduler
         scheduler.handlers[OVER] = lambda name, bundle: sorted(scheduler.plugins[name].over(bundle))
         scheduler.handlers[WITHDRAW] = lambda name, numbers: scheduler.plugins[name].withdraw(numbers)
+        scheduler.handlers[DECLARE] = lambda name, **what: scheduler.plugins[name].declare(**what)
         scheduler.handlers[ASK] = lambda name, **what: scheduler.plugins[name].ask(**what)
 
     def over(self, bundle: int) -> set[int]:
@@ -83,6 +85,17 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             message = {"op": ASKED, "name": self.name, "number": number, "question": question}
             self._scheduler.worker_send(each, message)
         return len(asked)
+
+    def declare(self, address: str, resources: dict[str, float]) -> None:
+        """A node has these resources, too: note them, and run what has waited for them."""
+        scheduler = self._scheduler
+        node = scheduler.workers.get(address)
+        if node is not None:
+            used = dict(node.used_resources)
+            scheduler.add_resources(address, resources)
+            node.used_resources.update(used)  # dask forgets that
+            runnable = scheduler.bulk_schedule_unrunnable_after_adding_worker(node)
+            scheduler.transitions(runnable, "procbackground-declare")
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Called by dask when a client is gone: if it is the manager's, nodes forget that, too."""

@@ -33,11 +33,12 @@ class OwnNode:
 
     def submit(self, requests: Sequence[w.Request]) -> None:
         for request in sorted(requests, key=lambda each: -each.priority):
-            self._threads.submit(self._run, request.number, w.pack(tuple(request)))
+            self._threads.submit(self._run, w.pack(tuple(request)))
 
-    def _run(self, number: int, request: bytes) -> None:
-        if number not in self._withdrawn:
-            self._agent.run(request)
+    def _run(self, data: bytes) -> None:
+        request = w.Request(*w.unpack(data))
+        if request.number not in self._withdrawn:
+            self._agent.run([request])
 
     def cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
@@ -46,6 +47,9 @@ class OwnNode:
 
     def end_loop(self, number: int) -> None:
         threading.Thread(target=self._agent.end_loop, args=(number,)).start()
+
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        return [("this process", self._agent.answer(question))]
 
     def close(self, timeout_s: float) -> bool:
         self._agent.close()

@@ -1,0 +1,331 @@
+"""The connection of one manager to a dask cluster: gives work, and takes what becomes of it.
+
+Reports come as events of a topic, and large ones as the result of the task. A future is dropped at the last report:
+dask would run a finished task again, were its worker lost while somebody holds the future.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import dask.config
+from distributed.scheduler import KilledWorker
+
+from procbackground._wire import attempts as w
+from procbackground.engines._answers import Answers
+from procbackground.engines._bundles import Bundle, in_bundles, key_of
+from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
+from procbackground.engines._dask_scheduler import ASK, WITHDRAW, SchedulerSide
+from procbackground.engines._resources import resources_of
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+    from procbackground.engines.port import Listener
+
+logger = logging.getLogger("procbackground")
+
+# Between two looks at what no report tells: an attempt that took several nodes down, and the loss of the scheduler. A
+# callback for each future would cost a tenth of the throughput, and more in latency than it gains.
+LOOK_S = 0.25
+SIZE_UP_S = 2.0  # between two looks at the size of the cluster
+ENOUGH = 256  # requests that dask has
+GATHER_S = 0.1  # for more, while it has so many tasks
+GATHER_SHORT_S = 0.01  # ... or so many requests in fewer tasks, which are short
+PER_THREAD = 2  # tasks of dask for each thread of a node: one runs, and the next is there
+MOST_TOGETHER = 1000  # tasks in one message
+MOST_BYTES = 8 << 20  # of arguments in one message, unless they are those of one task
+LOST = "the connection to the scheduler is lost"
+
+
+class Connection:
+    """The client of dask, and the two threads that use it: one gives work, one takes what becomes of it."""
+
+    def __init__(
+        self, address: str, client: Client, name: str, settings: w.NodeSettings, drain_timeout_s: float,
+        listener: Listener,
+    ) -> None:  # fmt: skip
+        self._name = f"{name}-{os.getpid()}-{os.urandom(4).hex()}"
+        self._address = address
+        self._listener = listener
+        self._bundles: dict[int, Bundle] = {}  # of each request that has not ended
+        self._tasks: dict[int, Bundle] = {}  # of dask, by the number of the bundle
+        self._threads_of_nodes = 0
+        self._answers = Answers()
+        self._seen_needs: set[tuple[Any, ...]] = set()
+        self._is_lost = self._is_closing = False
+        self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
+        self._next: tuple[Any] | None = None  # what was taken from there too early
+        self._large: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # requests whose last report is a result
+        self._client: Any = client
+        try:
+            self._client.subscribe_topic(self._name, self._take_event)
+            self._client.register_plugin(SchedulerSide(self._name, self._client.id), name=self._name)
+            plugin = NodePlugin(self._name, w.pack(settings), drain_timeout_s)
+            self._client.register_plugin(plugin, name=self._name)
+            self._size_up()
+            self._threads = [
+                threading.Thread(target=run, name=f"{name}-engine-{what}", daemon=True)
+                for what, run in (("gives", self._give), ("takes", self._take))
+            ]
+            for thread in self._threads:
+                thread.start()
+        except BaseException:
+            self._client.close(timeout=1)
+            raise
+
+    # -- giving --------------------------------------------------------------------------------------------
+
+    def put(self, act: Callable[..., None], what: Any) -> None:
+        """Have `act(what)` called in the thread that gives work."""
+        self._work.put((act, what))
+
+    def _give(self) -> None:
+        while True:
+            (item,), self._next = self._next or (self._work.get(),), None
+            if item is None:
+                return
+            act, what = item
+            if self._is_lost:
+                continue
+            try:
+                act(what)
+            except Exception as error:
+                self._lose(f"dask's client failed: {type(error).__name__}: {error}")
+
+    def _more_requests(self) -> list[w.Request]:
+        """Return requests that come next.
+
+        dask takes 2 ms for a message of one request, and 0.2 ms more for each further one. While it has enough to do,
+        a moment's wait makes the messages larger, and delays nothing.
+        """
+        if len(self._bundles) >= ENOUGH:
+            time.sleep(GATHER_S if len(self._tasks) >= ENOUGH else GATHER_SHORT_S)
+        return self._more_of(self.submit)
+
+    def _more_of(self, act: Callable[..., None]) -> list[Any]:
+        """Return what comes next for `act`, as far as nothing else comes between."""
+        found: list[Any] = []
+        while self._next is None:
+            try:
+                item = self._work.get_nowait()
+            except queue.Empty:
+                break
+            if item is not None and item[0] == act:
+                found += item[1]
+            else:
+                self._next = (item,)
+        return found
+
+    def submit(self, requests: Sequence[w.Request]) -> None:
+        alike: defaultdict[tuple[int, tuple[Any, ...] | None], list[w.Request]] = defaultdict(list)
+        for request in (*requests, *self._more_requests()):
+            alike[request.priority, request.needs].append(request)
+        for (priority, _), each in sorted(alike.items(), key=lambda item: item[0][0], reverse=True):
+            free = PER_THREAD * self._threads_of_nodes - len(self._tasks)
+            for together in _in_messages(in_bundles(each, max(0, free))):
+                self._submit(together, priority)
+
+    def _submit(self, lists: list[list[w.Request]], priority: int) -> None:
+        resources = resources_of(lists[0][0])
+        if resources:
+            self._warn_of_missing(resources)
+        bundles = [Bundle(requests) for requests in lists]
+        for bundle in bundles:
+            self._tasks[bundle.number] = bundle
+            self._bundles.update(dict.fromkeys(bundle.left, bundle))
+        # dask advises against large arguments, as they pass the scheduler. Here they must: data that is scattered to
+        # nodes is lost with them.
+        with dask.config.set({"distributed.admin.large-graph-warning-threshold": "1 TB"}):
+            futures = self._client.map(
+                run_bundle,
+                [self._name] * len(bundles),
+                [bundle.number for bundle in bundles],
+                [w.pack([tuple(request) for request in requests]) for requests in lists],
+                key=[key_of(self._name, bundle.number) for bundle in bundles],
+                priority=priority,
+                resources=resources or None,
+                pure=False,
+                retries=0,
+            )
+        for bundle, future in zip(bundles, futures, strict=True):
+            bundle.came(future)
+
+    def _warn_of_missing(self, resources: dict[str, float]) -> None:
+        """Warn, once, where no node has what tasks need: they wait until one comes that has."""
+        key = tuple(sorted(resources.items()))
+        if key in self._seen_needs:
+            return
+        self._seen_needs.add(key)
+        nodes = self._client.scheduler_info()["workers"].values()
+        if not any(all(node["resources"].get(name, 0) >= much for name, much in key) for node in nodes):
+            wanted = ", ".join(f"{much:g} {name}" for name, much in key)
+            logger.warning("no node of %s has %s: tasks that need it wait for one that has", self._address, wanted)
+
+    def cancel(self, numbers: Sequence[int]) -> None:
+        withdrawn = []
+        for number in (*numbers, *self._more_of(self.cancel)):
+            bundle = self._forget(number)
+            # dask lets go of a task that nobody wants, wherever it is; the plugin then ends its processes.
+            if bundle is not None and bundle.left:
+                withdrawn.append((bundle.number, number))
+        if withdrawn:
+            self._client.sync(getattr(self._client.scheduler, WITHDRAW), name=self._name, numbers=withdrawn)
+
+    def end_loop(self, number: int) -> None:
+        self._client.run(end_loop, self._name, number, on_error="ignore")
+
+    def ask(self, question: str, node: str | None, timeout_s: float) -> list[tuple[str, Any]]:
+        address = None if node is None else address_of(node)
+        return self._answers.collect(
+            lambda number: self._client.sync(
+                getattr(self._client.scheduler, ASK), name=self._name, number=number, question=question,
+                address=address, callback_timeout=timeout_s,
+            ),
+            timeout_s,
+        )  # fmt: skip
+
+    # -- taking --------------------------------------------------------------------------------------------
+
+    def _take_event(self, event: tuple[float, tuple[Any, bytes]]) -> None:
+        """Take reports, in the thread of dask's client."""
+        reports = []
+        for report in w.unpack(event[1][1]):
+            if report[1] == LARGE:
+                self._large.put(report[0])
+                continue
+            if report[1] == w.ANSWER:
+                self._answers.take(*report)
+                continue
+            reports.append(report)
+            if report[1] in w.ENDS:
+                self._forget(report[0])
+        self._listener.reports_came(reports)
+
+    def _forget(self, number: int) -> Bundle | None:
+        """A request has ended, or nobody wants it any more; return its bundle, if it is known."""
+        bundle = self._bundles.pop(number, None)
+        if bundle is not None:
+            bundle.end(number)
+            if not bundle.left:
+                self._tasks.pop(bundle.number, None)
+        return bundle
+
+    def _take(self) -> None:
+        """Take what is no report: large results, failures of dask's own, and the loss of the scheduler."""
+        look_s = time.monotonic() + LOOK_S
+        while not self._is_closing:
+            try:
+                number = self._large.get(timeout=max(0.0, look_s - time.monotonic()))
+            except queue.Empty:
+                number = None
+            try:
+                if number is not None:
+                    self._fetch(number)
+                if time.monotonic() >= look_s:
+                    self._look()
+                    if time.monotonic() >= self._size_up_s and not self._is_lost:
+                        self._size_up()
+                    look_s = time.monotonic() + LOOK_S
+            except Exception as error:
+                self._lose(f"dask's client failed: {type(error).__name__}: {error}")
+
+    def _fetch(self, number: int) -> None:
+        """Take the large last reports of the bundle of a request: they are the result of its dask task."""
+        bundle = self._bundles.get(number)
+        future = None if bundle is None else bundle.future
+        if future is None or self._is_lost:
+            return
+        data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
+        reports = [] if data is None else list(w.unpack(data).values())
+        for report in reports:
+            self._forget(report[0])
+        self._listener.reports_came(reports)
+
+    def _look(self) -> None:
+        """Look whether dask has given up requests, or is gone."""
+        if self._client.status != "running":
+            self._lose(LOST)
+        for bundle in self._tasks.copy().values():  # in one step: other threads add and remove some
+            future = bundle.future
+            status = None if future is None else future.status
+            if status == "error":
+                self._take_error(bundle, future.exception())
+            elif status == "cancelled" and bundle.left:  # while "lost" is a result that comes again
+                self._lose(LOST)
+
+    def _size_up(self) -> None:
+        """See how many threads the nodes have."""
+        self._threads_of_nodes = self._client.scheduler_info(n_workers=0)["total_threads"]
+        self._size_up_s = time.monotonic() + SIZE_UP_S
+
+    def _take_error(self, bundle: Bundle, error: BaseException) -> None:
+        if isinstance(error, KilledWorker):
+            report = self._listener.node_lost
+            reason = (
+                f"node after node was lost while it ran the task, the last one {error.last_worker.address}; the task "
+                f"probably takes down the worker of dask, or the machine. It is not tried again"
+            )
+        else:
+            report = self._listener.not_run
+            reason = (
+                f"dask could not run the attempt: {type(error).__name__}: {error}. Scheduler and nodes need the same "
+                f"Python and procbackground[dask]"
+            )
+        for number in tuple(bundle.left):
+            if self._forget(number) is not None:
+                report(number, reason)
+
+    def _lose(self, reason: str) -> None:
+        if not self._is_lost and not self._is_closing:
+            self._is_lost = True
+            self._listener.engine_lost(f"{reason} ({self._address})")
+
+    # -- closing -------------------------------------------------------------------------------------------
+
+    def close(self, timeout_s: float) -> bool:
+        """Let nodes forget the manager, and disconnect."""
+        if self._is_closing:
+            return True
+        until_s = time.monotonic() + timeout_s
+        self._is_closing = True
+        self._work.put(None)
+        self._large.put(None)
+        for thread in self._threads:
+            thread.join(max(0.0, until_s - time.monotonic()))
+        closer = threading.Thread(target=self._disconnect, args=(timeout_s,), name=f"{self._name}-close", daemon=True)
+        closer.start()
+        closer.join(max(0.1, until_s - time.monotonic()))
+        return not closer.is_alive() and not any(thread.is_alive() for thread in self._threads)
+
+    def _disconnect(self, timeout_s: float) -> None:
+        self._bundles.clear()
+        self._tasks.clear()
+        if not self._is_lost and self._client.status == "running":
+            try:
+                self._client.unregister_worker_plugin(self._name)
+                self._client.unregister_scheduler_plugin(self._name)
+            except Exception:
+                pass  # the scheduler is gone: so are the nodes
+        self._client.close(timeout=timeout_s)
+
+
+def _in_messages(bundles: list[list[w.Request]]) -> Iterator[list[list[w.Request]]]:
+    """Cut bundles into lists that are neither long nor large."""
+    together: list[list[w.Request]] = []
+    size = 0
+    for bundle in bundles:
+        added = sum(len(request.payload) for request in bundle)
+        if together and (size + added > MOST_BYTES or len(together) == MOST_TOGETHER):
+            yield together
+            together, size = [], 0
+        together.append(bundle)
+        size += added
+    yield together
