@@ -1,7 +1,7 @@
 """Giving work to a manager with an engine.
 
-What belongs to the main module travels by value: the machines of an engine do not have it. Other managers of the process
-send references to it. What tasks need is met by the engine and its nodes.
+What belongs to the main module travels by value: the machines of an engine do not have it. Other managers of the
+process send references to it. What tasks need is met by the engine and its nodes.
 """
 
 from __future__ import annotations
