@@ -34,8 +34,8 @@ class TqdmObserver(Observer):
     def on_task_added(self, event: events.TaskAdded) -> None:
         self._run.take_added(event)
         if self._bar is None:
-            self._bar = self._make(total=0, **self._options)
-        self._bar.total = self._run.added
+            self._bar = self._make(total=self._run.added, **self._options)
+        self._show()
 
     def on_task_started(self, event: events.TaskStarted) -> None:
         self._run.take_started(event)
@@ -71,6 +71,8 @@ class TqdmObserver(Observer):
             return
         self._due_s = now_s + EACH_S
         run, facts = self._run, {}
+        if self._bar.total != run.added:
+            self._set_total(run.added)
         for name in ("failed", "cancelled", "retried"):
             if getattr(run, name):
                 facts[name] = getattr(run, name)
@@ -80,3 +82,9 @@ class TqdmObserver(Observer):
         self._bar.update(run.ended - self._bar.n)
         if is_last:
             self._bar.refresh()
+
+    def _set_total(self, total: int) -> None:
+        self._bar.total = total
+        widget = getattr(self._bar, "container", None)
+        if widget is not None:  # tqdm tells the widget of a notebook only when it makes or resets a bar
+            widget.children[1].max = total

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
+import subprocess
+import sys
 from concurrent.futures import as_completed
 
 import pytest
 
 from procbackground import Task
+from tests.support.gate import PATIENCE_S
 from tests.support.tasks import plain, surroundings
 
 tqdm = pytest.importorskip("tqdm").tqdm
@@ -76,3 +80,34 @@ def test_progress_of_a_task_moves_a_bar(make_manager, recorder):
         for event in recorder.wait_for("task_progress"):  # quick reports become one
             shown.update(event.done - shown.n)
     assert "5/5" in bar.last
+
+
+NOTEBOOK = """
+import json
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
+
+cell = '''
+from procbackground import Manager
+from procbackground.observers import TqdmObserver
+with Manager(2, observer=TqdmObserver()) as manager:
+    print(sum(manager.map(abs, range(50))))
+'''
+notebook = new_notebook(cells=[new_code_cell(cell)])
+NotebookClient(notebook, timeout=60, kernel_name="python3").execute()
+shown = [kind for output in notebook.cells[0].outputs for kind in output.get("data", ())]
+models = notebook.metadata.widgets["application/vnd.jupyter.widget-state+json"]["state"].values()
+bars = [model["state"] for model in models if model["model_name"] == "FloatProgressModel"]
+print(json.dumps([shown, [[bar["value"], bar["max"], bar["bar_style"]] for bar in bars]]))
+"""
+
+
+def test_the_widget_of_a_notebook_shows_how_many_tasks_are_done():
+    for library in ("ipykernel", "ipywidgets", "nbclient"):
+        pytest.importorskip(library)
+    ran = subprocess.run(
+        [sys.executable, "-c", NOTEBOOK], capture_output=True, text=True, timeout=PATIENCE_S, check=True
+    )
+    shown, bars = json.loads(ran.stdout)
+    assert "application/vnd.jupyter.widget-view+json" in shown
+    assert bars == [[50, 50, "success"]]
