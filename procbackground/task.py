@@ -276,6 +276,6 @@ def parse_size(size: int | str) -> int:
         size = int(float(number) * (1000 if is_decimal else 1024) ** _UNITS[unit.upper()])
     elif not isinstance(size, numbers.Real):
         raise TypeError(f"a size is a number of bytes, or a string such as '512MiB', not {_shown(size)}")
-    if not size > 0:
-        raise ValueError(f"a size must be more than 0 bytes, not {size!r}")
+    if not size >= 1:
+        raise ValueError(f"a size must be 1 byte or more, not {size!r}")
     return int(size)

@@ -79,3 +79,11 @@ def test_waiting_outside_of_tasks_takes_any_duration():
     assert current().wait(-(10.0**300)) is False
     assert current().wait(0) is False
     assert current().wait(Decimal("0.001")) is False
+
+
+def test_a_text_is_no_time_to_wait(make_manager):
+    manager = make_manager(max_workers=1)
+    for call in (manager.wait, manager.cancel, manager.close):
+        with pytest.raises(TypeError, match="timeout takes a number of seconds, such as timeout=30, not '3'"):
+            call("3")
+    assert manager.wait(-1)  # what is left until a time that is over

@@ -92,9 +92,8 @@ def report(file: str, html: str | None, as_json: bool) -> int:
 
     with _opened(file) as journal:
         figures = _report_of(journal)
-    try:
         if html is not None:
-            figures.html(html)
+            _write_page(figures, html)
         elif as_json:
             import json
 
@@ -102,11 +101,16 @@ def report(file: str, html: str | None, as_json: bool) -> int:
         else:
             is_terminal = sys.stdout.isatty()
             print(figures.text(shutil.get_terminal_size().columns if is_terminal else None, color=is_terminal))
-    except OSError as error:
-        from procbackground._cli.errors import Wrong
-
-        raise Wrong(f"cannot write {html}: {error.strerror or error}") from None
     return 0
+
+
+def _write_page(figures: Any, path: str) -> None:
+    from procbackground._cli.errors import Wrong
+
+    try:
+        figures.html(path)
+    except OSError as error:
+        raise Wrong(f"cannot write {path}: {error.strerror or error}") from None
 
 
 def _report_of(journal: Journal) -> Any:
@@ -138,6 +142,7 @@ def _opened(file: str) -> Iterator[Journal]:
     try:
         with Journal(file) as journal:
             yield journal
+        sys.stdout.flush()  # here, where a reader that has gone is no error
     except JournalError as error:
         import os
 

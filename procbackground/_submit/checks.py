@@ -34,6 +34,12 @@ def checked_timeout(timeout: float | None, name: str = "timeout") -> float | Non
     return None if timeout is None else as_duration(name, timeout, may_be_zero=True)
 
 
+def time_left(timeout: float | None) -> float | None:
+    """Return `timeout` as `checked_timeout` does, but 0 for less: what is left until a deadline may be negative."""
+    is_over = isinstance(timeout, (int, float)) and timeout < 0
+    return 0.0 if is_over else checked_timeout(timeout)
+
+
 def check_buffersize(buffersize: int | None) -> None:
     """Raise `TypeError` or `ValueError` unless `buffersize` is None, or 1 or more."""
     if buffersize is None:

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.cli.conftest import PATIENCE_S
+
 COUNTED = """
 import os, time
 def count(name):
@@ -106,6 +108,20 @@ def test_journal_is_shown_listed_and_exported(counted):
     assert "ValueError: bad b" in ran.out
     assert counted("journal", "report", "j.sqlite", "--html", "page.html").code == 0
     assert "<html" in (counted.folder / "page.html").read_text()
+
+
+@pytest.mark.parametrize("what", ["show", "failed", "export", "report"])
+def test_a_reader_of_a_journal_may_go(counted, what):
+    counted("map", "counted:work", "--journal", "j.sqlite", "-q", "a")
+    ended, theirs = os.pipe()
+    os.close(ended)
+    try:
+        with counted.running("journal", what, "j.sqlite", stdout=theirs) as process:
+            said = process.communicate(timeout=PATIENCE_S)[1]
+        assert said.replace("0 failed or interrupted\n", "") == ""
+        assert process.returncode == 0
+    finally:
+        os.close(theirs)
 
 
 def test_what_is_no_journal_is_said_to_be_none(counted):
