@@ -6,6 +6,7 @@ strategies run here.
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -247,6 +248,8 @@ def _explain_death(job: Job, pid: int, death: Death, peak_bytes: int) -> Procbac
             "the kernel's OOM killer is the likely cause: the machine ran out of memory. Give the task a "
             "memory_limit, or the manager fewer workers"
         )
+    elif job.recipe.output is None and death.exit_code not in (-signal.SIGKILL, -signal.SIGTERM):
+        hint += ". What it wrote last is on this program's standard error; with output='relay' it would be here, too"
     peak = f", memory up to {peak_bytes / 2**20:.0f} MiB" if peak_bytes else ""
     log_lines = lines_of(death.log_records)
     last_lines = "".join(f"\n  {line}" for line in log_lines)
