@@ -11,6 +11,7 @@ import time
 from _thread import LockType, allocate_lock
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -20,6 +21,17 @@ if TYPE_CHECKING:
 def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
     """Acquire `lock`, and wait up to `timeout_s` seconds for that; None means without end."""
     return lock.acquire(True, -1 if timeout_s is None else max(0.0, float(min(timeout_s, threading.TIMEOUT_MAX))))
+
+
+class SafeCondition(threading.Condition):
+    """A condition that a signal handler cannot leave locked by raising at the begin or the end of a `with`.
+
+    `Condition.__enter__` is written in Python: the handler may run after it took the lock and before it returns, and
+    the lock would never be released then. Here `with` finds the methods of the lock itself, which are C functions.
+    """
+
+    __enter__ = property(attrgetter("_lock.__enter__"))  # pyright: ignore[reportAssignmentType]
+    __exit__ = property(attrgetter("_lock.__exit__"))  # pyright: ignore[reportAssignmentType]
 
 
 class Latch:

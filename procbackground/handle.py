@@ -9,17 +9,15 @@ from __future__ import annotations
 
 import _thread
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
+from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED, LOGGER
 from contextlib import AbstractContextManager
-from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from procbackground._sync import Sleeper, acquire_within
+from procbackground._sync import SafeCondition, Sleeper, acquire_within
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
 
@@ -89,17 +87,6 @@ class _MadeOnFirstTouch:
         return self if handle is None else handle.__dict__.setdefault(self.name, self.make())
 
 
-class _Condition(threading.Condition):
-    """A condition that a signal handler cannot leave locked by raising at the begin or the end of a `with`.
-
-    `Condition.__enter__` is written in Python: the handler may run after it took the lock and before it returns, and
-    the lock would never be released then. Here `with` finds the methods of the lock itself, which are C functions.
-    """
-
-    __enter__ = property(attrgetter("_lock.__enter__"))  # pyright: ignore[reportAssignmentType]
-    __exit__ = property(attrgetter("_lock.__exit__"))  # pyright: ignore[reportAssignmentType]
-
-
 class _ConditionOnFirstTouch:
     """`Future._condition`, made when it is first needed. See `TaskHandle._settle` for the other half."""
 
@@ -107,7 +94,7 @@ class _ConditionOnFirstTouch:
         if handle is None:
             return self
         attributes = handle.__dict__
-        condition = _Condition()
+        condition = SafeCondition()
         claimed = attributes.setdefault("_claim", condition)  # atomic: either we or the finisher are first
         if claimed is _FINISHER:
             # The finisher found no waiting thread and is a few bytecodes away from storing the state. A waiter may look
@@ -278,8 +265,7 @@ class TaskHandle(Future[R]):
         if self._state != FINISHED:
             raise CancelledError
         error = self._exception
-        if error is not None:
-            self._look()
+        self._look()
         if isinstance(error, StopIteration) and sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
             # asyncio copies the outcome to a future of its own. There a StopIteration would end the `await` as a return
             # does, or never; Python makes it a RuntimeError wherever it leaves a coroutine.
@@ -300,6 +286,19 @@ class TaskHandle(Future[R]):
         """
         self._look()  # the callback will
         super().add_done_callback(fn)
+
+    def _invoke_callbacks(self) -> None:
+        # Future's lets an exit or interrupt that one raises keep the others from being called.
+        ending: BaseException | None = None
+        for callback in self._done_callbacks:
+            try:
+                callback(self)
+            except Exception:
+                LOGGER.exception("exception calling callback for %r", self)
+            except BaseException as error:
+                ending = error
+        if ending is not None:
+            raise ending
 
     def _look(self) -> None:
         """Somebody looks at the outcome, or will."""

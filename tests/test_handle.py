@@ -159,11 +159,12 @@ def test_a_callback_added_after_the_end_runs_at_once(manager):
     assert called == [handle]
 
 
-def test_a_raising_callback_harms_nobody(manager, caplog):
+@pytest.mark.parametrize("kind", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_raising_callback_harms_nobody(manager, caplog, kind):
     has_run = threading.Event()
 
     def broken(_):
-        raise RuntimeError("this callback is broken")
+        raise kind("this callback is broken")
 
     handle = manager.run(plain.pause, 0.05)
     handle.add_done_callback(broken)
