@@ -183,6 +183,12 @@ class ImaginaryNodes:
                     [(request.number, w.STARTED, 1, node), (request.number, w.VALUE, pickled, False, self._cost)]
                 )
 
+    def share(self, number: int, parts: Sequence[memoryview]) -> None:
+        pass
+
+    def unshare(self, number: int) -> None:
+        pass
+
     def cancel(self, numbers: Sequence[int]) -> None:
         pass
 

@@ -12,7 +12,6 @@ from procbackground import (
     Manager,
     NodeLostError,
     Retry,
-    SerializationError,
     Task,
     TaskTimeoutError,
     TaskType,
@@ -119,8 +118,12 @@ def test_engine_s_failures_end_one_task_or_all(manager, engine, gate):
 def test_what_does_not_go_with_an_engine_is_refused(engine):
     with pytest.raises(ValueError, match="leave out engine or inline"):
         Manager(engine=engine, inline=True)
-    with (
-        Manager(engine=engine, max_workers=2) as manager,
-        pytest.raises(SerializationError, match="shared values, which cannot cross"),
-    ):
-        manager.run(len, manager.share(b"1" * 2**21)).result(PATIENCE_S)
+
+
+def test_shared_value_is_on_the_node_as_long_as_something_refers_to_it(make_manager, engine):
+    manager = make_manager(engine=engine)
+    shared = manager.share(b"1" * 2**21)
+    assert [manager.run(len, shared).result(PATIENCE_S) for _ in range(3)] == [2**21] * 3
+    assert len(engine._shares) == 1
+    del shared
+    wait_until(lambda: not engine._shares, "the node has forgotten it")

@@ -26,6 +26,7 @@ from procbackground._wire import frames as wire
 from procbackground._wire.failures import dump_failure
 from procbackground._wire.output import Plan
 from procbackground._wire.parcel import unstore
+from procbackground._wire.shares import SharedFile
 from procbackground._wire.surroundings import Surroundings
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
 
@@ -100,13 +101,19 @@ class NodeAgent:
     def _make_supervisor(self, places: int) -> NodeSupervisor:
         return NodeSupervisor(self._node, max_workers=places, **self._options)
 
-    def run(self, requests: Sequence[w.Request], find_over: Callable[[], Collection[int]] | None = None) -> None:
+    def run(
+        self,
+        requests: Sequence[w.Request],
+        find_over: Callable[[], Collection[int]] | None = None,
+        shares: Mapping[int, SharedFile] | None = None,
+    ) -> None:
         """Run requests to their ends. Return once those are reported, and the processes of withdrawn ones are gone.
 
         Requests that have not begun after `GIVE_BACK_S` are given back: here others take longer than was expected.
 
         Args:
             find_over: returns the numbers of those that are not to be run. Called once a cancel finds them here.
+            shares: the shared values that they refer to, by their numbers in the manager.
 
         Raises: nothing that a task does.
         """
@@ -117,7 +124,7 @@ class NodeAgent:
                 if request.number in over:
                     run.handle.has_ended = True
                 else:
-                    self._begin(run, request)
+                    self._begin(run, request, shares or {})
             give_back_s: float | None = time.monotonic() + GIVE_BACK_S
             for run in runs:
                 if not self._await_end(run, give_back_s):
@@ -142,13 +149,13 @@ class NodeAgent:
             self._running[request.number] = run
         return run
 
-    def _begin(self, run: _Run, request: w.Request) -> None:
+    def _begin(self, run: _Run, request: w.Request, shares: Mapping[int, SharedFile]) -> None:
         handle, supervisor = run.handle, run.supervisor
         if self._is_closed:  # a drain that begins now finds the request, and gives it back
             handle.end(w.STOPPED)
             return
         try:
-            job = make_job(handle, request, self.slots)
+            job = make_job(handle, request, self.slots, shares)
             handle._job = job
             (supervisor.accept_loop if request.is_loop else supervisor.accept)(job)
             run.note_accepted()
@@ -220,9 +227,12 @@ class NodeAgent:
             supervisor.close(0.0)
 
 
-def make_job(handle: NodeHandle, request: w.Request, slots: Collection[str]) -> Job:
-    """Return the job of a request, on a node with these `slots`. Raises: `OSError` where a large payload finds no
-    memory.
+def make_job(
+    handle: NodeHandle, request: w.Request, slots: Collection[str], shares: Mapping[int, SharedFile]
+) -> Job:
+    """Return the job of a request, on a node with these slots and shared values.
+
+    Raises: `OSError` where a large payload finds no memory.
     """
     recipe = Recipe(
         request.name,
@@ -242,7 +252,7 @@ def make_job(handle: NodeHandle, request: w.Request, slots: Collection[str]) -> 
     flags = request.flags & ~wire.PARCEL
     payload: Any = request.payload
     if request.is_stored:
-        payload = unstore(payload)
+        payload = unstore(payload, [shares[number] for number in request.shares])
         flags |= wire.PARCEL
     job = Job(handle, recipe, payload, flags)
     job.attempt = request.attempt

@@ -14,6 +14,7 @@ from procbackground._wire.parcel import Parcel
 if TYPE_CHECKING:
     from procbackground._state.fleet import Worker
     from procbackground._supervisor.engine_loop import EngineLoop
+    from procbackground._wire.shares import SharedFile
 
 
 class Place:
@@ -91,6 +92,11 @@ class PlaceLauncher:
         pass
 
 
+def shares_of(job: Job) -> tuple[SharedFile, ...]:
+    """Return the shared values that the arguments refer to."""
+    return job.payload.shares if isinstance(job.payload, Parcel) else ()
+
+
 def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Request:
     """Return the request number `number`, for the attempt that the job is at.
 
@@ -126,6 +132,7 @@ def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Req
         output=output,
         priority=recipe.priority,
         needs=None if needs is None else (needs.cores, needs.memory, needs.slots),
+        shares=tuple(share.number for share in shares_of(job)),
         expected_s=recipe.mean_s if is_plain and recipe.mean_s >= 0 else w.NEVER,
     )
 

@@ -21,7 +21,7 @@ from procbackground._state.job import Job
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.output import AttemptOutput, write_lines
-from procbackground._supervisor.place import Place, request_of
+from procbackground._supervisor.place import Place, request_of, shares_of
 from procbackground._supervisor.settle import ResultBatch
 from procbackground._supervisor.workers import Workers
 from procbackground._wire import attempts as w
@@ -33,10 +33,11 @@ from procbackground.report import Progress
 
 if TYPE_CHECKING:
     from procbackground._supervisor.engine_loop import EngineLoop
+    from procbackground._wire.shares import SharedFile
 
 MOST_REFUSALS = 3  # of nodes that can start no process
 ON_ANOTHER_MACHINE = "the process is on another machine"
-NO_CONNECTIONS = "the arguments hold connections, sockets or shared values, which cannot cross to another machine"
+NO_CONNECTIONS = "the arguments hold connections or sockets, which cannot cross to another machine"
 
 
 class Places(Workers):
@@ -55,6 +56,7 @@ class Places(Workers):
         self._requests: list[w.Request] = []  # not given to the engine yet
         self._cancelled: list[int] = []
         self._suspects: deque[tuple[Worker, Job]] = deque()  # that may take nodes down
+        self._shared: set[int] = set()  # numbers of the shared values that the engine has
         self._suspect: int = 0  # the request of the one that was tried last
 
     # -- towards the engine --------------------------------------------------------------------------------
@@ -82,6 +84,8 @@ class Places(Workers):
             if payload is None:
                 self._lose(worker, SerializationError(NO_CONNECTIONS))
                 return
+            for share in shares_of(job):
+                self._share(share)
             self._last_number = place.number = self._last_number + 1
             worker.pid = 0
             place.is_waiting = place.wants_next = False
@@ -89,6 +93,18 @@ class Places(Workers):
                 place.begins = place.losses = 0
             self._workers[place.number] = worker
             self._requests.append(request_of(job, place.number, payload, place.losses > 0))
+
+    def _share(self, share: SharedFile) -> None:
+        """Have the engine know a shared value, until nothing here refers to it."""
+        if share.number not in self._shared:
+            self._shared.add(share.number)
+            self._shares.watch(share)
+            self._engine.share(share.number, share.parts())
+
+    def release_share(self, number: int) -> None:
+        """Nothing refers to a shared value any more: let the engine forget it."""
+        self._shared.discard(number)
+        self._engine.unshare(number)
 
     def flush(self) -> None:
         """Give the engine what has come together in this step."""

@@ -71,6 +71,7 @@ class Request(NamedTuple):
     output: tuple[str, str] | None  # mode and path of an `output.Plan`
     priority: int = 0  # for the engine
     needs: tuple[int, int, tuple[tuple[str, int], ...]] | None = None  # as `_state.ledger.Needs`
+    shares: tuple[int, ...] = ()  # numbers of the shared values that the payload refers to
     expected_s: float = NEVER  # what it will take by experience; `NEVER` where nothing is known, or it is to be alone
 
 

@@ -61,8 +61,8 @@ class Parcel:
         return self.size
 
     def stored(self) -> bytes | None:
-        """Return a copy of its content that `load_stored` takes; None where descriptors cross with it."""
-        return self.open_here().stored()
+        """Return a copy of its content that `unstore` takes, with its shared values; None where descriptors cross."""
+        return self.open_here().stored(is_without_shares=True)
 
 
 class ReceivedParcel:
@@ -89,9 +89,12 @@ class ReceivedParcel:
         """Bytes of its parts."""
         return sum(part.nbytes for part in self._parts)
 
-    def stored(self) -> bytes | None:
-        """Return a copy that `load_stored` takes; None where descriptors cross with it, which cannot be kept."""
-        if self._files or self._shares:
+    def stored(self, is_without_shares: bool = False) -> bytes | None:
+        """Return a copy that `load_stored` takes; None where descriptors cross with it, which cannot be kept.
+
+        Shared values count among these, unless the copy is taken `is_without_shares`.
+        """
+        if self._files or (self._shares and not is_without_shares):
             return None
         sizes = [part.nbytes for part in self._parts]
         pieces: list[bytes | memoryview] = [_STORED_COUNT.pack(len(sizes)), struct.pack(f"<{len(sizes)}Q", *sizes)]
@@ -111,10 +114,10 @@ def receive_stored(data: bytes) -> ReceivedParcel:
     return ReceivedParcel(_stored_parts(data), [], ())
 
 
-def unstore(data: bytes) -> Parcel:
-    """Return a parcel that was kept as bytes, to be sent again. Raises: `OSError`."""
+def unstore(data: bytes, shares: Sequence[SharedFile]) -> Parcel:
+    """Return a parcel that was kept as bytes, to be sent again with its shared values. Raises: `OSError`."""
     parts = _stored_parts(data)
-    return pack(bytes(parts[0]), parts[1:])
+    return pack(bytes(parts[0]), parts[1:], shares=shares)
 
 
 def _stored_parts(data: bytes) -> list[memoryview]:

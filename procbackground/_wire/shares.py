@@ -49,7 +49,7 @@ class OpenShare:
         """Return the value, always the same object. Raises whatever its loading raises."""
         values = self._values
         if not values:
-            parts = self._parts()
+            parts = self.parts()
             values.append(loads(parts[0], parts[1:]))
         return values[0]
 
@@ -62,12 +62,13 @@ class OpenShare:
         from hashlib import blake2b  # here: a worker has no use for it
 
         found = blake2b(digest_size=32)
-        for part in self._parts():
+        for part in self.parts():
             found.update(NUMBER.pack(part.nbytes))
             found.update(part)
         return found.digest()
 
-    def _parts(self) -> list[memoryview]:
+    def parts(self) -> list[memoryview]:
+        """Return the pickle and its buffers."""
         _, count = _HEAD.unpack_from(self._view)
         sizes = struct.unpack_from(f"<{count}Q", self._view, _HEAD.size)
         position = padded(_HEAD.size + 8 * count)
@@ -118,6 +119,10 @@ class SharedFile:
     def value(self) -> Any:
         """The value, mapped read-only. Raises: `OSError` if it was freed; whatever its loading raises."""
         return self._opened().value
+
+    def parts(self) -> list[memoryview]:
+        """Return the pickle and its buffers, mapped read-only. Raises: `OSError` if the value was freed."""
+        return self._opened().parts()
 
     def digest(self) -> bytes:
         """Return a digest of the content."""

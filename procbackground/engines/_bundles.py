@@ -24,6 +24,7 @@ class Bundle:
     def __init__(self, requests: Sequence[w.Request]) -> None:
         self.number: int = requests[0].number
         self.has_several: bool = len(requests) > 1
+        self.has_shares: bool = bool(requests[0].shares)
         self.left: set[int] = {request.number for request in requests}
         self._future: Any = None
 

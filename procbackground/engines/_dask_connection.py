@@ -23,6 +23,7 @@ from procbackground.engines._answers import Answers
 from procbackground.engines._bundles import Bundle, in_bundles, key_of
 from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
 from procbackground.engines._dask_scheduler import ASK, WITHDRAW, SchedulerSide
+from procbackground.engines._dask_shares import SharesOfManager
 from procbackground.engines._resources import resources_of
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class Connection:
         self._tasks: dict[int, Bundle] = {}  # of dask, by the number of the bundle
         self._threads_of_nodes = 0
         self._answers = Answers()
+        self.shares = SharesOfManager(client)
         self._seen_needs: set[tuple[Any, ...]] = set()
         self._is_lost = self._is_closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
@@ -125,10 +127,10 @@ class Connection:
         return found
 
     def submit(self, requests: Sequence[w.Request]) -> None:
-        alike: defaultdict[tuple[int, tuple[Any, ...] | None], list[w.Request]] = defaultdict(list)
+        alike: defaultdict[tuple[Any, ...], list[w.Request]] = defaultdict(list)
         for request in (*requests, *self._more_requests()):
-            alike[request.priority, request.needs].append(request)
-        for (priority, _), each in sorted(alike.items(), key=lambda item: item[0][0], reverse=True):
+            alike[request.priority, request.needs, request.shares].append(request)
+        for (priority, *_), each in sorted(alike.items(), key=lambda item: item[0][0], reverse=True):
             free = PER_THREAD * self._threads_of_nodes - len(self._tasks)
             for together in _in_messages(in_bundles(each, max(0, free))):
                 self._submit(together, priority)
@@ -137,6 +139,11 @@ class Connection:
         resources = resources_of(lists[0][0])
         if resources:
             self._warn_of_missing(resources)
+        try:
+            shares = self.shares.futures_of(lists[0][0].shares)
+        except TimeoutError:  # no node is there: after what came meanwhile
+            self.put(self.submit, [request for requests in lists for request in requests])
+            return
         bundles = [Bundle(requests) for requests in lists]
         for bundle in bundles:
             self._tasks[bundle.number] = bundle
@@ -149,6 +156,7 @@ class Connection:
                 [self._name] * len(bundles),
                 [bundle.number for bundle in bundles],
                 [w.pack([tuple(request) for request in requests]) for requests in lists],
+                [shares] * len(bundles),
                 key=[key_of(self._name, bundle.number) for bundle in bundles],
                 priority=priority,
                 resources=resources or None,
@@ -258,8 +266,17 @@ class Connection:
             status = None if future is None else future.status
             if status == "error":
                 self._take_error(bundle, future.exception())
+            elif status in ("cancelled", "lost") and bundle.left and bundle.has_shares:
+                self._begin_anew(bundle)  # a shared value was lost with the only node that had it
             elif status == "cancelled" and bundle.left:  # while "lost" is a result that comes again
                 self._lose(LOST)
+
+    def _begin_anew(self, bundle: Bundle) -> None:
+        """Have the manager begin what is left of a bundle that dask has dropped."""
+        numbers = tuple(bundle.left)
+        for number in numbers:
+            self._forget(number)
+        self._listener.reports_came([(number, w.STOPPED) for number in numbers])
 
     def _size_up(self) -> None:
         """See how many threads the nodes have."""
@@ -308,6 +325,7 @@ class Connection:
     def _disconnect(self, timeout_s: float) -> None:
         self._bundles.clear()
         self._tasks.clear()
+        self.shares.clear()
         if not self._is_lost and self._client.status == "running":
             try:
                 self._client.unregister_worker_plugin(self._name)

@@ -26,6 +26,7 @@ from procbackground._supervisor.machine import total_memory_bytes
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of
 from procbackground.engines._dask_scheduler import ASKED, DECLARE, OVER, WITHDRAWN
+from procbackground.engines._dask_shares import ShareOnNode
 from procbackground.engines._resources import CORES, MEMORY, slots_of
 
 if TYPE_CHECKING:
@@ -107,7 +108,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
             ]
             self._worker.log_event(self.name, (over, w.pack(reports)))
 
-    def run(self, bundle: int, data: bytes) -> bytes | None:
+    def run(self, bundle: int, data: bytes, shares: dict[int, ShareOnNode]) -> bytes | None:
         """Run the requests of a bundle; return the last reports that are too large for an event, by their requests."""
         requests = [w.Request(*facts) for facts in w.unpack(data)]
         numbers = self._running[bundle] = [request.number for request in requests]
@@ -115,7 +116,8 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         if has_several:
             self._bundles.update(dict.fromkeys(numbers, bundle))
         try:
-            self._agent.run(requests, partial(self._over, bundle) if has_several else None)
+            files = {number: share.file for number, share in shares.items()}
+            self._agent.run(requests, partial(self._over, bundle) if has_several else None, files)
         finally:
             del self._running[bundle]
             # Forgotten once the ends are sent, which name the bundle.
@@ -228,9 +230,9 @@ def address_of(node: str) -> str:
     return node.rpartition("(")[2].removesuffix(")")
 
 
-def run_bundle(name: str, bundle: int, data: bytes) -> bytes | None:
+def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNode]) -> bytes | None:
     """The dask task: run the requests of a bundle of the manager `name`."""
-    return _plugin_of(get_worker(), name).run(bundle, data)
+    return _plugin_of(get_worker(), name).run(bundle, data, shares)
 
 
 def _withdraw(worker: Worker, name: str, number: int) -> None:

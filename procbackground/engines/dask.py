@@ -90,6 +90,12 @@ class DaskEngine:
     def submit(self, requests: Sequence[w.Request]) -> None:
         self._connection.put(self._connection.submit, requests)
 
+    def share(self, number: int, parts: Sequence[memoryview]) -> None:
+        self._connection.put(self._connection.shares.add, (number, parts))
+
+    def unshare(self, number: int) -> None:
+        self._connection.put(self._connection.shares.remove, number)
+
     def cancel(self, numbers: Sequence[int]) -> None:
         self._connection.put(self._connection.cancel, numbers)
 

@@ -60,6 +60,17 @@ class Engine(Protocol):
         """Run these, those of higher priority first."""
         ...
 
+    def share(self, number: int, parts: Sequence[memoryview]) -> None:
+        """Have this shared value where a request runs that names its number: a pickle and its buffers, read-only.
+
+        They stay as they are until `unshare`.
+        """
+        ...
+
+    def unshare(self, number: int) -> None:
+        """Forget a shared value: no request refers to it any more."""
+        ...
+
     def cancel(self, numbers: Sequence[int]) -> None:
         """Stop these wherever they are. One that has begun reports its end once its processes are gone."""
         ...

@@ -9,6 +9,7 @@ from typing import Any
 
 from procbackground._node.agent import NodeAgent
 from procbackground._wire import attempts as w
+from procbackground._wire.shares import SharedFile
 
 
 class OwnNode:
@@ -17,6 +18,7 @@ class OwnNode:
     def __init__(self, slots: int = 2) -> None:
         self._slots = slots
         self._withdrawn: set[int] = set()
+        self._shares: dict[int, SharedFile] = {}
         self._is_lost = False
 
     def places(self) -> int:
@@ -38,7 +40,13 @@ class OwnNode:
     def _run(self, data: bytes) -> None:
         request = w.Request(*w.unpack(data))
         if request.number not in self._withdrawn:
-            self._agent.run([request])
+            self._agent.run([request], shares={number: self._shares[number] for number in request.shares})
+
+    def share(self, number: int, parts: Sequence[memoryview]) -> None:
+        self._shares[number] = SharedFile(bytes(parts[0]), parts[1:])
+
+    def unshare(self, number: int) -> None:
+        del self._shares[number]
 
     def cancel(self, numbers: Sequence[int]) -> None:
         for number in numbers:
