@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import gc
 import mmap
+import multiprocessing
 import os
 import random
 import signal
@@ -278,15 +279,17 @@ def _print_summary(
 
 
 def zygotes() -> list[int]:
-    """Return the pids of the processes that the fork server has started: zygotes, and nothing else."""
-    pid = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
-    if pid is None:
-        return []
-    try:
-        with open(f"/proc/{pid}/task/{pid}/children", encoding="ascii") as file:
-            return [int(child) for child in file.read().split()]
-    except OSError:
-        return []
+    """Return the pids of the zygotes of this process: those that the fork server has started, and one that had a head
+    start."""
+    pids = [each.pid for each in multiprocessing.active_children() if each.name == "procbackground-zygote"]
+    server = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
+    if server is not None:
+        try:  # earlier than `multiprocessing` knows of them
+            with open(f"/proc/{server}/task/{server}/children", encoding="ascii") as file:
+                pids += map(int, file.read().split())
+        except OSError:
+            pass
+    return list({pid for pid in pids if pid is not None})
 
 
 def _warm_helpers() -> None:

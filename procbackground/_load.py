@@ -9,7 +9,10 @@ from importlib import import_module
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
+
+    T = TypeVar("T")
 
 
 def load(name: str) -> Any:
@@ -23,24 +26,29 @@ def load(name: str) -> Any:
     module = sys.modules.get(name)
     if module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False):
         return module
+    return aside(lambda: import_module(name))
+
+
+def aside(act: Callable[[], T]) -> T:
+    """Have `act` called where no signal handler can interrupt it: not in the main thread. Raises: what it raises."""
     if get_ident() != threading.main_thread().ident:
-        return import_module(name)
+        return act()
     done = allocate_lock()
     done.acquire()
     outcome: list[Any] = []
 
-    def import_it() -> None:
+    def run() -> None:
         try:
-            outcome.append(import_module(name))
+            outcome.append(act())
         except BaseException as error:
             outcome.append(error)
         done.release()
 
     try:
-        start_new_thread(import_it, ())
+        start_new_thread(run, ())
     except RuntimeError:
-        return import_module(name)  # the system has no thread to give, or the interpreter exits
+        return act()  # the system has no thread to give, or the interpreter exits
     done.acquire()
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
-    return outcome[0]
+    return outcome[0]  # type: ignore[no-any-return]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from procbackground import _headstart
 from procbackground._compat import ExecutorInternals
-from procbackground._load import load
+from procbackground._load import aside, load
 from procbackground._submit.calls import TaskCalls
 
 TYPE_CHECKING = False
@@ -151,8 +152,14 @@ class Manager(TaskCalls, ExecutorInternals):
         engine: Engine | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        # Only now: a child imports this module with the main module that uses it, and makes no manager.
-        super().__init__(*load("procbackground._submit.making").make_parts(**options))
+        if not inline and engine is None:
+            aside(lambda: _headstart.begin(mp_context))
+        try:
+            # Only now: a child imports this module with the main module that uses it, and makes no manager.
+            super().__init__(*load("procbackground._submit.making").make_parts(**options))
+        except BaseException:
+            _headstart.drop()
+            raise
 
     # -- asking and waiting --------------------------------------------------------------------------------
 

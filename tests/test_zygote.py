@@ -289,6 +289,7 @@ def test_the_loss_of_the_fork_server_and_the_zygote_at_once_costs_no_task(tmp_pa
     from tests.support.tasks import plain
 
     if __name__ == "__main__":
+        forkserver.ensure_running()
         with Manager(max_workers=1) as manager:
             handle = manager.run(plain.square, 3)
             wait_until(lambda: bool(zygotes()), "a zygote was started")

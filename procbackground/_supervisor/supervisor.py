@@ -17,6 +17,7 @@ from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from procbackground import _headstart
 from procbackground._state import commands as c
 from procbackground._state import stops
 from procbackground._state.job import Job
@@ -238,6 +239,8 @@ class Supervisor(Questions):
         if acceptance.is_foreign:
             return
         acceptance.is_refusing = True
+        if not self._loop.is_ready:
+            _headstart.drop()
         if not self._inbox.is_over:
             now_s = time.monotonic()
             self._inbox.put(lambda: self._loop.intake.begin_close(timeout_s, now_s))
@@ -248,6 +251,7 @@ class Supervisor(Questions):
         self._acceptance.check_fork()
         self._acceptance.is_refusing = True
         if not loop.is_ready and not loop.has_closed.is_set:
+            _headstart.drop()
             self.close_unused()
         if not loop.has_closed.is_set:
             self.ask_to_close(timeout_s)

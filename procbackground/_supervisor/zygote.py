@@ -14,10 +14,11 @@ import signal
 import socket
 import time
 from collections.abc import Callable
-from multiprocessing.context import BaseContext
+from multiprocessing.context import BaseContext, ForkServerContext
 from typing import TYPE_CHECKING, Any
 
-from procbackground import _platform
+from procbackground import _headstart, _platform
+from procbackground._load import load
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.direct import (
@@ -32,6 +33,7 @@ from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerPr
 from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
+from procbackground._wire.surroundings import EarlyName
 from procbackground._worker import forker as child
 from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_zygote
@@ -47,6 +49,7 @@ _unfit: set[Any] = set()
 ANSWER_S = 10.0  # a fork takes a millisecond; on a machine with ten times the work of its cores, seconds at times
 CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
 DEATH_S = 0.5  # between the end of its socket and its exit code
+NAME = "procbackground-zygote"
 DIED = "the zygote, the process that forks workers, died"
 LOOK_S = 0.1  # between two checks whether a zygote that has not answered is stopped (SIGSTOP): then it never will
 
@@ -190,18 +193,24 @@ class Zygote:
     def _start_process(self, theirs: socket.socket, boot: Boot, preload: tuple[str, ...]) -> BaseProcess:
         """Start the process. Blocks; raises whatever prevents the start."""
         method = self._context.get_start_method()
+        fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
+        args = (fds, boot, preload)
+        process: BaseProcess | None = None
         with room_for_start(), known_start_method(method):
             make_main_startable()
-            forget_foreign_fork_server(method)
-            fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
-            process: BaseProcess = self._context.Process(
-                target=run_zygote,
-                name=name_process("procbackground-zygote", boot, self._context),
-                args=(fds, boot, preload),
-                daemon=False,
-            )
-            with fork_server_watched(method), interrupts_held_back(method):
-                process.start()
+            head_start = _headstart.take() if type(self._context) is ForkServerContext else None
+            if head_start is not None and boot.surroundings is not None:
+                adoption = load("procbackground._supervisor.adoption")
+                process = adoption.start_adopted(
+                    head_start, run_zygote, EarlyName(NAME, boot.surroundings, boot.setup), args
+                )
+            if process is None:
+                forget_foreign_fork_server(method)
+                process = self._context.Process(
+                    target=run_zygote, name=name_process(NAME, boot, self._context), args=args, daemon=False
+                )
+                with fork_server_watched(method), interrupts_held_back(method):
+                    process.start()
         load_what_failures_need()
         return process
 

@@ -1,0 +1,49 @@
+"""The child's side of a head start: loads what a zygote needs, and becomes the process that the parent sends."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from multiprocessing import resource_tracker, spawn
+
+from procbackground._worker import zygote  # noqa: F401  # while the parent is still loading its own side
+
+MAX_FDS = 250  # in a message; the kernel takes 253
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import NoReturn
+
+_fds: list[int] = []
+
+
+class InheritedFd:
+    """Stands for a descriptor in what the parent pickles, as `DupFd` of `multiprocessing` does."""
+
+    def __init__(self, index: int) -> None:
+        self.index = index
+
+    def detach(self) -> int:
+        """Return the descriptor, in the child."""
+        return _fds[self.index]
+
+
+def main(control: int) -> NoReturn:
+    """Wait for the parent, and do what a child of `multiprocessing` does. `control` is a socket."""
+    exit_code = 1
+    try:
+        with socket.socket(fileno=control) as parent:
+            message, fds, _, _ = socket.recv_fds(parent, 1, MAX_FDS)
+        if not message:
+            os._exit(0)  # the parent has ended, or needs no child
+        for fd in fds:
+            os.set_inheritable(fd, False)
+        tracker_fd, data_fd, *_fds[:] = fds
+        resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
+        exit_code = spawn._main(data_fd, os.dup(data_fd))
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+    finally:
+        os._exit(exit_code)
