@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from typing import NamedTuple
+
+from procbackground._named import NamedTuple
 
 STEPS = 16  # of a histogram for each doubling: a quantile is within 2.2 % of the truth
 MAX_SPANS = 4000

@@ -5,10 +5,10 @@ As a program, `python -m procbackground.report FILE`, it reports on the run whos
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from procbackground._record import record
 from procbackground.errors import signal_name
 from procbackground.task import Task
 
@@ -33,7 +33,7 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Attempt:
     """One execution of a task in one process.
 
@@ -72,7 +72,7 @@ class Attempt:
         return signal_name(self.exit_code)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Progress:
     """The progress that a running task reported last, by `current().progress(...)`.
 
@@ -84,7 +84,7 @@ class Progress:
     message: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stats:
     """Counters since the manager's start; `queued` and `running` are of now.
 
@@ -107,7 +107,7 @@ class Stats:
     running: int
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class ProcessInfo:
     """One worker process at one moment.
 
@@ -128,7 +128,7 @@ class ProcessInfo:
     node: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class CloseReport:
     """How a close went.
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import math
-import numbers
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
 from enum import StrEnum
 from types import CodeType, FunctionType
 from typing import Any, Generic, Literal, SupportsFloat, SupportsIndex, TypeAlias, TypedDict, TypeVar
 
+from procbackground._record import field, record
 from procbackground.retry import Retry, as_retry
 
 __all__ = ["Task", "TaskFields", "TaskType"]
@@ -27,7 +25,7 @@ OUTPUTS = ("inherit", "capture", "relay", "tagged")  # beside paths
 Output: TypeAlias = Literal["inherit", "capture", "relay", "tagged"] | str | os.PathLike[str]
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
-_IS_ASYNC = inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
+_IS_ASYNC = 0x80 | 0x200  # CO_COROUTINE and CO_ASYNC_GENERATOR of `inspect`, which takes 7 ms to import
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
 
 
@@ -38,7 +36,7 @@ class TaskType(StrEnum):
     LOOP = "loop"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@record(frozen=True, slots=True, eq=False)
 class Task(Generic[R]):
     """What to run, and under which limits. `None` in a limit means the manager's; `math.inf` means no limit.
 
@@ -250,6 +248,12 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{type(value).__name__}(...)"
 
 
+def _is_real(value: Any) -> bool:
+    from numbers import Real  # as numpy's numbers are
+
+    return isinstance(value, Real)
+
+
 def resolve(value: float | None, default: float | None) -> float:
     """Return the limit in force: the task's `value`, else the manager's `default`, else `NO_LIMIT`."""
     if value is not None:
@@ -274,7 +278,7 @@ def parse_size(size: int | str) -> int:
         # As in GNU tools: "M" and "MiB" are powers of 1024, "MB" is a power of 1000.
         is_decimal = not binary and size.strip()[-1:] in "bB" and unit
         size = int(float(number) * (1000 if is_decimal else 1024) ** _UNITS[unit.upper()])
-    elif not isinstance(size, numbers.Real):
+    elif not isinstance(size, int | float) and not _is_real(size):
         raise TypeError(f"a size is a number of bytes, or a string such as '512MiB', not {_shown(size)}")
     if not size >= 1:
         raise ValueError(f"a size must be 1 byte or more, not {size!r}")

@@ -9,7 +9,8 @@ Without cgroup v2, or without limits there, all limits are None.
 from __future__ import annotations
 
 import os
-from typing import NamedTuple
+
+from procbackground._named import NamedTuple
 
 
 class Mount(NamedTuple):

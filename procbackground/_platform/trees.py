@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import NamedTuple
+
+from procbackground._named import NamedTuple
 
 WALKED = 16  # processes whose children are looked up one by one; for more, a survey is cheaper
 SURVEY_S = 0.5  # between two surveys of the process table, which find descendants that a walk misses

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from procbackground._named import NamedTuple
 
 if TYPE_CHECKING:
     from procbackground._state.fleet import Worker

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
+from procbackground._named import NamedTuple
 from procbackground._state.attempt import IllegalTransition
 from procbackground._state.job import Job
 from procbackground._state.ledger import Kind, Needs

@@ -7,7 +7,8 @@ by a process, from its launch to its end: so no two processes ever have the same
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+
+from procbackground._named import NamedTuple
 
 
 class Needs(NamedTuple):

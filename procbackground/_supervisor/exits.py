@@ -9,9 +9,9 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from procbackground import _platform
+from procbackground._named import NamedTuple
 from procbackground._platform.cgroup import OomCounts
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.scheduler import Scheduler

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 from procbackground import _platform
+from procbackground._named import NamedTuple
 from procbackground._state import commands as c
 from procbackground._state.fleet import ALIVE, Death
 from procbackground._state.job import Job

@@ -15,9 +15,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Collection
-from typing import NamedTuple
 
 from procbackground import _platform
+from procbackground._named import NamedTuple
 from procbackground._platform.trees import Figures
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker

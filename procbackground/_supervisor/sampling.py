@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
+from procbackground._named import NamedTuple
 from procbackground._state import commands as c
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker

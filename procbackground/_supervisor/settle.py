@@ -11,9 +11,10 @@ import time
 from _thread import LockType
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from procbackground._figures import Figures
+from procbackground._named import NamedTuple
 from procbackground._state import commands as c
 from procbackground._state import outcomes
 from procbackground._state.fleet import Worker

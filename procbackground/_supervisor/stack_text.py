@@ -8,7 +8,8 @@ from __future__ import annotations
 import linecache
 import os
 import re
-from typing import NamedTuple
+
+from procbackground._named import NamedTuple
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):$")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')

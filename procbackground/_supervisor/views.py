@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from procbackground._named import NamedTuple
 from procbackground._state.job import Job
 from procbackground._supervisor.inbox import Question
 from procbackground._supervisor.judge import why_no_stack

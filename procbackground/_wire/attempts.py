@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import pickle
 import sys
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from procbackground._named import NamedTuple
 
 if TYPE_CHECKING:
     from procbackground._worker.relay import Levels

@@ -13,9 +13,9 @@ from __future__ import annotations
 import copyreg
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from multiprocessing.connection import Connection, rebuild_connection  # type: ignore[attr-defined]
 from multiprocessing.reduction import _rebuild_socket  # type: ignore[attr-defined]
 from pickle import PicklingError
 
@@ -24,6 +24,7 @@ from procbackground._wire.shares import FREED, OpenShare, SharedFile
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
     from typing import Any, TypeAlias
 
     Values: TypeAlias = "Sequence[OpenShare] | Sequence[SharedFile]"
@@ -153,6 +154,8 @@ def _take_shared(place: int) -> Any:
 
 
 def _reduce_connection(connection: Connection) -> tuple[Any, ...]:
+    from multiprocessing.connection import rebuild_connection  # type: ignore[attr-defined]
+
     return rebuild_connection, (_send(connection), connection.readable, connection.writable)
 
 
@@ -160,5 +163,18 @@ def _reduce_socket(sock: socket.socket) -> tuple[Any, ...]:
     return _rebuild_socket, (_send(sock), sock.family, sock.type, sock.proto)
 
 
-copyreg.pickle(Connection, _reduce_connection)
 copyreg.pickle(socket.socket, _reduce_socket)
+
+knows_connections = False
+
+
+def know_connections() -> None:
+    """Register the reducer of connections, once there can be any: 7 of 139 ms of imports go into their module."""
+    global knows_connections
+    kind = getattr(sys.modules.get("multiprocessing.connection"), "Connection", None)
+    if kind is not None:
+        copyreg.pickle(kind, _reduce_connection)
+        knows_connections = True
+
+
+know_connections()

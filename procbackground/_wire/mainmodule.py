@@ -25,10 +25,11 @@ MAIN_NAMES = ("__main__", "__mp_main__")  # the second is the name under which c
 _IPYTHON = "ipython"  # a script without a guard; `multiprocessing` leaves it out, too
 
 # A definition below the guard, or one that a function makes global. Most scripts have neither, and need not be parsed.
-_GUARD = re.compile(r"^if\b.*\b__name__\b.*$", re.MULTILINE)
-_BLOCK_END = re.compile(r"^[^\s#)\]}]", re.MULTILINE)
-_DEFINITION = re.compile(r"^\s+(?:async\s+def|def|class)\s+(\w+)", re.MULTILINE)
-_GLOBAL = re.compile(r"^\s+global\s+(.+)$", re.MULTILINE)
+# Compiled where they are used, which is in the parent only.
+_GUARD = r"^if\b.*\b__name__\b.*$"
+_BLOCK_END = r"^[^\s#)\]}]"
+_DEFINITION = r"^\s+(?:async\s+def|def|class)\s+(\w+)"
+_GLOBAL = r"^\s+global\s+(.+)$"
 
 
 class MainModule:
@@ -69,12 +70,14 @@ class MainModule:
         source = self._source
         if source is None:
             return False
-        for guard in _GUARD.finditer(source):
-            end = _BLOCK_END.search(source, guard.end())
-            if _DEFINITION.search(source, guard.end(), end.start() if end else len(source)):
+        definition, block_end = re.compile(_DEFINITION, re.MULTILINE), re.compile(_BLOCK_END, re.MULTILINE)
+        for guard in re.finditer(_GUARD, source, re.MULTILINE):
+            end = block_end.search(source, guard.end())
+            if definition.search(source, guard.end(), end.start() if end else len(source)):
                 return True
-        made_global = {name.strip() for match in _GLOBAL.finditer(source) for name in match[1].split(",")}
-        return bool(made_global) and any(match[1] in made_global for match in _DEFINITION.finditer(source))
+        groups = re.finditer(_GLOBAL, source, re.MULTILINE)
+        made_global = {name.strip() for match in groups for name in match[1].split(",")}
+        return bool(made_global) and any(match[1] in made_global for match in definition.finditer(source))
 
     @functools.cached_property
     def _names(self) -> tuple[set[str], set[str]] | None:

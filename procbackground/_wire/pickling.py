@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from procbackground._load import load
+from procbackground._wire import descriptors
 from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
 from procbackground._wire.mainmodule import (
     MAIN_NAMES,
@@ -41,6 +42,8 @@ def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes
     Args:
         buffers: takes the buffers of arrays and the like, which are not in the pickle then.
     """
+    if not descriptors.knows_connections:
+        descriptors.know_connections()
     mark = collected_so_far()
     take_buffer = None if buffers is None else buffers.append
     try:
@@ -147,6 +150,8 @@ def dump_payload(value: Any) -> bytes | Parcel:
 
     Raises: as `dumps`.
     """
+    if not descriptors.knows_connections:
+        descriptors.know_connections()
     buffers: list[pickle.PickleBuffer] = []
     try:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)

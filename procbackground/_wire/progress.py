@@ -11,8 +11,8 @@ the counter: the place that the counter points to is always complete, also after
 from __future__ import annotations
 
 import struct
-from typing import NamedTuple
 
+from procbackground._named import NamedTuple
 from procbackground._wire.page import LINES_SIZE
 
 INTERVAL_S = 0.05  # between two reports by the pipe

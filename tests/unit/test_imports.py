@@ -13,8 +13,11 @@ ROOT = Path(procbackground.__file__).parent
 
 # For each part, the parts that it may import; a part may always import from itself. A package that has no entry of
 # its own for a module of it stands for all of them.
-LEAVES = {"_sync", "_load", "task", "retry", "events", "report", "errors", "_broken", "_figures"}
-CHILD = {"_wire", "_platform", "context"}
+LEAVES = {
+    "_sync", "_load", "_named", "_record", "_headstart", "task", "retry", "events", "report", "errors", "_broken",
+    "_figures",
+}  # fmt: skip
+CHILD = {"_wire", "_platform", "_named", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
     "engines": {"_node", "_wire", "errors", "_load"},
@@ -28,19 +31,22 @@ MAY_IMPORT: dict[str, set[str]] = {
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
     "_worker": CHILD | {"errors"},
-    "_wire": {"_platform", "errors", "_load"},
-    "_platform": {"errors"},
+    "_wire": {"_platform", "errors", "_load", "_named"},
+    "_platform": {"errors", "_named"},
     "context": {"errors"},
     "events": {"report", "task"},
     "logs": set(),
-    "report": {"errors", "task", "_report"},  # the last only when it runs as a program
+    "report": {"errors", "task", "_record", "_report"},  # the last only when it runs as a program
     "_report": {"_figures", "_load"},
     "_status": {"observers"},
-    "_figures": set(),
-    "task": {"retry"},
+    "_figures": {"_named"},
+    "task": {"retry", "_record"},
     "retry": {"_load"},
     "_sync": set(),
     "_load": set(),
+    "_headstart": set(),
+    "_record": set(),
+    "_named": set(),
     "errors": {"_broken", "_load"},  # on first use: it takes concurrent.futures.process along
     "_broken": set(),
 }
@@ -168,6 +174,20 @@ def test_a_main_module_that_names_what_it_uses_loads_no_supervisor_in_a_child():
     loaded = modules_after("from procbackground import Manager, Retry, Task, TaskType")
     unwanted = {f"procbackground.{part}" for part in ("_supervisor", "_state.scheduler", "_submit.stream", "_journal")}
     assert not loaded & {*HEAVY, *unwanted, "sqlite3"}
+
+
+def test_the_manager_s_module_loads_next_to_nothing():
+    """Before its interpreter has a head start, and in each child whose main module names `Manager`."""
+    loaded = modules_after("from procbackground import Manager")
+    unwanted = {"typing", "dataclasses", "inspect", "subprocess", "socket", "multiprocessing", "tempfile"}
+    assert not loaded & {*HEAVY, *unwanted}
+    assert sum(name.startswith("procbackground.") for name in loaded) <= 10
+
+
+def test_an_interpreter_with_a_head_start_loads_nothing_of_the_parent():
+    loaded = modules_after("import procbackground._worker.adopted")
+    unwanted = {f"procbackground.{part}" for part in ("_supervisor", "_state", "_submit", "manager", "handle")}
+    assert not loaded & {*HEAVY, *unwanted, "typing", "dataclasses", "logging", "tempfile"}
 
 
 def modules_after(code: str) -> set[str]:
