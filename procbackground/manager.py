@@ -165,7 +165,7 @@ class Manager(TaskCalls, ExecutorInternals):
 
     def wait(self, timeout: float | None = None) -> bool:
         """Block until no one-off is queued, running or waiting for its retry; return False past `timeout` seconds."""
-        return self._supervisor.wait(checks.time_left(timeout))
+        return self._supervisor.wait(load("procbackground._submit.checks").time_left(timeout))
 
     def count_of(self, type: TaskType | str) -> int:
         """Return how many tasks of that type have not ended. Raises: `UnknownTaskTypeError`."""
@@ -207,7 +207,7 @@ class Manager(TaskCalls, ExecutorInternals):
 
         Blocks until they have ended, `timeout` seconds at the most; returns whether they all have.
         """
-        return self._supervisor.end_loops(checks.time_left(timeout))
+        return self._supervisor.end_loops(load("procbackground._submit.checks").time_left(timeout))
 
     def close(self, timeout: float | None = None) -> CloseReport:
         """Accept nothing more, end loops, let one-offs finish; then leave nothing behind.

@@ -172,7 +172,7 @@ def _unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
 
 def _fail_handle(loop: Loop, handle: TaskHandle[Any]) -> None:
     if handle._settle(FINISHED, None, loop.acceptance.failure_error(handle)):
-        loop.user_code.put(handle._invoke_callbacks)  # type: ignore[attr-defined]
+        loop.user_code.put(handle._invoke_callbacks)
 
 
 def abandon_in_fork(loop: Loop) -> None:

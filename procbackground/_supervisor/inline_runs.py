@@ -184,5 +184,5 @@ class InlineRuns:
         facts: dict[str, Any] = {"succeeded": {"result": value}, "failed": {"error": error}}.get(how, {})
         self.events.task(f"on_task_{how}", job, **facts)
         if has_callbacks:
-            handle._invoke_callbacks()  # type: ignore[attr-defined]
+            handle._invoke_callbacks()
         return True

@@ -314,7 +314,7 @@ class Settler:
         if self._scheduler.settled(**settled, loops=int(is_loop)) or is_loop:
             self.note_all_settled()
         if has_callbacks:
-            self._user_code.put(job.handle._invoke_callbacks)  # type: ignore[attr-defined]
+            self._user_code.put(job.handle._invoke_callbacks)
 
     def note_all_settled(self) -> None:
         """No one-off, or no loop, may be left: wake those who wait for that, and let a close continue."""

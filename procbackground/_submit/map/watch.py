@@ -103,7 +103,7 @@ class RowWatch:
                 has_callbacks = handle._settle(FINISHED, None, error)
                 self._port.tell("on_task_failed", handle, error=error)
             if has_callbacks:
-                handle._invoke_callbacks()  # type: ignore[attr-defined]
+                handle._invoke_callbacks()
 
     def _start(self, chunk: Chunk, row: int, pid: int | None, at_s: float) -> None:
         handle = chunk.handle_of(row)
