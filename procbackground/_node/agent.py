@@ -20,6 +20,7 @@ from procbackground._state.job import Job, Recipe
 from procbackground._state.ledger import Needs
 from procbackground._submit.checks import context_of
 from procbackground._submit.closing import register_for_exit
+from procbackground._supervisor.machine import total_memory_bytes
 from procbackground._supervisor.supervisor import close_all_at_exit
 from procbackground._wire import attempts as w
 from procbackground._wire import frames as wire
@@ -285,3 +286,8 @@ def _initialize(pickled: bytes) -> None:
 def node_name(address: str) -> str:
     """Return a name for a node at this address: its host, and what tells it from others there."""
     return f"{os.uname().nodename} ({address})"
+
+
+def node_memory_bytes() -> int:
+    """Return how much memory this node has, within the limits of its container."""
+    return total_memory_bytes()

@@ -29,6 +29,7 @@ passes them:
     overview                    the same for the status socket
     machine, clock              CPUs and free memory; monotonic times as wall-clock times
     engine_loop, places, place  in place of processes: the nodes of an engine
+    views_of_nodes              what runs on them, asked of them
     inline, inline_runs         in place of all this: running each task in its caller's thread
     inline_context              `current()` there, and slots
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget

@@ -1,8 +1,15 @@
 """Engines run a manager's attempts on other machines: `Manager(engine=DaskEngine("tls://scheduler:8786"))`.
 
-    port        what a manager asks of an engine, and what that reports
-    dask        `DaskEngine`: on the workers of a dask.distributed cluster
-    _dask_node  what of it runs in those workers
+    port              what a manager asks of an engine, and what that reports
+    dask              `DaskEngine`: on the workers of a dask.distributed cluster
+    _dask_connection  the connection of one manager to the cluster
+    _dask_security    what secures it
+    _dask_scheduler   what of it runs in the scheduler
+    _dask_node        what of it runs in the workers
+    _dask_shares      shared values on the cluster
+    _bundles          short requests go together
+    _resources        needs of tasks, as resources of dask
+    _answers          answers of nodes to questions of a manager
 """
 
 from __future__ import annotations

@@ -21,8 +21,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
-from procbackground._node.agent import NodeAgent, node_name
-from procbackground._supervisor.machine import total_memory_bytes
+from procbackground._node.agent import NodeAgent, node_memory_bytes, node_name
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of
 from procbackground.engines._dask_scheduler import ASKED, DECLARE, OVER, WITHDRAWN
@@ -77,7 +76,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
 
     async def _declare(self, has: dict[str, float]) -> None:
         """Have dask know what tasks may need of this node, beside what its own command line says."""
-        own = {CORES: self._worker.state.nthreads, MEMORY: total_memory_bytes(), **self._agent.slots}
+        own = {CORES: self._worker.state.nthreads, MEMORY: node_memory_bytes(), **self._agent.slots}
         new = {name: float(quantity) for name, quantity in own.items() if name not in has}
         has.update(new)
         self._worker.state.available_resources.update(new)
