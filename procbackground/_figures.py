@@ -135,9 +135,22 @@ class Figures:
     ) -> None:
         """Add `count` tasks that one worker ran in a row, each with success at the first attempt; with 0, those of a
         map's chunk that `rows` counts."""
+        self.of(name).ended["succeeded"] += count
+        self.ran(pid, name, count, began_s, ended_s, cpu_s, peak_bytes)
+
+    def ran(
+        self,
+        pid: int,
+        name: str,
+        count: int,
+        began_s: float,
+        ended_s: float,
+        cpu_s: float | None = None,
+        peak_bytes: int | None = None,
+    ) -> None:
+        """Add the attempts of such tasks, which are added by `end` when they are recorded."""
         figures = self.of(name)
         if count:
-            figures.ended["succeeded"] += count
             figures.wall.add((ended_s - began_s) / count, count)
         self._add_cost(figures, cpu_s, peak_bytes)
         self._add_span(Span(pid, name, began_s, ended_s, "succeeded", peak_bytes))

@@ -166,8 +166,7 @@ class Answers:
         measured, process.channel.measured = process.channel.measured, None
         self._settler.batches.append(ResultBatch(worker, jobs, values, measured, since_s, now_s))
         if self._events.has_started:
-            for job in jobs:
-                self._events.started(job, worker)
+            self._events.answered(jobs, worker)
             self._events.head_started(worker)
 
     def take_message(self, worker: Worker, kind: int, sequence: int, body: bytes, current: Job | None) -> None:

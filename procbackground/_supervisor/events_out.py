@@ -92,6 +92,14 @@ class Events:
                 self.note_started(job, worker)
             self.task("on_task_started", job, pid=worker.pid)
 
+    def answered(self, jobs: list[Job], worker: Worker) -> None:
+        """The worker has come to these jobs, and answered them: of those that are new, only observers are told."""
+        if "on_task_started" in self.wanted:
+            for job in jobs:
+                self.started(job, worker)
+        else:  # the journal's record of the end has all that the one of the start would have
+            worker.last_started_event_sequence = max(worker.last_started_event_sequence, jobs[-1].sequence)
+
     def loop_started(self, loop: Job, worker: Worker) -> None:
         """The loop has a process; one that died before it began counts as the same start."""
         history = loop.with_history()

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import pickle
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -57,7 +58,8 @@ class KeyedJobs:
         self._post = post  # to the supervisor
         self._name = name
         self._leaders: dict[str, KeyedJob] = {}
-        self._kept: dict[Worker, dict[int, None]] = {}  # numbers of answers that are not recorded, in order
+        # Numbers of answers that are not recorded, in order. A dict looks for its first key behind all that have gone.
+        self._kept: dict[Worker, OrderedDict[int, None]] = {}
         self.is_over: bool = False  # after a bug: all handles are done
         settler.keyed = self
         events.note_started = self._note_started
@@ -109,11 +111,14 @@ class KeyedJobs:
                 if found.checkpoint is not None:
                     job.with_history().checkpoint = found.checkpoint
                     job.flags |= wire.HAS_SAVED
-                self._run(job)
+                self._admit(job)
+        self._staff()  # once, for all: a worker gets several at once
 
-    def _run(self, job: KeyedJob) -> None:
+    def _admit(self, job: KeyedJob) -> None:
         job.is_entered = True
         self._scheduler.admit(job)
+
+    def _staff(self) -> None:
         if self._scheduler.needs_staff:
             self._scheduler.staff(time.monotonic())
 
@@ -131,7 +136,8 @@ class KeyedJobs:
             if job.state == LOOKED_UP:
                 text = "the stored result of %s cannot be loaded, so it runs again: %r"
                 self._user_code.put(logger.warning, text, job.facts.command, error)
-                self._run(job)
+                self._admit(job)
+                self._staff()
 
         assert found.form is not None
         form = found.form
@@ -212,7 +218,7 @@ class KeyedJobs:
         """A worker has answered, and keeps the result until it is recorded."""
         if isinstance(job, KeyedJob):
             job.answered_by = worker
-            self._kept.setdefault(worker, {})[job.sequence] = None
+            self._kept.setdefault(worker, OrderedDict())[job.sequence] = None
 
     def _forget_answer(self, job: Job) -> None:
         """A result is recorded, or is none: its worker need not keep it any more."""

@@ -110,6 +110,8 @@ class Settler:
         pid = worker.pid
         row_recipe, in_a_row, tasks, row_since_s = jobs[0].recipe, 0, 0, since_s  # answers in a row, for the figures
         each_s = (now_s - since_s) / len(jobs)
+        # All jobs of a manager with a journal have a key, and are counted when they are recorded.
+        add_row = self._figures.succeeded if keyed is None else self._figures.ran
         # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
         count = 0
@@ -117,53 +119,44 @@ class Settler:
             if job.worker is not worker:
                 continue  # it was cancelled
             recipe = job.recipe
-            if recipe.needs_verdict or (relayed and job.sequence in relayed) or (
-                body
-                and (
-                    may_extend
-                    or type(body) is ReceivedParcel
-                    or len(body) > PLAIN_LIMIT
-                    or (STACK_GLOBAL in body and not is_plain(body))
-                )
-            ):
+            if recipe.needs_verdict or (relayed and job.sequence in relayed) or (body and (
+                may_extend or type(body) is ReceivedParcel or len(body) > PLAIN_LIMIT
+                or (STACK_GLOBAL in body and not is_plain(body))
+            )):  # fmt: skip
                 if keyed is not None:
                     keyed.note_answer(job, worker)
                 self._scheduler.value_wants_judging(job, body, worker, cost)
                 cost = None
                 continue
             if keyed is not None and keyed.takes_value(job, body, worker, cost, now_s):
-                self._note_attempt(job)
+                cost = None  # its handle is settled once it is recorded
+            else:
+                handle: Any = job.handle
+                handle._success = success if cost is None else (*success[:3], *cost)
+                if job.history is not None:
+                    outcomes.end_timers(self._scheduler, job)
+                    if job.history.attempts:
+                        job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
+                        handle._success = None
+                        handle._history = tuple(job.history.attempts)
                 cost = None
-                continue
-            handle: Any = job.handle
-            handle._success = success if cost is None else (*success[:3], *cost)
-            if job.history is not None:
-                outcomes.end_timers(self._scheduler, job)
-                if job.history.attempts:
-                    job.record(Outcome.SUCCEEDED, now_s, self._wall, pid=pid, cost=cost)
-                    handle._success = None
-                    handle._history = tuple(job.history.attempts)
-            cost = None
-            value = pickle.loads(body) if body else None
-            if handle._settle(FINISHED, value, None, sleepers):
-                self._user_code.put(handle._invoke_callbacks)
-            if has_event:
-                self._events.task("on_task_succeeded", job, result=value)
-            count += 1
+                value = pickle.loads(body) if body else None
+                if handle._settle(FINISHED, value, None, sleepers):
+                    self._user_code.put(handle._invoke_callbacks)
+                if has_event:
+                    self._events.task("on_task_succeeded", job, result=value)
+                count += 1
             if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    self._figures.succeeded(pid, row_recipe.name, tasks, row_since_s, row_end_s)
+                    add_row(pid, row_recipe.name, tasks, row_since_s, row_end_s)
                     row_since_s = row_end_s
                 row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
-            if recipe.is_chunk:
-                tasks += handle.plain_rows()
-            else:
-                tasks += 1
+            tasks += job.handle.plain_rows() if recipe.is_chunk else 1  # type: ignore[attr-defined]
         if in_a_row:
             cpu_s, peak_bytes = batch.cost or (None, None)
-            self._figures.succeeded(pid, row_recipe.name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
+            add_row(pid, row_recipe.name, tasks, row_since_s, now_s, cpu_s, peak_bytes)
         return count
 
     # -- verdicts ------------------------------------------------------------------------------------------

@@ -157,9 +157,10 @@ def dump_payload(value: Any) -> bytes | Parcel:
         data = pickle.dumps(value, PROTOCOL, buffer_callback=buffers.append)
     except Exception:
         return dump_collecting(value)
-    if not buffers and len(data) < PARCEL_BYTES and main_is_whole():
+    names_main = b"__main__" in data[:PARCEL_BYTES] and not main_is_whole()
+    if not (buffers or names_main) and len(data) < PARCEL_BYTES:
         return data  # nearly always
-    if not main_is_whole() and b"__main__" in data[:PARCEL_BYTES] and not _has_only_known_names(value):
+    if names_main and not _has_only_known_names(value):
         return dump_collecting(value)
     raw = raw_buffers(buffers)
     return dumps(value) if raw is None else _packed_if_large(value, data, raw)
