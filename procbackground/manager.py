@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 class Manager(TaskCalls, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
 
-    Nothing is started before the first task, and workers only as they are needed.
+    Workers are started only as they are needed. The first manager of a program starts an interpreter at once, with the
+    default context on Linux, which imports what workers need while this process imports its own part.
 
     Args:
         max_workers: one-off tasks that run at once; by default one for each CPU this process may use, by its affinity

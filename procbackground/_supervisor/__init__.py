@@ -13,6 +13,7 @@ passes them:
     process, page               one worker's process; its words in the shared page
     launching                   which of these starts workers, and with what settings:
     direct, zygote, starter     starting processes: by `multiprocessing`, by a zygote; a thread for what may block
+    adoption                    a process made of an interpreter that had a head start
     kinds                       processes with thread caps or slots of their own
     warden                      the helper that ends what directly started workers leave behind
     answers, relay, progress    answers and messages from workers; their log records and progress reports

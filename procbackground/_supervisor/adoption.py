@@ -11,7 +11,7 @@ from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from typing import Any
 
 from procbackground._headstart import HeadStart
-from procbackground._worker.adopted import InheritedFd
+from procbackground._worker.entry import InheritedFd
 
 
 def start_adopted(

@@ -17,6 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import Any
 
 from procbackground import _platform
+from procbackground._load import load
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.kinds import boot_of_kind
@@ -210,7 +211,10 @@ class Direct:
             theirs = [Fd(fd) for fd in (task_read, result_write, self._life_fd, notes_fd, their_side, self._page_fd)]
             # A forked child has our ends, too. Holding the other end of its own task pipe, it would never see it close.
             ours = (task_write, result_read, side_fd) if method == "fork" else ()
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, ()) if method == "fork" else None
+            mask = None
+            if method == "fork":
+                load("procbackground._worker.alone")  # a fork must import nothing: another thread may hold the lock
+                mask = signal.pthread_sigmask(signal.SIG_BLOCK, ())
             process = self._context.Process(
                 target=run_worker,
                 name=name_process(f"procbackground-worker-{worker.number}", boot, self._context),

@@ -33,8 +33,8 @@ from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerPr
 from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
+from procbackground._wire import forking as child
 from procbackground._wire.surroundings import EarlyName
-from procbackground._worker import forker as child
 from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_zygote
 

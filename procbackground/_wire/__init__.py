@@ -14,6 +14,7 @@
     descriptors   connections, sockets and shared values within payloads
     output        where the output of tasks goes
     attempts      what crosses between a manager and a node of its engine
+    forking       what a manager and its zygote say to each other
     spool         records of results that workers keep until the journal has them
     page          the shared page: words that parent and child read without messages
     progress      progress reports, and their places in the shared page

@@ -1,6 +1,8 @@
 """The child's side: what runs in a worker process around the user's function, and the helper processes.
 
     entry                   the functions that a new `multiprocessing` process runs: a worker or the zygote
+    alone                   a worker that no zygote has forked
+    adopted                 an interpreter that had a head start, and becomes the zygote
     zygote, forker, deputy  the process that forks workers; what it has in common with its deputy; the deputy itself
     rehearsal               runs a worker's code in the zygote, so that forked workers are quicker
     fitness                 what an import has left in the zygote that forks must not share

@@ -8,25 +8,13 @@ import sys
 from multiprocessing import resource_tracker, spawn
 
 from procbackground._worker import zygote  # noqa: F401  # while the parent is still loading its own side
-
-MAX_FDS = 250  # in a message; the kernel takes 253
+from procbackground._worker.entry import inherited_fds
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
-_fds: list[int] = []
-
-
-class InheritedFd:
-    """Stands for a descriptor in what the parent pickles, as `DupFd` of `multiprocessing` does."""
-
-    def __init__(self, index: int) -> None:
-        self.index = index
-
-    def detach(self) -> int:
-        """Return the descriptor, in the child."""
-        return _fds[self.index]
+MAX_FDS = 253  # what the kernel takes in a message
 
 
 def main(control: int) -> NoReturn:
@@ -39,7 +27,7 @@ def main(control: int) -> NoReturn:
             os._exit(0)  # the parent has ended, or needs no child
         for fd in fds:
             os.set_inheritable(fd, False)
-        tracker_fd, data_fd, *_fds[:] = fds
+        tracker_fd, data_fd, *inherited_fds[:] = fds
         resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
         exit_code = spawn._main(data_fd, os.dup(data_fd))
     except Exception:

@@ -14,8 +14,9 @@ import signal
 import socket
 
 from procbackground import _platform
+from procbackground._wire.forking import CLOSE, EXIT, EXITED, FORK, FORK_ARGS, PID, PRELOAD, REAP
 from procbackground._worker.descendants import end_all_below
-from procbackground._worker.forker import CLOSE, EXIT, EXITED, FORK, FORK_ARGS, PID, PRELOAD, REAP, Forker
+from procbackground._worker.forker import Forker
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

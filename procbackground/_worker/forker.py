@@ -13,7 +13,6 @@ import os
 import select
 import signal
 import socket
-import struct
 import sys
 from collections.abc import Callable
 from multiprocessing import process, util
@@ -21,6 +20,7 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
 from procbackground._platform import marks
+from procbackground._wire.forking import EXIT, EXITED, FORK_RESULT, FORKED, FORKED_FDS, REFUSED
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker import relay
 from procbackground._worker.boot import Boot, prepare_main
@@ -35,24 +35,6 @@ from procbackground._worker.main import (
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
-
-# Requests of the manager, one a packet.
-FORK = b"F"  # + FORK_ARGS: start a worker
-REAP = b"R"  # + PID: the manager no longer uses the pid, which may now be reused
-PRELOAD = b"P"  # + module name: workers started from now on should have it
-CLOSE = b"C"  # all workers are gone: end the processes that they left behind
-
-# Answers, one a packet.
-FORKED = b"W"  # + FORK_RESULT, with the five descriptors of the manager's side
-REFUSED = b"E"  # + FORK_RESULT with an errno in place of the pid
-EXITED = b"X"  # + EXIT
-UNFIT = b"T"  # + name of a module, NUL, what its import left that forks must not share: forking is not safe any more
-
-FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
-FORK_RESULT = struct.Struct("<II")  # worker number, pid
-FORKED_FDS = struct.Struct("@5i")
-PID = struct.Struct("<I")
-EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
 
 
 class ZygoteFds:

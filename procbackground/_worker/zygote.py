@@ -23,23 +23,14 @@ import warnings
 
 from procbackground import _platform
 from procbackground._platform import marks
+from procbackground._wire.forking import CLOSE, FORK, FORK_ARGS, PID, PRELOAD, REAP, UNFIT
 from procbackground._wire.page import MARK, WORDS_PER_LINE
 from procbackground._worker import title
 from procbackground._worker.boot import Boot, prepare_main
 from procbackground._worker.deputy import Deputy, Handover
 from procbackground._worker.descendants import end_all_below, end_with_parent
 from procbackground._worker.fitness import Traces
-from procbackground._worker.forker import (
-    CLOSE,
-    FORK,
-    FORK_ARGS,
-    PID,
-    PRELOAD,
-    REAP,
-    UNFIT,
-    Forker,
-    ZygoteFds,
-)
+from procbackground._worker.forker import Forker, ZygoteFds
 from procbackground._worker.main import flush_output, ignore_interrupts, keep_lines_whole
 from procbackground._worker.rehearsal import rehearse
 

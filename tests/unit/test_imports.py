@@ -184,6 +184,13 @@ def test_the_manager_s_module_loads_next_to_nothing():
     assert sum(name.startswith("procbackground.") for name in loaded) <= 10
 
 
+def test_a_manager_loads_no_more_than_a_first_result_needs():
+    """A first result waits for these imports."""
+    loaded = modules_after("from procbackground import Manager; Manager(max_workers=1).close()")
+    unwanted = {"dataclasses", "inspect", "multiprocessing.connection", "tempfile", "procbackground._worker.main"}
+    assert not loaded & {*HEAVY, *unwanted}
+
+
 def test_an_interpreter_with_a_head_start_loads_nothing_of_the_parent():
     loaded = modules_after("import procbackground._worker.adopted")
     unwanted = {f"procbackground.{part}" for part in ("_supervisor", "_state", "_submit", "manager", "handle")}
