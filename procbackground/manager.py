@@ -98,7 +98,8 @@ class Manager(TaskCalls, ExecutorInternals):
         name: of the manager, for people: its status shows it.
         status: whether to offer a status socket, by which `procbackground top` watches this manager, cancels tasks,
             and ends it. It is for this user alone. Raises (now): `OSError` where no socket can be made.
-        engine: runs attempts elsewhere, `max_workers` at once: see `procbackground.engines`.
+        engine: runs attempts elsewhere, `max_workers` at once: see `procbackground.engines`. `slots` are then those of
+            each node that declares none of their names.
         exit_timeout: seconds that an interpreter which exits waits for the tasks of a manager that was not closed; by
             default until they are done. Past them it cancels queued tasks and stops running ones, as `close` does, and
             names them on stderr. A program that an exception ends, such as Ctrl-C's, drops its tasks at once.

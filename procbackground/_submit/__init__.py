@@ -12,6 +12,7 @@ thread, unless a module says otherwise.
     needs       what tasks need of cores, memory and slots, and whether there can be so much
     recipes     recipes (function and limits, shared by many calls) and jobs
     bulk        the calls for many tasks
+    far         the same for the nodes of an engine
     keyed       keys of jobs, for the journal
     map         `Manager.map`: rows that travel in chunks
     stream      `Manager.stream`: tasks taken lazily

@@ -124,7 +124,7 @@ class BulkCalls(Executor):
         return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
 
     def share(self, value: T) -> Shared[T]:
-        """Lay `value` down in shared memory, once for all workers, and return what to give to tasks in its place.
+        """Lay `value` down in shared memory, once for all workers of a machine; return what to give to tasks instead.
 
         A task that gets the `Shared`, in its arguments or its function at any depth, receives the value: its arrays
         (of numpy, pandas, Arrow: whatever pickle's protocol 5 takes out of band) and memoryviews are mapped read-only,

@@ -97,13 +97,18 @@ class Cluster:
 
     def add_node(
         self, *options: str, nthreads: int = 2, nanny: bool = False, waits: bool = True,
-        within: tuple[str, ...] = (), host: str = "127.0.0.1",
+        within: tuple[str, ...] = (), host: str = "127.0.0.1", scheduler: str | None = None,
     ) -> Node:  # fmt: skip
-        """Start one more node, and wait until the scheduler has it; `within` a command that runs others elsewhere."""
+        """Start one more node, and wait until the scheduler has it.
+
+        Args:
+            within: a command that runs others elsewhere.
+            scheduler: address by which the node reaches the scheduler.
+        """
         name = f"node-{len(self.nodes) + 1}"
         flags = () if nanny else ("--no-nanny",)
         process, log = self._start(
-            name, within, "worker", self.address, "--host", host, "--name", name, "--nthreads", nthreads,
+            name, within, "worker", scheduler or self.address, "--host", host, "--name", name, "--nthreads", nthreads,
             "--no-dashboard", "--local-directory", self.folder / name, *flags, *options,
         )  # fmt: skip
         node = Node(process, log, nanny)

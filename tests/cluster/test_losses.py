@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from procbackground import EngineLostError, NodeLostError, Task, TaskType
+from tests.cluster.slow_way import SlowWay
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.scripts import ENVIRONMENT, ROOT
@@ -169,6 +170,37 @@ def test_node_that_joins_late_takes_part(make_cluster, make_manager, gate):
     gate.open()
     for handle in handles:
         handle.result(PATIENCE_S)
+
+
+@pytest.fixture
+def make_slow_way():
+    """A function that makes a slow way to an address; it is there for longer than the cluster that uses it."""
+    made = []
+
+    def make(to, delay_s):
+        made.append(SlowWay(to, delay_s))
+        return made[-1]
+
+    yield make
+    for way in made:
+        way.close()
+
+
+def test_slow_way_to_the_scheduler_that_stalls_loses_nothing_and_runs_nothing_twice(
+    make_slow_way, make_cluster, make_manager, tmp_path
+):
+    cluster = make_cluster(1)
+    way = make_slow_way(cluster.address, delay_s=0.1)
+    slow = cluster.add_node(scheduler=way.address)
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster)
+    handles = [manager.run(counting.count, log, number, 0.1) for number in range(60)]
+    wait_until(lambda: manager.stats().succeeded >= 10, "some have ended")
+    way.stall(3.0)
+    assert [handle.result(PATIENCE_S * 2) for handle in handles] == list(range(60))
+    assert sorted(counting.lines(log, "begins")) == list(range(60))
+    assert way.longest_s > 1.0  # it did stall something
+    assert any(info.node and info.pid in slow.pids() for info in manager.processes())
 
 
 DRIVER = """
