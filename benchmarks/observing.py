@@ -3,7 +3,8 @@
     python -m benchmarks.observing [--rounds N]
 
 All take turns within a round, each with a manager of its own. Done is when the observer has heard of the last task, and
-when the last record has reached the parent's handler.
+when the last record has reached the parent's handler. CPU time is that of the parent: it says more than the rate where
+the machine is not quiet.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import statistics
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from procbackground import Manager, Observer
 from procbackground.observers import JsonLinesObserver, LoggingObserver
@@ -64,15 +66,22 @@ OBSERVERS: dict[str, Callable[[], Observer | None]] = {
 }
 
 
-def burst(observer: Observer | None) -> float:
-    """Return the tasks in a second of a burst of no-ops, until the manager has closed."""
+class Reading(NamedTuple):
+    """What a run took for each task or record."""
+
+    wall_s: float
+    cpu_s: float
+
+
+def burst(observer: Observer | None) -> Reading:
+    """Submit no-ops, and close the manager."""
     manager = Manager(WORKERS, observer=observer)
     manager.run(abs, 1).result()
-    began_s = time.perf_counter()
+    began_s, cpu_s = time.perf_counter(), time.process_time()
     for handle in [manager.run(abs, -1) for _ in range(TASKS)]:
         handle.result()
     manager.close()
-    return TASKS / (time.perf_counter() - began_s)
+    return Reading((time.perf_counter() - began_s) / TASKS, (time.process_time() - cpu_s) / TASKS)
 
 
 def log(count: int) -> None:
@@ -88,38 +97,37 @@ class _Arrivals(logging.Handler):
         self.count += 1
 
 
-def relay() -> float:
-    """Return the records in a second that come from two workers to a handler of the parent."""
+def relay() -> Reading:
+    """Have two workers log records, for a handler of the parent."""
     arrivals, logger = _Arrivals(), logging.getLogger("benchmark")
     logger.addHandler(arrivals)
     logger.propagate = False
     try:
         with Manager(WORKERS) as manager:
             manager.run(log, 1).result()
-            began_s = time.perf_counter()
+            began_s, cpu_s = time.perf_counter(), time.process_time()
             for handle in [manager.run(log, RECORDS_OF_A_TASK) for _ in range(RECORDS // RECORDS_OF_A_TASK)]:
                 handle.result()
-            took_s = time.perf_counter() - began_s
+            took = Reading((time.perf_counter() - began_s) / RECORDS, (time.process_time() - cpu_s) / RECORDS)
     finally:
         logger.removeHandler(arrivals)
     assert arrivals.count == RECORDS + 1, arrivals.count
-    return RECORDS / took_s
+    return took
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     rounds = parser.parse_args().rounds
-    readings: dict[str, list[float]] = {name: [] for name in [*OBSERVERS, "records"]}
+    readings: dict[str, list[Reading]] = {name: [] for name in [*OBSERVERS, "records"]}
     for _ in range(rounds):
         for name, make in OBSERVERS.items():
             readings[name].append(burst(make()))
         readings["records"].append(relay())
-    base = readings["none"]
-    for name, rates in readings.items():
-        ratios = sorted(rate / bare for rate, bare in zip(rates, base, strict=True))
-        shown = "" if name == "records" else f"  {ratios[0]:.2f} to {ratios[-1]:.2f} of none"
-        print(f"{name:36} {statistics.median(rates):10,.0f} per second{shown}")
+    for name, each in readings.items():
+        rate = 1 / statistics.median(reading.wall_s for reading in each)
+        cpu_s = statistics.median(reading.cpu_s for reading in each)
+        print(f"{name:36} {rate:10,.0f} per second {cpu_s * 1e6:8.1f} µs of CPU")
 
 
 if __name__ == "__main__":
