@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from procbackground import JournalError, Manager
+from procbackground import JournalError, Manager, Task, TaskType
 from procbackground._journal import lock
 from procbackground._journal.reader import Journal
 from tests.support.facts import wait_until
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.scripts import ENVIRONMENT, run, running
 from tests.support.tasks import journaled, plain
 from tests.support.tasks.saving import lines_of
@@ -139,6 +139,20 @@ def test_saved_state_survives_the_parent(tmp_path, path):
 
 
 # -- two managers, forks -----------------------------------------------------------------------------------------
+
+
+def test_a_manager_leaves_the_files_of_its_own_workers_alone(make_manager, path, gate, caplog):
+    """They are there before the journal is written to: that of a loop, say, which is not recorded."""
+    manager = make_manager(journal=path)
+    loop = manager.run_task(Task(stop_at_gate, args=(gate.address,), type=TaskType.LOOP))
+    pid = gate.wait_for_arrival()
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+    file = Path(path)
+    assert list(file.parent.glob(f"{file.name}*-{pid}-a"))
+    assert not caplog.text
+    loop.cancel()
+    assert manager.close(timeout=PATIENCE_S).left == ()
+    assert [each.name for each in file.parent.iterdir()] == [file.name]
 
 
 def test_second_manager_on_a_file_gets_a_clear_error(path, tmp_path):

@@ -22,16 +22,24 @@ LOOK_S = 0.02
 _FORMS = (values.NONE, values.PICKLE, values.BUFFERS)
 
 
-def take_over(connection: sqlite3.Connection, path: str) -> None:
-    """Enter the results that workers have kept, and remove their files. Waits for workers that are still there."""
-    names = _files_of(path)
+def begin_names(path: str) -> str:
+    """Return the beginning of the names of files that workers of one manager keep; another one has others."""
+    return f"{path}{spool.INFIX}{time.time_ns()}-"
+
+
+def take_over(connection: sqlite3.Connection, path: str, own: str) -> None:
+    """Enter the results that workers of earlier managers have kept, and remove their files.
+
+    Waits for workers that are still there. Names that begin with `own` are those of this manager's workers.
+    """
+    names = _files_of_others(path, own)
     if not names:
         return
     until_s = time.monotonic() + ORPHANS_S
     for name in names:
         if name.endswith("-a"):
             _wait_for_end(name, until_s)
-    names = _files_of(path)  # again: a worker may have begun its second file
+    names = _files_of_others(path, own)  # again: a worker may have begun its second file
     connection.execute("PRAGMA synchronous = FULL")  # the files are removed after this
     connection.execute("BEGIN IMMEDIATE")
     for name in names:
@@ -45,19 +53,19 @@ def take_over(connection: sqlite3.Connection, path: str) -> None:
         os.unlink(name)
 
 
-def remove(path: str, pid: int | None = None) -> None:
-    """Remove the files of a worker that has ended, or of all."""
-    for name in _files_of(path, pid):
+def remove(own: str, pid: int | None = None) -> None:
+    """Remove the files of a worker that has ended, or of all workers of this manager."""
+    names = glob.glob(f"{glob.escape(own)}*") if pid is None else [f"{own}{pid}-{letter}" for letter in "ab"]
+    for name in names:
         try:
             os.unlink(name)
         except OSError:
             pass
 
 
-def _files_of(path: str, pid: int | None = None) -> list[str]:
-    if pid is not None:
-        return [name for letter in "ab" if os.path.exists(name := f"{path}{spool.INFIX}{pid}-{letter}")]
-    return sorted(glob.glob(f"{glob.escape(path)}{spool.INFIX}[0-9]*-[ab]"))
+def _files_of_others(path: str, own: str) -> list[str]:
+    found = glob.glob(f"{glob.escape(path)}{spool.INFIX}[0-9]*-[ab]")
+    return sorted(name for name in found if not name.startswith(own))
 
 
 def _wait_for_end(name: str, until_s: float) -> None:

@@ -26,7 +26,6 @@ from procbackground._journal import records as r
 from procbackground._journal import schema, spools, statements
 from procbackground._journal.lock import FileLock, network_of
 from procbackground._journal.statements import NOTHING, Found
-from procbackground._wire.spool import INFIX
 from procbackground.errors import JournalError
 
 logger = logging.getLogger("procbackground")
@@ -60,7 +59,7 @@ class Writer:
         if not isinstance(given, str) or not given:
             raise TypeError(f"journal must be the name of a file, not {path!r}")
         self.path: str = os.path.realpath(given)
-        self.spool: str = self.path + INFIX  # the beginning of the names of workers' files
+        self.spool: str = spools.begin_names(self.path)
         self.lost: int = 0  # results that are not in the file
         self.error: JournalError | None = None  # of the latest write, if that failed
         with schema.explained(self.path):
@@ -123,7 +122,7 @@ class Writer:
             if connection is not None:
                 self._close(connection, run)
                 if not self.lost and not self._kept:
-                    spools.remove(self.path)
+                    spools.remove(self.spool)
         except BaseException:
             logger.exception("the journal %r failed, and records nothing more", self.path)
         finally:
@@ -159,7 +158,7 @@ class Writer:
                 host = os.uname().nodename if hasattr(os, "uname") else ""
                 version = getattr(sys.modules["procbackground"], "__version__", "")
                 facts = (time.time(), os.getpid(), r.text(host), r.text(" ".join(sys.argv)), version)
-                spools.take_over(connection, self.path)
+                spools.take_over(connection, self.path, self.spool)
                 run = statements.begin_run(connection, facts)
             answers = _commit(connection, run, entries)
         except Exception as error:
@@ -172,7 +171,7 @@ class Writer:
             self._note_success()
             for entry in group:
                 if isinstance(entry, r.Gone):
-                    spools.remove(self.path, entry.pid)
+                    spools.remove(self.spool, entry.pid)
         asking = [entry for entry in group if isinstance(entry, r.Asked)]
         asked = [(entry.subject, answers.get(entry.facts.key, NOTHING)) for entry in asking]
         ended = [entry.subject for entry in group if isinstance(entry, r.Ended) and entry.subject is not None]

@@ -31,7 +31,8 @@ else:
 
 NONE, PICKLE, BUFFERS = range(3)  # as in `_journal.values`
 
-INFIX = "-worker-"  # a worker's files are called as the journal, then this, its pid, and "-a" or "-b"
+# A worker's files are called as the journal, then this, the time when its manager was made, its pid, and "-a" or "-b".
+INFIX = "-worker-"
 
 _MARK = 0x7A3BC1F9
 _HEAD = struct.Struct("<IIIBIddQ")  # mark, checksum of what follows the two, then as in `Record`
