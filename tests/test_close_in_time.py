@@ -181,6 +181,7 @@ def _refuses(manager: Manager) -> bool:
 
 STOPPED_FORK_SERVER = """
     from multiprocessing import forkserver
+    forkserver.ensure_running()
     assert manager.run(plain.square, 3).result(timeout=20) == 9
     server = forkserver._forkserver._forkserver_pid
     os.kill(server, signal.SIGSTOP)

@@ -4,7 +4,6 @@ thread, unless a module says otherwise.
     calls       `run`, `run_task` and `options`, of managers and their views
     making      the parts of a manager, made from its options
     shortcut    the quick way of a call whose function was called before
-    far         the same for a manager with an engine
     checks      checks of what the user passes
     setup       environment, thread caps, directory, niceness and CPUs of the workers
     carry       context variables that travel with tasks

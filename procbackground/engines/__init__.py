@@ -1,10 +1,15 @@
 """Engines run a manager's attempts on other machines: `Manager(engine=DaskEngine("tls://scheduler:8786"))`.
 
-    port        what a manager asks of an engine, and what that reports
-    dask        `DaskEngine`: on the workers of a dask.distributed cluster
-    _dask_connection  the manager's end of it; _dask_node, _dask_scheduler: what runs in workers and scheduler
-    _bundles    which requests go together; _resources, _dask_shares: what tasks need, and shared values
-    _answers    what nodes answer to questions; _dask_security: TLS
+    port              what a manager asks of an engine, and what that reports
+    dask              `DaskEngine`: on the workers of a dask.distributed cluster
+    _dask_connection  the connection of one manager to the cluster
+    _dask_security    what secures it
+    _dask_scheduler   what of it runs in the scheduler
+    _dask_node        what of it runs in the workers
+    _dask_shares      shared values on the cluster
+    _bundles          short requests go together
+    _resources        needs of tasks, as resources of dask
+    _answers          answers of nodes to questions of a manager
 """
 
 from __future__ import annotations
