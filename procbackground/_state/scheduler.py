@@ -31,7 +31,10 @@ _recipe_of = attrgetter("recipe")
 
 
 class Scheduler(State):
-    """All decisions of one manager: a method for each fact that can happen. Most call the module of their theme."""
+    """All decisions of one manager: a method for each fact that can happen, which is why they are many.
+
+    Most call the module of their theme.
+    """
 
     def __init__(
         self,

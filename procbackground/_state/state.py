@@ -39,7 +39,7 @@ class HeldBack:
 
 
 class State:
-    """The data. Methods here move workers between lists, and count; they decide nothing."""
+    """The data, which is why `__init__` is long. Methods here move workers between lists, and count; none decides."""
 
     gate: MemoryGate | None
     launches: Launches

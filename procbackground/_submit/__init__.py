@@ -9,6 +9,7 @@ thread, unless a module says otherwise.
     carry       context variables that travel with tasks
     port        what this side needs of the supervisor
     needs       what tasks need of cores, memory and slots, and whether there can be so much
+    defaults    the manager's limits, for tasks that have none of their own
     recipes     recipes (function and limits, shared by many calls) and jobs
     bulk        the calls for many tasks
     far         the same for the nodes of an engine

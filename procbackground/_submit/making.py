@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from procbackground._load import load
 from procbackground._submit import checks
 from procbackground._submit.closing import register_for_exit
-from procbackground._submit.recipes import Defaults, Submitter
+from procbackground._submit.defaults import Defaults
+from procbackground._submit.recipes import Submitter
 from procbackground.retry import Retry
 from procbackground.task import Output, as_duration, parse_size
 
@@ -59,9 +60,9 @@ def make_parts(
     max_pending_bytes: float | str | None,
     engine: Engine | None,
 ) -> tuple[Any, Submitter, int]:
-    """Return the supervisor of a manager, what gives it work, and the number of workers. The options are `Manager`'s.
+    """Return the supervisor of a manager, what gives it work, and the number of workers.
 
-    Long because the options are many.
+    The options are `Manager`'s. It is long because they are many: each is checked here, and goes to its part.
     """
     context_in_use = checks.context_of(mp_context)
     checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)

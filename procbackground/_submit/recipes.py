@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
 from procbackground._state.job import Job, Recipe
-from procbackground._state.ledger import Needs
 from procbackground._wire import frames as wire
 from procbackground._wire.descriptors import call_sent
 from procbackground._wire.output import make_plan
@@ -21,11 +20,11 @@ from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_arguments, dump_function, is_stateless
 from procbackground.errors import ProcbackgroundError, SerializationError, UnknownTaskTypeError
 from procbackground.handle import TaskHandle
-from procbackground.retry import Retry, as_retry
-from procbackground.task import NO_LIMIT, Output, Task, TaskType, check_duration, check_output, parse_size, resolve
+from procbackground.task import NO_LIMIT, Task, TaskType, resolve
 
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
+    from procbackground._submit.defaults import Defaults
     from procbackground._submit.keyed import WithKey
     from procbackground._submit.port import Port
 
@@ -33,40 +32,6 @@ KEPT_RECIPES = 512
 # Other callables may have an equality of their own, or none; they get a recipe for each call.
 HASHED_BY_IDENTITY = frozenset({types.FunctionType, types.BuiltinFunctionType})
 _ONE_OFF = TaskType.ONE_OFF
-
-
-class Defaults:
-    """The manager's limits, for tasks that have none of their own."""
-
-    __slots__ = (
-        "_find_needs", "memory_limit", "output", "reports_stalls", "retry", "shows_progress", "stalled_threshold",
-        "timeout",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        retry: Retry | int | None,
-        timeout: float | None,
-        stalled_threshold: float | None,
-        memory_limit: int | str | None,
-        reports_stalls: bool,
-        shows_progress: bool = False,
-        output: Output = "inherit",
-        find_needs: Callable[[Task[Any]], Needs] | None = None,
-    ) -> None:
-        check_output(output)
-        self.retry: Retry | None = as_retry(retry)
-        self.timeout: float | None = check_duration("timeout", timeout)
-        self.stalled_threshold: float | None = check_duration("stalled_threshold", stalled_threshold)
-        self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
-        self.reports_stalls: bool = reports_stalls
-        self.shows_progress: bool = shows_progress  # of all tasks, those of maps included
-        self.output: Output = output
-        self._find_needs = find_needs
-
-    def needs_of(self, task: Task[Any]) -> Needs | None:
-        """Return what the task needs, if it is more than a place. Raises: `ValueError` for what there never will be."""
-        return self._find_needs(task) if task._has_needs and self._find_needs is not None else None
 
 
 class Submitter:

@@ -15,7 +15,8 @@ from procbackground import Retry, SerializationError, Task, TaskType
 from procbackground._state.job import Job, Recipe
 from procbackground._submit import recipes
 from procbackground._submit.carry import make_carrier
-from procbackground._submit.recipes import Defaults, Submitter
+from procbackground._submit.defaults import Defaults
+from procbackground._submit.recipes import Submitter
 from procbackground._wire import frames as wire
 from procbackground.errors import UnknownTaskTypeError
 from procbackground.handle import TaskHandle
