@@ -12,7 +12,7 @@ from procbackground._testing import View
 from procbackground.observers import Observer
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
-from tests.support.scripts import parent, running
+from tests.support.scripts import parent, run, running
 from tests.support.tasks import failing, plain
 
 
@@ -241,3 +241,22 @@ def test_a_start_that_hangs_in_the_fork_server_breaks_the_manager_in_its_time(ga
         stdout, stderr = process.communicate(timeout=2 * PATIENCE_S)
         assert process.returncode == 0, stderr
         assert "start_timeout of 0.5 s" in stdout
+
+
+SLOW_MAIN = """
+import time
+from procbackground import Manager
+from tests.support.tasks import plain
+if __name__ == "__main__":
+    manager = Manager(max_workers=2, grace=0.2)
+    manager.run(plain.square, 3)
+    print(manager.close(timeout=0.5).left, flush=True)
+else:
+    time.sleep(3600)
+"""
+
+
+def test_a_close_does_not_wait_for_the_import_of_the_main_module(tmp_path):
+    ran = run(SLOW_MAIN, folder=tmp_path)
+    assert ran.stdout == "()\n"
+    assert ran.stderr == ""

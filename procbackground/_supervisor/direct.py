@@ -37,6 +37,7 @@ from procbackground._worker.entry import Fd, run_worker
 # Those of `multiprocessing` itself, and None: none was asked for yet. Since Python 3.14 `get_all_start_methods()` has
 # those that other packages have added, too.
 _OWN_METHODS = (None, "fork", "forkserver", "spawn")
+UNWANTED_S = 1.0  # for a start under way when the manager closes: longer than most take
 
 
 def make_main_startable() -> None:
@@ -287,11 +288,16 @@ class Direct:
     @property
     def look_s(self) -> float:
         """When `look_after` is due."""
-        return next(iter(self._pending.values())) + self._start_timeout_s if self._pending else NO_LOOK_S
+        return min((self._due_s(worker) for worker in self._pending), default=NO_LOOK_S)
+
+    def _due_s(self, worker: Worker) -> float:
+        """Return when the start of a worker is given up: soon where the manager closes and has killed it."""
+        patience_s = min(UNWANTED_S, self._start_timeout_s) if worker.was_killed else self._start_timeout_s
+        return self._pending[worker] + patience_s
 
     def look_after(self, now_s: float) -> None:
         """Give up a start that hangs, as with a fork server that is stopped: the next one would, too."""
-        overdue = [worker for worker, asked_s in self._pending.items() if now_s >= asked_s + self._start_timeout_s]
+        overdue = [worker for worker in self._pending if now_s >= self._due_s(worker)]
         for worker in overdue:
             del self._pending[worker]
             limit = f"the start_timeout of {self._start_timeout_s:g} s"

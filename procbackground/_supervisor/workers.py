@@ -229,7 +229,7 @@ class Workers:
     def launch_failed(self, worker: Worker, error: Exception) -> None:
         """A worker's process could not be started."""
         kind = kind_of(error)
-        if kind != FINAL:
+        if kind != FINAL and not worker.was_killed:  # else the manager closes, and needs none
             self._begin_shortage(error)
         self._scheduler.launch_failed(worker, time.monotonic(), kind, error)
 

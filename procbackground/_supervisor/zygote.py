@@ -150,7 +150,7 @@ class Zygote:
         return self._next_look_s if self._pending else NO_LOOK_S
 
     def look_after(self, now_s: float) -> None:
-        """End a zygote that has not answered in time, or that cannot because it is stopped (SIGSTOP)."""
+        """End a zygote that has not answered in time, whose answer nobody needs, or that is stopped (SIGSTOP)."""
         if not self._pending:
             return
         self._next_look_s = now_s + LOOK_S
@@ -159,7 +159,9 @@ class Zygote:
         if is_overdue and not self._has_ever_answered:
             # Another zygote would hang in the same place.
             self._fail_pending(TimeoutError(_never_answered(self._start_timeout_s)))
-        if is_overdue or self.is_stopped:
+        # All are given up where the manager closes: it need not wait for the import that they wait for.
+        is_unwanted = not self._has_answered and all(worker.was_killed for worker, _ in self._pending.values())
+        if is_overdue or is_unwanted or self.is_stopped:
             self._end()
 
     @property
