@@ -132,10 +132,13 @@ def test_a_deadline_stops_a_running_attempt(manager, gate):
 
 
 def test_a_deadline_ends_a_wait_for_a_retry(manager):
+    manager.run(plain.square, 1).result(timeout=PATIENCE_S)  # a worker is there
     policy = Retry(stop=stop_after_attempt(5), wait=wait_fixed(3600))
-    handle = manager.run_task(Task(failing.fail, retry=policy, deadline=0.4))
-    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
-    assert len(handle.attempts) == 1
+    handle = manager.run_task(Task(failing.fail, retry=policy, deadline=1.5))
+    error = handle.exception(timeout=PATIENCE_S)
+    assert isinstance(error, TaskTimeoutError)
+    (attempt,) = handle.attempts
+    assert error.__context__ is attempt.error is not None  # what the attempt has failed with
 
 
 def test_a_deadline_ends_retries_without_end(manager):

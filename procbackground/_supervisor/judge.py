@@ -100,6 +100,8 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     else:
         outcome = outcome_of(command.kind)
         error = _explain_end(command)
+        if command.kind == c.FOR_DEADLINE and job.history is not None and job.history.attempts:
+            set_context(error, job.history.attempts[-1].error)  # why it was not done by then
         can_retry = command.kind != c.FOR_DEADLINE
         ends_loop = not can_retry
     pid = worker.pid or None if worker is not None else None
