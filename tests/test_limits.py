@@ -142,7 +142,8 @@ def test_a_deadline_ends_a_wait_for_a_retry(manager):
 
 
 def test_a_deadline_ends_retries_without_end(manager):
-    handle = manager.run_task(Task(failing.fail, retry=Retry(stop=stop_never), deadline=0.5))
+    manager.run(plain.square, 1).result(timeout=PATIENCE_S)  # a worker is there
+    handle = manager.run_task(Task(failing.fail, retry=Retry(stop=stop_never), deadline=1.5))
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
     assert len(handle.attempts) >= 2
 
