@@ -243,7 +243,7 @@ FORK_SERVER_DIES = """
         return os.getpid()
 
     if __name__ == "__main__":
-        with Manager(1) as manager:
+        with Manager(1, "forkserver") as manager:
             handle = manager.run(hold, "begun", "end")
             while not os.path.exists("begun"):
                 time.sleep(0.005)
