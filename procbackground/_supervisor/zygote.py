@@ -197,7 +197,7 @@ class Zygote:
         method = self._context.get_start_method()
         fds = [Fd(theirs.fileno()), Fd(self._page_fd), Fd(self._life_fd)]
         args = (fds, boot, preload)
-        process: BaseProcess | None = None
+        process: Any = None
         with room_for_start(), known_start_method(method):
             make_main_startable()
             head_start = _headstart.take() if type(self._context) is ForkServerContext else None
@@ -214,7 +214,7 @@ class Zygote:
                 with fork_server_watched(method), interrupts_held_back(method):
                     process.start()
         load_what_failures_need()
-        return process
+        return process  # type: ignore[no-any-return]
 
     def _started(
         self, control: socket.socket, theirs: socket.socket, process: BaseProcess | None, error: Exception | None

@@ -30,8 +30,8 @@ def main(control: int) -> NoReturn:
         tracker_fd, data_fd, *inherited_fds[:] = fds
         resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
         exit_code = spawn._main(data_fd, os.dup(data_fd))
-    except Exception:
-        sys.excepthook(*sys.exc_info())
+    except Exception as error:
+        sys.excepthook(type(error), error, error.__traceback__)
         sys.stderr.flush()
     finally:
         os._exit(exit_code)

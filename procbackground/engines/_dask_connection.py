@@ -263,7 +263,9 @@ class Connection:
             self._lose(LOST)
         for bundle in self._tasks.copy().values():  # in one step: other threads add and remove some
             future = bundle.future
-            status = None if future is None else future.status
+            if future is None:
+                continue
+            status = future.status
             if status == "error":
                 self._take_error(bundle, future.exception())
             elif status in ("cancelled", "lost") and bundle.left and bundle.has_shares:

@@ -236,14 +236,14 @@ def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNod
 
 def _withdraw(worker: Worker, name: str, number: int) -> None:
     """The manager does not want a request any more. Called by dask, in the thread of the worker's event loop."""
-    plugin = worker.plugins.get(name)
+    plugin: Any = worker.plugins.get(name)
     if plugin is not None:
         plugin.withdraw(number)
 
 
 def _ask(worker: Worker, name: str, number: int, question: str) -> None:
     """The manager asks something. Called by dask, in the thread of the worker's event loop."""
-    plugin = worker.plugins.get(name)
+    plugin: Any = worker.plugins.get(name)
     if plugin is not None:
         plugin.ask(number, question)
 

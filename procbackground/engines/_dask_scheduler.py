@@ -37,10 +37,11 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
     async def start(self, scheduler: Scheduler) -> None:
         """Called by dask when the manager registers this."""
         self._scheduler = scheduler
-        scheduler.handlers[OVER] = lambda name, bundle: sorted(scheduler.plugins[name].over(bundle))
-        scheduler.handlers[WITHDRAW] = lambda name, numbers: scheduler.plugins[name].withdraw(numbers)
-        scheduler.handlers[DECLARE] = lambda name, **what: scheduler.plugins[name].declare(**what)
-        scheduler.handlers[ASK] = lambda name, **what: scheduler.plugins[name].ask(**what)
+        plugins: dict[str, Any] = scheduler.plugins
+        scheduler.handlers[OVER] = lambda name, bundle: sorted(plugins[name].over(bundle))
+        scheduler.handlers[WITHDRAW] = lambda name, numbers: plugins[name].withdraw(numbers)
+        scheduler.handlers[DECLARE] = lambda name, **what: plugins[name].declare(**what)
+        scheduler.handlers[ASK] = lambda name, **what: plugins[name].ask(**what)
 
     def over(self, bundle: int) -> set[int]:
         """Return which requests of a bundle have ended, or are not wanted."""
