@@ -24,7 +24,8 @@ def main(folder: str) -> None:
             raise
         fillers.pop()
     recorder = Recorder()
-    manager = Manager(max_workers=1, observer=recorder)
+    # The first manager of a program starts its workers without the fork server, which has a socket there.
+    manager = Manager(max_workers=1, mp_context="forkserver", observer=recorder)
     handles = [manager.run(plain.square, number) for number in range(20)]
     held = recorder.wait_for("admission_held")[0]
     assert (held.reason, held.error.errno) == ("processes", errno.ENOSPC), held
