@@ -296,6 +296,7 @@ def _warm_helpers() -> None:
     """Start `multiprocessing`'s own helpers, which stay as long as the interpreter."""
     with Manager(max_workers=1) as manager:
         manager.run(pow, 2, 10).result(timeout=60)
+    forkserver.ensure_running()  # the first manager of a program may have done without
 
 
 class _Alive(NamedTuple):

@@ -57,6 +57,8 @@ class Supervisor(Questions):
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)
+        # By a name of its own: a manager may be dropped when the interpreter has cleared the modules.
+        self._drop_head_start = _headstart.drop
         _living.add(self)
 
     # -- giving work ---------------------------------------------------------------------------------------
@@ -240,7 +242,7 @@ class Supervisor(Questions):
             return
         acceptance.is_refusing = True
         if not self._loop.is_ready:
-            _headstart.drop()
+            self._drop_head_start()
         if not self._inbox.is_over:
             now_s = time.monotonic()
             self._inbox.put(lambda: self._loop.intake.begin_close(timeout_s, now_s))
@@ -251,7 +253,7 @@ class Supervisor(Questions):
         self._acceptance.check_fork()
         self._acceptance.is_refusing = True
         if not loop.is_ready and not loop.has_closed.is_set:
-            _headstart.drop()
+            self._drop_head_start()
             self.close_unused()
         if not loop.has_closed.is_set:
             self.ask_to_close(timeout_s)
