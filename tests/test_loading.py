@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import multiprocessing
 import sys
@@ -10,7 +11,7 @@ from importlib import import_module
 
 import pytest
 
-from procbackground import Outcome, Task, TaskTimeoutError, TaskType
+from procbackground import Outcome, Task, TaskTimeoutError, TaskType, WorkerDiedError
 from procbackground._state import job, launches, limits
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -25,6 +26,9 @@ def echo(value, seconds=0):
     return value
 class Number(int):
     pass
+def tell_slowly_or_die(address, item):
+    from tests.support.tasks import failing
+    return failing.tell_slowly_or_die(address, item)
 def iterate(address):
     from tests.support.gate import tell_gate
     tell_gate(address, "iterating")
@@ -121,6 +125,19 @@ class Unloadable:
 
 def _refuse() -> None:
     raise RuntimeError("not here")
+
+
+def test_slow_rows_after_a_load_ran_once_when_a_later_one_dies(manager, slow_module, gate):
+    """The first look at the chunk finds it loading its function; there is another one soon after."""
+    module = slow_module(0.1)
+    gate.open()
+    items = [None] * 100 + [0, 1, 2, 3, 4, 5, "die"]
+    results = manager.map(module.tell_slowly_or_die, itertools.repeat(gate.address), items, chunksize=200)
+    assert [next(results) for _ in items[:-1]] == items[:-1]
+    with pytest.raises(WorkerDiedError):
+        next(results)
+    assert [gate.wait_for_label() for _ in range(6)] == [0, 1, 2, 3, 4, 5]
+    assert not gate.has_arrivals()
 
 
 def test_imports_of_a_task_without_a_timeout_are_bounded_too(make_manager, slow_module):

@@ -228,8 +228,9 @@ def test_failed_items_are_retried_alone(make_manager, gate, chunksize):
 
 def test_a_timeout_is_raised_when_a_result_is_late(make_manager, gate):
     manager = make_manager(grace=0.5)
+    assert list(manager.map(plain.square, range(2))) == [0, 1]  # a worker is there
     address = gate.address
-    results = manager.map(lambda n: stop_at_gate(address) if n == 2 else n, range(4), timeout=0.5)
+    results = manager.map(lambda n: stop_at_gate(address) if n == 2 else n, range(4), timeout=2)
     came, error = taken_until_it_raises(results)
     assert came == [0, 1]
     assert isinstance(error, TimeoutError)
