@@ -36,6 +36,7 @@ logger = logging.getLogger("procbackground")
 # Between two looks at what no report tells: an attempt that took several nodes down, and the loss of the scheduler. A
 # callback for each future would cost a tenth of the throughput, and more in latency than it gains.
 LOOK_S = 0.25
+DECLARE_S = 2.0  # for nodes to declare what they have, once they know of the manager
 SIZE_UP_S = 2.0  # between two looks at the size of the cluster
 ENOUGH = 256  # requests that dask has
 GATHER_S = 0.1  # for more, while it has so many tasks
@@ -62,6 +63,7 @@ class Connection:
         self._answers = Answers()
         self.shares = SharesOfManager(client)
         self._seen_needs: set[tuple[Any, ...]] = set()
+        self._unchecked_needs: list[tuple[float, tuple[Any, ...]]] = []  # with when to look for a node that has them
         self._is_lost = self._is_closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
         self._next: tuple[Any] | None = None  # what was taken from there too early
@@ -138,7 +140,7 @@ class Connection:
     def _submit(self, lists: list[list[w.Request]], priority: int) -> None:
         resources = resources_of(lists[0][0])
         if resources:
-            self._warn_of_missing(resources)
+            self._note_needs(resources)
         try:
             shares = self.shares.futures_of(lists[0][0].shares)
         except TimeoutError:  # no node is there: after what came meanwhile
@@ -166,12 +168,14 @@ class Connection:
         for bundle, future in zip(bundles, futures, strict=True):
             bundle.came(future)
 
-    def _warn_of_missing(self, resources: dict[str, float]) -> None:
-        """Warn, once, where no node has what tasks need: they wait until one comes that has."""
+    def _note_needs(self, resources: dict[str, float]) -> None:
         key = tuple(sorted(resources.items()))
-        if key in self._seen_needs:
-            return
-        self._seen_needs.add(key)
+        if key not in self._seen_needs:
+            self._seen_needs.add(key)
+            self._unchecked_needs.append((time.monotonic() + DECLARE_S, key))
+
+    def _warn_of_missing(self, key: tuple[Any, ...]) -> None:
+        """Warn where no node has what tasks need: they wait until one comes that has."""
         nodes = self._client.scheduler_info()["workers"].values()
         if not any(all(node["resources"].get(name, 0) >= much for name, much in key) for node in nodes):
             wanted = ", ".join(f"{much:g} {name}" for name, much in key)
@@ -261,6 +265,8 @@ class Connection:
         """Look whether dask has given up requests, or is gone."""
         if self._client.status != "running":
             self._lose(LOST)
+        elif self._unchecked_needs and time.monotonic() >= self._unchecked_needs[0][0]:
+            self._warn_of_missing(self._unchecked_needs.pop(0)[1])
         for bundle in self._tasks.copy().values():  # in one step: other threads add and remove some
             future = bundle.future
             if future is None:
