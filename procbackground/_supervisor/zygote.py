@@ -102,6 +102,10 @@ class Zygote:
             assert self._control is not None
             # While the zygote starts or imports a module, the request waits in the socket.
             self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
+        except ConnectionError:
+            # It has died, which is heard of next: that says whether another one would, too.
+            self._launch_failed(worker, HelperLost(DIED, was_killed=True))
+            return
         except Exception as error:
             self._launch_failed(worker, error)
             return
