@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import connection
 from typing import Any
 
 from procbackground._state import fleet
@@ -170,6 +171,11 @@ class View:
 
     # -- faults --------------------------------------------------------------------------------------------
 
+    def kill_zygote_at_next_request(self) -> None:
+        """Have the zygote die between the supervisor's last look at it and the next request to it."""
+        launcher: Any = self._loop.launcher
+        launcher._control = DyingZygote(launcher)
+
     def break_at(self, place: str, error: BaseException) -> None:
         """Have the supervisor raise `error` when it comes to `place`, one of `PLACES_TO_BREAK`."""
 
@@ -233,6 +239,22 @@ class View:
 
 
 PLACES_TO_BREAK = tuple(_PLACES)
+
+
+class DyingZygote:
+    """The parent's end of a zygote's socket: the zygote is killed before the next request is sent."""
+
+    def __init__(self, launcher: Any) -> None:
+        self._launcher, self._control = launcher, launcher._control
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._control, name)
+
+    def send(self, request: bytes) -> int:
+        self._launcher._control = self._control
+        self._launcher._process.kill()
+        connection.wait([self._launcher._process.sentinel])
+        return self._control.send(request)  # type: ignore[no-any-return]
 
 
 class HeldSupervisor:

@@ -101,6 +101,14 @@ def test_the_loss_of_the_zygote_costs_no_task(make_manager, gate, how):
     running.result(timeout=PATIENCE_S)
 
 
+def test_a_zygote_that_dies_before_a_request_reaches_it_costs_no_task(make_manager):
+    manager = make_manager(max_workers=1)
+    manager.run_task(Task(plain.square, args=(3,), isolate=True)).result(timeout=PATIENCE_S)
+    View(manager).kill_zygote_at_next_request()
+    fresh = [manager.run_task(Task(plain.square, args=(number,), isolate=True)) for number in range(4)]
+    assert [handle.result(timeout=PATIENCE_S) for handle in fresh] == [0, 1, 4, 9]
+
+
 @pytest.mark.parametrize("left", [0, 3, 5])  # of the five that a worker has; the sixth is the zygote's own handle on it
 def test_a_zygote_short_of_descriptors_pauses_starts_and_emits_admission_held(make_manager, recorder, left):
     manager = make_manager(max_workers=2, observer=recorder)
