@@ -66,7 +66,10 @@ def begin(mp_context: Any) -> None:
     if _was_given or mp_context is not None or not _is_usual_start():
         return
     _was_given = True
-    ours, theirs = _socket.socketpair()
+    try:
+        ours, theirs = _socket.socketpair()
+    except OSError:
+        return  # of too many open files, say: the usual start waits for that
     fd = theirs.fileno()
     try:
         if min(ours.fileno(), fd) <= 2:
@@ -82,22 +85,32 @@ def begin(mp_context: Any) -> None:
             setsid=True,
             setsigmask=mask,
         )
-        _present = HeadStart(pid, os.pidfd_open(pid), ours)
+        _present = HeadStart(pid, _pidfd_of(pid), ours)
     except (OSError, ValueError, NotImplementedError):
         pass  # the usual start says what is wrong
     finally:
         theirs.close()
 
 
+def _pidfd_of(pid: int) -> int:
+    """Return a pidfd of a child. Raises: `OSError`, with the child ended: without one it could not be followed."""
+    try:
+        return os.pidfd_open(pid)
+    except OSError:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+
+
 def take() -> HeadStart | None:
-    """Return the interpreter, whose end is the caller's affair from now on; None if there is none of use."""
+    """Return the interpreter, which the caller has to end; None if there is none, or if it would not do any more."""
     global _present
     head_start, _present = _present, None
     return head_start if head_start is None or _is_usual_start() else None
 
 
 def drop() -> None:
-    """End the interpreter, if nobody has taken it."""
+    """End an interpreter that was not taken."""
     global _present
     _present = None
 

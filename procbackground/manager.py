@@ -154,9 +154,9 @@ class Manager(TaskCalls, ExecutorInternals):
         engine: Engine | None = None,
     ) -> None:
         options = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        if not inline and engine is None:
-            aside(lambda: _headstart.begin(mp_context))
         try:
+            if not inline and engine is None:
+                aside(lambda: _headstart.begin(mp_context))
             # Only now: a child imports this module with the main module that uses it, and makes no manager.
             super().__init__(*load("procbackground._submit.making").make_parts(**options))
         except BaseException:

@@ -93,6 +93,22 @@ assert not child_pids()
     passes(body, tmp_path)
 
 
+@pytest.mark.parametrize("lacking", ["os.pidfd_open", "os.posix_spawn", "_headstart._socket.socketpair"])
+def test_a_manager_is_made_without_what_a_head_start_needs(tmp_path, lacking):
+    body = f"""
+def fail(*args, **kwargs):
+    raise OSError(errno.EMFILE, "too many")
+before, usual = os.listdir("/proc/self/fd"), {lacking}
+{lacking} = fail
+manager = Manager(max_workers=1)
+{lacking} = usual
+assert not child_pids() and os.listdir("/proc/self/fd") == before
+assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
+manager.close()
+"""
+    passes(body, tmp_path, "import errno")
+
+
 @pytest.mark.parametrize("how", ["SIGKILL", "SIGTERM"])
 def test_the_loss_of_the_interpreter_costs_no_task(tmp_path, how):
     body = f"""
