@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from procbackground._state.job import Recipe
-from procbackground._submit.recipes import HASHED_BY_IDENTITY, Submitter
+from procbackground._submit.recipes import Submitter
 from procbackground._wire.mainmodule import main_by_value
 from procbackground.errors import SerializationError
 from procbackground.handle import TaskHandle
@@ -20,21 +20,13 @@ from procbackground.task import Task
 class FarSubmitter(Submitter):
     """Each call as in `Submitter`."""
 
-    def __init__(self, *parts: Any) -> None:
-        super().__init__(*parts)
-        # Instead of `call_recipes`, where `Manager.run` looks, and then takes a shorter way that pickles by reference.
-        self._recipes: dict[Any, Recipe] = {}
+    may_shorten = False  # the shortcut pickles by reference
 
     def submit_call(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> TaskHandle[Any]:
         with main_by_value():
-            recipe = self._recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
-            if recipe is None:
-                return super().submit_call(fn, args, kwargs)
-            handle: TaskHandle[Any] = TaskHandle(self.port, recipe.make_task, args, kwargs or None)
-            self._submit(handle, recipe, None, fn, args, kwargs, None)
-            return handle
+            return super().submit_call(fn, args, kwargs)
 
     def submit_task(self, handle: TaskHandle[Any], task: Task[Any]) -> None:
         with main_by_value():
@@ -70,7 +62,4 @@ class FarSubmitter(Submitter):
         return recipe
 
     def _recipe_of_call(self, task: Task[Any]) -> tuple[Recipe, SerializationError | None]:
-        if self.fields or self.carrier is not None or self.with_key is not None:
-            return self._recipe_of_task(task)
-        recipe = self._recipes.get(task.fn) if type(task.fn) in HASHED_BY_IDENTITY else None
-        return self._new_recipe(self._recipes, task.fn, task) if recipe is None else (recipe, None)
+        return self._recipe_of_task(task)

@@ -55,7 +55,8 @@ class Submitter:
         self.carrier = carrier
         self.is_patient: bool = False  # waits for room in the queue, also where the manager refuses others
         self.with_key = with_key
-        self._keyed_recipes: dict[Any, Recipe] = {}  # by function, of calls, instead of `call_recipes`
+        # By function, of calls that may not take the shortcut: with a journal, or an engine.
+        self._long_way_recipes: dict[Any, Recipe] = {}
         self.make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
         # By function, of calls under the manager's defaults. `Manager.run` looks here; all it finds is plain.
         self.call_recipes: dict[Any, Recipe] = {}
@@ -87,9 +88,14 @@ class Submitter:
         frozen = type(self)(self.port, self.defaults, self.fields, self.carrier.frozen(), self.with_key)
         # Recipes do not contain the values.
         frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
-        frozen._keyed_recipes = self._keyed_recipes
+        frozen._long_way_recipes = self._long_way_recipes
         frozen._chunk_rows, frozen.is_patient = self._chunk_rows, self.is_patient
         return frozen
+
+    @property
+    def may_shorten(self) -> bool:
+        """Whether calls of a function that was called before may take the shortcut of `Manager.run`."""
+        return self.with_key is None
 
     @property
     def runs_apart(self) -> bool:
@@ -113,7 +119,7 @@ class Submitter:
             else:
                 self.reject(handle, recipe, job)
             return handle
-        recipe = self._keyed_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
+        recipe = self._long_way_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
         if recipe is not None:
             handle = TaskHandle(self.port, recipe.make_task, args, kwargs or None)
             self._submit(handle, recipe, None, fn, args, kwargs, self.fields.get("key"))
@@ -123,10 +129,11 @@ class Submitter:
         task = self.make_task(fn, args, kwargs)
         handle = TaskHandle(self.port, None, task)
         recipe, error = self._recipe_of_call(task)
-        if self.with_key is not None and recipe.reusable and type(fn) in HASHED_BY_IDENTITY and not recipe.is_loop:
-            if len(self._keyed_recipes) >= KEPT_RECIPES:
-                self._keyed_recipes.clear()
-            self._keyed_recipes[fn] = recipe
+        is_kept = recipe.reusable and type(fn) in HASHED_BY_IDENTITY and not recipe.is_loop
+        if is_kept and not self.may_shorten:
+            if len(self._long_way_recipes) >= KEPT_RECIPES:
+                self._long_way_recipes.clear()
+            self._long_way_recipes[fn] = recipe
         self._submit(handle, recipe, error, fn, args, kwargs, task.key)
         return handle
 
