@@ -133,22 +133,10 @@ class Figures:
         cpu_s: float | None = None,
         peak_bytes: int | None = None,
     ) -> None:
-        """Add `count` tasks that one worker ran in a row, each with success at the first attempt; with 0, those of a
-        map's chunk that `rows` counts."""
-        self.of(name).ended["succeeded"] += count
-        self.ran(pid, name, count, began_s, ended_s, cpu_s, peak_bytes)
+        """Add `count` attempts that one worker ran in a row, each the first of its task, and with success.
 
-    def ran(
-        self,
-        pid: int,
-        name: str,
-        count: int,
-        began_s: float,
-        ended_s: float,
-        cpu_s: float | None = None,
-        peak_bytes: int | None = None,
-    ) -> None:
-        """Add the attempts of such tasks, which are added by `end` when they are recorded."""
+        With 0 they are those of a map's chunk, whose rows `rows` counts. `end` counts the tasks.
+        """
         figures = self.of(name)
         if count:
             figures.wall.add((ended_s - began_s) / count, count)
@@ -180,10 +168,10 @@ class Figures:
         if pid is not None:
             self._add_span(Span(pid, name, began_s, ended_s, outcome, peak_bytes))
 
-    def end(self, name: str, how: str, error: str | None = None) -> None:
-        """Add a task that ended; `how` as in `NameFigures.ended`."""
+    def end(self, name: str, how: str, error: str | None = None, count: int = 1) -> None:
+        """Add tasks that ended; `how` as in `NameFigures.ended`."""
         figures = self.of(name)
-        figures.ended[how] += 1
+        figures.ended[how] += count
         if error is not None and len(figures.errors) < KEPT_ERRORS and error not in figures.errors:
             figures.errors.append(error)
 

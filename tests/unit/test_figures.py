@@ -34,6 +34,7 @@ def test_the_busy_time_is_that_of_all_attempts_at_any_scale(attempts):
     total_s = 0.0
     for pid, began_s, took_s in attempts:
         figures.succeeded(pid, "f", 1, began_s, began_s + took_s)
+        figures.end("f", "succeeded")
         total_s += took_s
     assert figures.busy_s == pytest.approx(total_s, rel=1e-6, abs=1e-9 * len(attempts) * 1e3)
     assert len(figures.busy) <= MAX_SLICES + 2
