@@ -81,7 +81,7 @@ def _check_needs(state: State) -> None:
             reserved += worker.needs.memory
             assert worker.uses_slot, f"{worker!r} has needs and no place"
             assert worker.places == worker.needs.cores, f"{worker!r} has {worker.places} places"
-            if job is None:  # it has answered amid its stop: its process has all of that until it has ended
+            if job is None:  # it answered while it was stopped; its process keeps its needs until it ends
                 assert worker.state == fleet.STOPPING, f"{worker!r} has needs and no job"
             else:
                 assert job.recipe.needs == worker.needs, f"{worker!r} has the needs of another job"

@@ -93,7 +93,7 @@ class Events:
             self.task("on_task_started", job, pid=worker.pid)
 
     def answered(self, jobs: list[Job], worker: Worker) -> None:
-        """The worker has come to these jobs, and answered them: of those that are new, only observers are told."""
+        """The worker has begun these jobs and answered them. Only observers hear of those that are new."""
         if "on_task_started" in self.wanted:
             for job in jobs:
                 self.started(job, worker)

@@ -54,5 +54,5 @@ def take_stacks(loop: EngineLoop, job: Job | None) -> list[Running]:
 def _ask(loop: EngineLoop, question: str, node: str | None) -> list[tuple[str, Any]]:
     try:
         return loop.engine.ask(question, node, ASK_S)
-    except Exception:  # of the engine, such as a scheduler that is lost or slow: nobody answers
+    except Exception:  # the engine cannot ask: its scheduler is lost, or slow
         return []

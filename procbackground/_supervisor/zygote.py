@@ -103,7 +103,7 @@ class Zygote:
             # While the zygote starts or imports a module, the request waits in the socket.
             self._control.send(child.FORK + child.FORK_ARGS.pack(worker.number, worker.line))
         except ConnectionError:
-            # It has died, which is heard of next: that says whether another one would, too.
+            # It has died, and its end is read next. Only that tells whether another zygote would die, too.
             self._launch_failed(worker, HelperLost(DIED, was_killed=True))
             return
         except Exception as error:
@@ -154,7 +154,7 @@ class Zygote:
         return self._next_look_s if self._pending else NO_LOOK_S
 
     def look_after(self, now_s: float) -> None:
-        """End a zygote that has not answered in time, whose answer nobody needs, or that is stopped (SIGSTOP)."""
+        """End a zygote that has not answered in time, that is not needed any more, or that is stopped (SIGSTOP)."""
         if not self._pending:
             return
         self._next_look_s = now_s + LOOK_S

@@ -13,7 +13,7 @@
     execute, rows, stop     calls one function and sends its outcome; once for each row of a chunk; a stop amid that
     task_context, progress  what `current()` returns inside a task; its progress reports → the parent
     spool                   keeps results until the journal has them
-    handlers                signal handlers of the user's code, which must not raise amid the worker's own
+    handlers                wraps the signal handlers of tasks, so that they cannot raise in the worker's own code
     leftovers               the processes that a call has left running
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent

@@ -41,7 +41,7 @@ inherited_fds: list[int] = []  # in a process that had a head start: descriptors
 
 
 class InheritedFd:
-    """Stands for one of these in what the parent pickles, as `DupFd` of `multiprocessing` does."""
+    """Stands for a descriptor of `inherited_fds` in what the parent pickles, as `DupFd` of `multiprocessing` does."""
 
     def __init__(self, index: int) -> None:
         self.index = index

@@ -39,7 +39,7 @@ class Bundle:
         self._release_if_over()
 
     def end(self, number: int) -> None:
-        """A request has ended, or nobody wants it any more."""
+        """A request has ended, or was cancelled."""
         self.left.discard(number)
         self._release_if_over()
 

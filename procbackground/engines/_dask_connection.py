@@ -1,7 +1,7 @@
 """The connection of one manager to a dask cluster: gives work, and takes what becomes of it.
 
-Reports come as events of a topic, and large ones as the result of the task. A future is dropped at the last report:
-dask would run a finished task again, were its worker lost while somebody holds the future.
+Reports come as events of a topic, and large ones as the result of the task. A future is released at the last report:
+as long as one exists, dask runs the task again if the node with its result is lost.
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ class Connection:
         self._listener.reports_came(reports)
 
     def _forget(self, number: int) -> Bundle | None:
-        """A request has ended, or nobody wants it any more; return its bundle, if it is known."""
+        """A request has ended, or was cancelled; return its bundle, if it is known."""
         bundle = self._bundles.pop(number, None)
         if bundle is not None:
             bundle.end(number)
