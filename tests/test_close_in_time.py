@@ -124,6 +124,27 @@ def test_an_observer_of_the_end_may_ask_the_manager(make_manager, is_used):
     assert report.leftovers == ()  # whether it is clean depends on how busy the machine is
 
 
+def test_an_observer_may_close_before_the_start_of_its_thread_has_returned(make_manager, monkeypatch):
+    has_closed = threading.Event()
+    was_closed: list[bool] = []
+    start = threading.Thread.start
+
+    class Closing(Observer):
+        def on_manager_closed(self, event: Any) -> None:
+            made[0].close(timeout=PATIENCE_S)
+            has_closed.set()
+
+    def start_late(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name.endswith("observers"):
+            was_closed.append(has_closed.wait(PATIENCE_S))
+
+    made = [make_manager(observer=Closing())]
+    monkeypatch.setattr(threading.Thread, "start", start_late)
+    assert made[0].close(timeout=PATIENCE_S).leftovers == ()
+    assert was_closed == [True]
+
+
 @pytest.mark.parametrize("midway", [True, False])
 def test_a_shutdown_amid_the_first_submit_is_not_lost(midway):
     """Nobody closes the manager later: all of it ends by itself, which the check for what is left behind sees, too."""

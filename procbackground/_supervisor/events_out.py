@@ -10,6 +10,7 @@ import logging
 import queue
 import threading
 import time
+from _thread import get_ident
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -37,6 +38,7 @@ class Events:
         self.note_started: Callable[[Job, Worker], None] | None = None  # the journal's, who needs it as observers do
         self._queue: queue.SimpleQueue[tuple[str, Any] | None] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._ident: int | None = None  # of the thread that calls the observers
         self._has_ended: Latch = Latch()
         self._name = name
         self._stalls: dict[Job, dict[str, Any]] = {}  # whose stacks are being taken
@@ -166,7 +168,7 @@ class Events:
         self._queue.put((name, event))
 
     def owns(self, thread: threading.Thread) -> bool:
-        return thread is self._thread
+        return thread.ident == self._ident
 
     def stop(self, timeout_s: float) -> bool:
         """Wait until all events are delivered; return False when an observer blocks for `timeout_s`."""
@@ -182,6 +184,7 @@ class Events:
         return self._has_ended.wait(timeout_s)
 
     def _run(self) -> None:
+        self._ident = get_ident()  # before any observer is called, which may close the manager
         while (item := self._queue.get()) is not None:
             name, event = item
             for observer, wanted in self._observers:
