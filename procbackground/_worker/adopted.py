@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource  # noqa: F401  # the limits need it; now, while the parent loads its own side
 import socket
 import sys
 from multiprocessing import resource_tracker, spawn

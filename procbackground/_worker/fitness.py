@@ -17,12 +17,15 @@ from __future__ import annotations
 import gc
 import os
 import sys
+import time
 
 from procbackground import _platform
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+THREAD_END_S = 0.1  # for a thread that has done its work; an import that leaves one running is that much slower, once
 
 _STATELESS = frozenset(os.makedev(1, minor) for minor in (3, 5, 7, 8, 9))  # null, zero, full, random, urandom
 
@@ -33,7 +36,7 @@ class Traces:
     def __init__(self) -> None:
         self._descriptors = _descriptors()
         self._shared = _shared_mappings()
-        self._threads = _count_threads()
+        self._threads = _threads()
         self._has_children = bool(_platform.children(os.getpid()))
         random: Any = sys.modules.get("random")
         if random is not None:
@@ -56,7 +59,7 @@ class Traces:
             return "it made shared memory, or a lock between processes"
         if not self._has_children and _platform.children(os.getpid()):
             return "it started a process"
-        if _count_threads() > self._threads and _count_threads_after_fork() > self._threads:
+        if self._has_new_threads():
             return "it started threads"
         if self._words is not None and self._words != _words_of_random():
             return "it seeded the generator of `random`"
@@ -64,6 +67,23 @@ class Traces:
             return "it seeded the generator of numpy"
         made = _find_generator()
         return None if made is None else f"it made a random generator ({made})"
+
+
+    def _has_new_threads(self) -> bool:
+        """Whether threads run that did not before, those excepted that end with a fork, or are about to end.
+
+        By number and not by count: one that was about to end before the import is gone now. Python joins a thread
+        before the system has ended it, which takes longest where there is more work than cores.
+        """
+        if not _threads() - self._threads:
+            return False
+        _fork_nothing()
+        until_s = time.monotonic() + THREAD_END_S
+        while _threads() - self._threads:
+            if time.monotonic() > until_s:
+                return True
+            time.sleep(0.001)
+        return False
 
 
 def _descriptors() -> set[tuple[int, str]]:
@@ -104,16 +124,15 @@ def _shared_mappings() -> set[bytes]:
     return found
 
 
-def _count_threads() -> int:
-    return len(os.listdir("/proc/self/task"))
+def _threads() -> set[str]:
+    return set(os.listdir("/proc/self/task"))
 
 
-def _count_threads_after_fork() -> int:
+def _fork_nothing() -> None:
     pid = os.fork()
     if pid == 0:
         os._exit(0)
     os.waitpid(pid, 0)
-    return _count_threads()
 
 
 def _words_of_random() -> Any:

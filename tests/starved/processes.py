@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import sys
+import threading
 
 import psutil
 
@@ -18,6 +19,8 @@ def main(left: int) -> None:
         warm.run(pow, 2, 10).result(timeout=60)
     # Its processes count until the fork server has collected them: what ends later would leave room for a worker.
     wait_until(lambda: len(psutil.Process().children(recursive=True)) <= 2, "two helpers of multiprocessing are left")
+    # Python joins a thread before the system has ended it.
+    wait_until(lambda: psutil.Process().num_threads() == threading.active_count(), "no thread is about to end")
     before = Living.now()
     recorder = Recorder()
     manager = Manager(max_workers=2, observer=recorder, retry=2)

@@ -96,3 +96,23 @@ def test_what_forks_may_share_is_let_pass(found, case):
     if "numpy" in case:
         pytest.importorskip("numpy")
     assert found[case] is None
+
+
+def test_a_thread_that_was_about_to_end_before_the_import_hides_none_that_it_starts():
+    script = """
+import threading, time
+from procbackground._worker.fitness import Traces
+leaves = threading.Event()
+earlier = threading.Thread(target=leaves.wait)
+earlier.start()
+traces = Traces()
+leaves.set()
+earlier.join()
+threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+print(traces.find_new())
+"""
+    environment = {"PYTHONPATH": str(Path(procbackground.__file__).parents[1])}
+    finished = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True, env=environment
+    )
+    assert finished.stdout == "it started threads\n"

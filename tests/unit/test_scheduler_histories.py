@@ -235,4 +235,4 @@ def machine_with(max_examples: int) -> type[TestCase]:
 
 
 TestScheduler = machine_with(80)
-TestSchedulerForLong = pytest.mark.slow(machine_with(600))
+TestSchedulerForLong = pytest.mark.slow(pytest.mark.timeout(900)(machine_with(600)))
