@@ -20,7 +20,9 @@ from procbackground.task import Task
 class FarSubmitter(Submitter):
     """Each call as in `Submitter`."""
 
-    may_shorten = False  # the shortcut pickles by reference
+    @property
+    def may_shorten(self) -> bool:
+        return False  # the shortcut pickles by reference
 
     def submit_call(
         self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
