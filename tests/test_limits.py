@@ -30,6 +30,7 @@ def test_an_attempt_over_its_timeout_is_stopped_and_says_where_it_was(manager, g
     assert "0.4" in str(error)
     assert "stop_at_gate" in str(error)
     assert "stop_at_gate" in error.stack
+    assert "execute.py" in error.stack.splitlines()[-1]  # and not what is below the call, in every task
     assert handle.attempts[0].outcome == Outcome.TIMED_OUT
     wait_until_gone([pid])
     assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9

@@ -20,7 +20,7 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.machine import OomKills
 from procbackground._supervisor.page import Page
 from procbackground._supervisor.process import WorkerProcess
-from procbackground._supervisor.stacks import StackDumps
+from procbackground._supervisor.stacks import StackDumps, shorten
 from procbackground._supervisor.watches import Watches
 from procbackground._wire.page import MARK, PID, ROW, STARTED
 
@@ -199,7 +199,8 @@ class Exits:
         stack = process.stack
         if stack is None:
             process.notes_seen = 0
-            stack = process.read_notes()
+            notes = process.read_notes()
+            stack = None if notes is None else shorten(notes)
         return Death(
             exit_code=exit_code,
             oom=oom,

@@ -10,12 +10,11 @@ import os
 import re
 
 from procbackground._named import NamedTuple
+from procbackground._supervisor.stacks import EXECUTOR, OURS
 
 _THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):$")
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
 
-_OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
-_EXECUTOR = os.path.join(_OURS, "_worker", "execute.py")
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
 # What starts a process or a thread, and so is below the user's frames; "<string>" is the code of `python -c`.
 _STARTERS = ("<string>", "<frozen runpy>", f"{_LIBRARY}multiprocessing{os.sep}", f"{_LIBRARY}threading.py")
@@ -34,7 +33,7 @@ def readable(raw: str) -> str:
     thread of the task comes first; it has no title. What cannot be read is left out; what has no frames at all is "".
     """
     stacks = _parse(raw)
-    tasks = [frames for frames in stacks if any(frame.file == _EXECUTOR for frame in frames)]
+    tasks = [frames for frames in stacks if any(frame.file == EXECUTOR for frame in frames)]
     others = [frames for frames in stacks if frames not in tasks]
     parts = [_told(trimmed) for frames in tasks if (trimmed := _trim(frames))]
     parts += ["Another thread:\n" + _told(trimmed) for frames in others if (trimmed := _trim(frames))]
@@ -54,10 +53,13 @@ def _parse(raw: str) -> list[list[_Frame]]:
 
 
 def _trim(frames: list[_Frame]) -> list[_Frame]:
-    begin, end = 0, len(frames)
-    while begin < end and frames[begin].file.startswith((_OURS, *_STARTERS)):
+    calls = [number for number, frame in enumerate(frames) if frame.file == EXECUTOR]
+    begin, end = calls[0] if calls else 0, len(frames)
+    # Above the call, "<string>" is a file of the user's: the task is a function of `python -c`.
+    unwanted = (OURS,) if calls else (OURS, *_STARTERS)
+    while begin < end and frames[begin].file.startswith(unwanted):
         begin += 1
-    while end > begin and frames[end - 1].file.startswith(_OURS):  # `current().wait`, say
+    while end > begin and frames[end - 1].file.startswith(OURS):  # `current().wait`, say
         end -= 1
     return frames[begin:end]
 

@@ -6,6 +6,7 @@ looks in a row see the same. A process that is stopped or swapped out never dump
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from procbackground import _platform
@@ -14,7 +15,27 @@ from procbackground._state.fleet import Worker
 LOOK_S = 0.003
 GIVE_UP_S = 0.05
 
+OURS = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+EXECUTOR = os.path.join(OURS, "_worker", "execute.py")
+_FRAME, _EXECUTOR_FRAME = '  File "', f'  File "{EXECUTOR}", '
+
 Taken = Callable[[str | None, str | None], None]  # gets the stacks, or None and the reason why there are none
+
+
+def shorten(raw: str) -> str:
+    """Return the stacks without what is below the call of the task: a dozen frames, the same for every task."""
+    kept: list[str] = []  # from the end on
+    frames: list[str] = []  # of the thread whose lines are being read: the first call comes first
+    has_call = False
+    for line in reversed(raw.splitlines(keepends=True)):
+        if not line.startswith(_FRAME):
+            kept += [*frames, line]
+            frames, has_call = [], False
+            continue
+        if not has_call and line.startswith(_EXECUTOR_FRAME):
+            frames, has_call = [], True
+        frames.append(line)
+    return "".join(reversed(kept + frames))
 
 
 class _Dump:
@@ -72,5 +93,6 @@ class StackDumps:
 
     def _finish(self, worker: Worker, reason: str | None) -> None:
         dump = self.dumps.pop(worker)
+        stacks = None if dump.seen is None else shorten(dump.seen)
         for then in dump.then:
-            then(dump.seen, reason)
+            then(stacks, reason)

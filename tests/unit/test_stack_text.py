@@ -6,6 +6,7 @@ import os
 
 import procbackground
 from procbackground._supervisor.stack_text import readable
+from procbackground._supervisor.stacks import shorten
 
 OURS = os.path.dirname(procbackground.__file__)
 LIBRARY = os.path.dirname(os.__file__)
@@ -53,6 +54,40 @@ def test_the_thread_of_the_task_comes_first_and_idle_threads_of_ours_are_left_ou
         "Another thread:",
         '  File "/nowhere/helper.py", line 1, in help',
     ]
+
+
+def test_what_is_below_the_call_is_left_out():
+    helper = (
+        "Thread 0x00007f0000000001 [helper] (most recent call first):\n"
+        '  File "/nowhere/helper.py", line 1 in help\n'
+        f'  File "{LIBRARY}/threading.py", line 982 in run\n'
+        "\n"
+    )
+    task = (
+        "Current thread 0x00007f0000000003 (most recent call first):\n"
+        '  File "<string>", line 7 in task\n'
+        f'  File "{OURS}/_worker/execute.py", line 100 in call\n'  # of a manager in the task with `inline=True`
+        '  File "/nowhere/user.py", line 7 in task\n'
+        f'  File "{OURS}/_worker/execute.py", line 100 in call\n'
+    )
+    below = f'  File "{OURS}/_worker/main.py", line 107 in run\n  File "<string>", line 1 in <module>\n'
+    end = "\nExtension modules: numpy (total: 1)\n"
+    assert shorten(f"{helper}{task}{below}{end}") == f"{helper}{task}{end}"
+    assert readable(f"{helper}{task}{below}{end}") == readable(f"{helper}{task}{end}")
+    assert shorten(task + below) == task
+    for without_a_call in (helper, below, "", "\n", "Fatal Python error: Aborted", "\x00\xff\n"):
+        assert shorten(without_a_call) == without_a_call
+
+
+def test_a_function_of_python_c_is_the_user_s():
+    raw = (
+        "Current thread 0x00007f0000000003 (most recent call first):\n"
+        '  File "<string>", line 7 in task\n'
+        f'  File "{OURS}/_worker/execute.py", line 100 in call\n'
+        f'  File "{OURS}/_worker/main.py", line 107 in run\n'
+        '  File "<string>", line 1 in <module>\n'
+    )
+    assert readable(raw) == '  File "<string>", line 7, in task'
 
 
 def _line_of(path: str, number: int) -> str:
