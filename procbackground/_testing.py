@@ -195,6 +195,20 @@ class View:
 
         monitor._watch = fail
 
+    def looks_at_memory(self) -> list[None]:
+        """Return a list that grows by one with each of the monitor's looks at the workers' memory, from now on."""
+        monitor: Any = self._loop.monitor
+        watch = monitor._watch
+        looks: list[None] = []
+
+        def watch_and_count(followed: object) -> float:
+            due_s: float = watch(followed)
+            looks.append(None)
+            return due_s
+
+        monitor._watch = watch_and_count
+        return looks
+
     @contextmanager
     def finalizers_held(self) -> Iterator[threading.Event]:
         """Hold each thread that wants something done soon, as finalizers do; yield an event that is set then."""

@@ -120,7 +120,8 @@ class MemoryLimitError(ProcbackgroundError, MemoryError):
     Or no attempt could begin, because less memory than `min_free_memory` was free for too long while no task of the
     manager ran.
 
-    Attributes: `limit` and `peak`, in bytes; without an attempt, `limit` is `min_free_memory` and `peak` 0.
+    Attributes: `limit` and `peak`, in bytes; without an attempt, `limit` is `min_free_memory` and `peak` 0. `peak` is
+    the most that was resident, with pages of mapped files, which do not count for the limit.
     """
 
     def __init__(self, message: str = "", *, limit: int = 0, peak: int = 0, **facts: Any) -> None:

@@ -116,7 +116,8 @@ class ProcessInfo:
     one core), both of the process and its descendants, from /proc, or from `psutil` where there is none. `rss` of a
     single process is its resident size. Of several, pages that they share after a fork count once: it is the sum of
     their proportional shares (`Pss` of /proc/PID/smaps_rollup, `psutil`'s `pss` or `uss`), or the resident size of the
-    largest if that is more. Reading it takes the kernel 20 to 50 ms for each GiB.
+    largest if that is more. Reading it takes the kernel 20 to 50 ms for each GiB. Pages of mapped files are among it;
+    for `memory_limit` they do not count.
     """
 
     pid: int

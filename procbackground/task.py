@@ -52,9 +52,10 @@ class Task(Generic[R]):
             function, with its imports, has the manager's `start_timeout` instead.
         deadline: seconds that the task may take from `run_task` on, with queueing, attempts and waits.
         stalled_threshold: seconds of silence after which an attempt is reported as stalled; it runs on.
-        memory_limit: bytes that the attempt's process tree may hold: the resident size of its process, and of all that
-            it has started. Pages that they share after a fork count once. See `ProcessInfo.rss`. Or a text: "512MiB"
-            and "512M" are powers of 1024, "512MB" of 1000.
+        memory_limit: bytes that the attempt's process tree may hold: what is resident of its process, and of all that
+            it has started. Pages that they share after a fork count once, and so does shared memory. On Linux, pages of
+            files that they map do not count: the kernel takes them back when memory is short. Or a text: "512MiB" and
+            "512M" are powers of 1024, "512MB" of 1000.
         priority: higher goes first; equal ones in the order they came.
         interval: loops only: seconds between two iterations.
         isolate: every attempt in a process that has run nothing else and runs nothing after.

@@ -266,6 +266,52 @@ def test_what_forks_have_written_to_counts_for_each(manager, gate):
     assert 300 * MIB < error.peak < 600 * MIB
 
 
+@pytest.fixture
+def large_file(tmp_path):
+    """The path of a file of 160 MiB on a disk: a file in memory would count as memory."""
+    path = tmp_path / "weights"
+    with open(path, "wb") as file:
+        for _ in range(160):
+            file.write(b"\x01" * MIB)
+    yield str(path)
+    path.unlink()
+
+
+tells_files_apart = pytest.mark.skipif(not _platform.IS_LINUX, reason="psutil does not tell pages of files apart")
+
+
+@tells_files_apart
+@pytest.mark.parametrize("forks", [0, 2])
+def test_pages_of_files_that_are_mapped_are_not_held(manager, gate, large_file, forks):
+    """The kernel takes them back when memory is short: a limit that counted them would kill who reads a file."""
+    args = (gate.address, large_file, forks, False)
+    handle = manager.run_task(Task(hoarding.map_file_and_stop_at_gate, args=args, memory_limit="120MiB"))
+    pid = gate.wait_for_arrival()
+    looks = View(manager).looks_at_memory()
+    wait_until(lambda: len(looks) >= 3, "the monitor has looked while the file was mapped")
+    (info,) = (info for info in manager.processes() if info.pid == pid)
+    assert info.rss > 160 * MIB  # a resident size, as `ps` has it
+    gate.release(pid)
+    assert handle.result(timeout=PATIENCE_S) == 160 * MIB
+
+
+@tells_files_apart
+@pytest.mark.parametrize("forks", [0, 2])
+@pytest.mark.usefixtures("memory_to_itself")
+def test_pages_of_files_that_were_written_to_privately_are_held(manager, gate, large_file, forks):
+    args = (gate.address, large_file, forks, True)
+    handle = manager.run_task(Task(hoarding.map_file_and_stop_at_gate, args=args, memory_limit="120MiB"))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
+@tells_files_apart
+@pytest.mark.usefixtures("memory_to_itself")
+def test_shared_memory_is_held(manager):
+    """`hog` writes to an anonymous map that is shared, as `multiprocessing.shared_memory` and files in memory are."""
+    handle = manager.run_task(Task(hoarding.hog, args=(300 * MIB,), memory_limit="120MiB"))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), MemoryLimitError)
+
+
 @pytest.mark.usefixtures("memory_to_itself")
 def test_a_look_that_fails_is_not_the_last(manager, caplog):
     View(manager).fail_next_look_at_memory(RuntimeError("a look that fails"))

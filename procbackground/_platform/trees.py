@@ -27,8 +27,8 @@ class Row(NamedTuple):
 class Figures(NamedTuple):
     """The sums over the processes of a tree; `age_s` is the root's.
 
-    `rss_bytes` counts pages that processes share once for each. A tree holds that at most, and at least what the
-    largest of its processes holds; `held_bytes` of the platform's module finds out how much it is.
+    `rss_bytes` counts pages that processes share once for each, and pages of files. A tree holds that at most;
+    `without_files` and `held_bytes` of the platform's module find out how much it is.
     """
 
     rss_bytes: int

@@ -18,6 +18,8 @@ MOMENT_S = 1.0  # between the readings of two ages, at most
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_ALL = (b"\nPss:",)
+_WITHOUT_FILES = (b"\nPss_Anon:", b"\nPss_Shmem:")
 _HAS_PROPORTIONS = os.path.exists("/proc/self/smaps_rollup")  # since Linux 4.14
 
 
@@ -64,8 +66,8 @@ def survey(roots: Collection[int]) -> dict[int, Figures]:
     return {root: figures_of(table, tree, root) for root, tree in members_of(table, roots).items()}
 
 
-def held_bytes(figures: Figures) -> int:
-    """Return the memory of a tree, in which pages that its processes share count once.
+def resident_bytes(figures: Figures) -> int:
+    """Return the resident memory of a tree, in which pages that its processes share count once.
 
     The sum of each process's proportional share (PSS): a page counts for each process that maps it by an equal part. It
     takes the kernel a walk over all pages, 20 to 50 ms for a GiB. So it is read only of trees of several processes. The
@@ -74,12 +76,42 @@ def held_bytes(figures: Figures) -> int:
     """
     if len(figures.members) == 1:
         return figures.rss_bytes
-    shares = sum(_proportional_bytes(pid, rss_bytes) for pid, rss_bytes in figures.members.items())
+    shares = sum(_proportional_bytes(pid, rss_bytes, _ALL) for pid, rss_bytes in figures.members.items())
     return max(shares, *figures.members.values())
 
 
-def _proportional_bytes(pid: int, rss_bytes: int) -> int:
-    """Return the PSS of a process: 0 if it has ended, its RSS if this process may not read it."""
+def without_files(figures: Figures) -> Figures:
+    """Return the same figures without the pages of files on a disk, which belong to the page cache.
+
+    The kernel takes such pages back whenever memory is short. What was written to a private map does count, and so does
+    shared memory. A process costs 60 µs, as the kernel counts each kind of page. Raises: `OSError` when no descriptor
+    is left.
+    """
+    if not _HAS_KINDS:
+        return figures
+    members = {pid: _bytes_without_files(pid) for pid in figures.members}
+    return figures._replace(rss_bytes=sum(members.values()), members=members)
+
+
+def held_bytes(figures: Figures) -> int:
+    """Return the memory of a tree as `resident_bytes` does, from figures and of pages without files."""
+    if len(figures.members) == 1:
+        return figures.rss_bytes
+    shares = sum(_proportional_bytes(pid, held, _WITHOUT_FILES) for pid, held in figures.members.items())
+    return max(shares, *figures.members.values())
+
+
+def _bytes_without_files(pid: int) -> int:
+    """Return the part of a process's RSS that is no page of a file on a disk; 0 if it has ended."""
+    try:
+        with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
+            return _sum_of(file.read(4096), (b"\nRssAnon:", b"\nRssShmem:")) or 0
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _proportional_bytes(pid: int, rss_bytes: int, kinds: tuple[bytes, ...]) -> int:
+    """Return the PSS of a process, of pages of these kinds: 0 if it has ended, `rss_bytes` if it may not be read."""
     try:
         with open(f"/proc/{pid}/smaps_rollup", "rb", buffering=0) as file:
             text = file.read(4096)
@@ -87,8 +119,25 @@ def _proportional_bytes(pid: int, rss_bytes: int) -> int:
         return rss_bytes  # of another user
     except (FileNotFoundError, ProcessLookupError):
         return 0 if _HAS_PROPORTIONS else rss_bytes
-    fields = text.partition(b"\nPss:")[2].split(None, 1)
-    return int(fields[0]) * 1024 if fields else rss_bytes
+    found = _sum_of(text, kinds)
+    return min(rss_bytes, _sum_of(text, _ALL) or rss_bytes) if found is None else found  # before Linux 5.4
+
+
+def _sum_of(text: bytes, names: tuple[bytes, ...]) -> int | None:
+    """Return the sum of lines of a file of /proc, such as `RssAnon: 16 kB`, in bytes; None where there are none."""
+    found = [int(after.split(None, 1)[0]) for name in names if (after := text.partition(name)[2])]
+    return sum(found) * 1024 if found else None
+
+
+def _has_kinds() -> bool:
+    try:
+        with open("/proc/self/status", "rb", buffering=0) as file:
+            return b"\nRssAnon:" in file.read(4096)
+    except OSError:
+        return False
+
+
+_HAS_KINDS = _has_kinds()  # since Linux 4.5
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -62,8 +62,8 @@ def survey(roots: Collection[int]) -> dict[int, Figures]:
     return figures
 
 
-def held_bytes(figures: Figures) -> int:
-    """Return the memory of a tree, in which pages that its processes share count once.
+def resident_bytes(figures: Figures) -> int:
+    """Return the resident memory of a tree, in which pages that its processes share count once.
 
     Where psutil reports proportional shares (PSS), their sum; else the sum of what is each process's own (USS), and the
     most that any of them shares. Never less than the largest process's RSS. What psutil may not read counts in full.
@@ -86,6 +86,14 @@ def held_bytes(figures: Figures) -> int:
         if share is None:
             shared_bytes = max(shared_bytes, info.rss - info.uss)
     return max(own_bytes + shared_bytes, *figures.members.values())
+
+
+def without_files(figures: Figures) -> Figures:
+    """Return the same figures: not on all systems does psutil say which pages belong to files on a disk."""
+    return figures
+
+
+held_bytes = resident_bytes
 
 
 def cpu_seconds(pid: int) -> float | None:

@@ -4,9 +4,9 @@ The monitor's thread sleeps while no running task has a limit, no observer wants
 waits for free memory. Otherwise it measures the more often the nearer a tree is to its limit. It uses less than one
 hundredth of a core: the pause after a measurement is in proportion to the measurement's cost.
 
-The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each. While
-it is below the limit, so is the tree. Above it, and now and then for the peak, what the tree really holds is measured:
-see `held_bytes` of the platform.
+The sum of the RSS of a tree's processes is cheap, and counts pages that they share (after a fork) once for each, and
+pages of the files that they map. While it is below the limit, so is the tree. Above it, and now and then for the peak,
+what the tree really holds is measured: see `without_files` and `held_bytes` of the platform.
 """
 
 from __future__ import annotations
@@ -67,20 +67,27 @@ class _Record:
         self.held_seen_s = -NO_LIMIT
         self.held_cost_s = 0.0
 
-    def measure(self, seen: Figures, limit_bytes: int) -> int:
-        """Return what a tree holds, shared pages once, as it was when the costs last allowed to measure it."""
+    def measure(self, seen: Figures, limit_bytes: int) -> tuple[int, float]:
+        """Return what a tree holds, and the CPU time that it took to find out which pages are shared.
+
+        Shared pages count once, as it was when the costs last allowed to measure it. Pages of files do not count, but
+        may be in a result that is not over the limit.
+        """
+        if seen.rss_bytes > limit_bytes:
+            seen = trees.without_files(seen)
         if len(seen.members) == 1:
-            return seen.rss_bytes
-        share = COST_SHARE
+            return seen.rss_bytes, 0.0
+        share, cost_s = COST_SHARE, 0.0
         if seen.rss_bytes > limit_bytes:
             has_grown_over = self.held_bytes + seen.rss_bytes - self.rss_bytes > limit_bytes
             share = HASTY_SHARE if has_grown_over else CLOSE_SHARE
         if time.monotonic() >= self.held_seen_s + share * self.held_cost_s:
             began_s = time.thread_time()
-            self.held_bytes, self.rss_bytes = trees.held_bytes(seen), seen.rss_bytes
-            self.held_cost_s = time.thread_time() - began_s
+            without = trees.without_files(seen)  # here in any case: growth is the difference of two of the same kind
+            self.held_bytes, self.rss_bytes = trees.held_bytes(without), without.rss_bytes
+            self.held_cost_s = cost_s = time.thread_time() - began_s
             self.held_seen_s = time.monotonic()
-        return max(self.held_bytes, *seen.members.values())
+        return max(self.held_bytes, *seen.members.values()), cost_s
 
 
 class Monitor:
@@ -139,20 +146,19 @@ class Monitor:
 
     # -- measurements --------------------------------------------------------------------------------------
 
-    def note(self, worker: Worker, sequence: int, figures: Figures, limit_bytes: int | None = None) -> int:
-        """Record the figures of the worker's tree during its request number `sequence`; return what the tree holds.
+    def note(self, worker: Worker, sequence: int, figures: Figures) -> None:
+        """Record a sample of the worker's tree during its request number `sequence`."""
+        record = self._record_of(worker, sequence, figures)
+        record.peak_bytes = max(record.peak_bytes, figures.rss_bytes)
 
-        Without a limit, pages that are shared count once in `figures` already.
-        """
+    def _record_of(self, worker: Worker, sequence: int, figures: Figures) -> _Record:
         record = self._records.get(worker)
         if record is None or record.sequence != sequence:
             # A process used nothing before its first request; before a later one, the last measurement is close enough.
             before_s = 0.0 if sequence == 1 else figures.cpu_s if record is None else record.cpu_s
             record = self._records[worker] = _Record(sequence, before_s)
         record.cpu_s = max(record.cpu_s, figures.cpu_s)
-        held_bytes = figures.rss_bytes if limit_bytes is None else record.measure(figures, limit_bytes)
-        record.peak_bytes = max(record.peak_bytes, held_bytes)
-        return held_bytes
+        return record
 
     def cost_of_the_dead(
         self, worker: Worker, sequence: int, used_s: float | None, peak_bytes: int
@@ -209,22 +215,26 @@ class Monitor:
         figures = followed.look([each.worker.pid for each in watched])
         pause_s = MAX_PAUSE_S
         paced_s = followed.survey_cost_s  # CPU time that has pauses of its own
+        near_s = 0.0  # that it took to look closer at trees whose sum is over their limit
         for each in watched:
             seen = figures.get(each.worker.pid)
             if seen is None:
                 continue
-            note_s = time.thread_time()
-            held_bytes = self.note(each.worker, each.sequence, seen, each.limit_bytes)
-            if len(seen.members) > 1:
-                paced_s += time.thread_time() - note_s
+            asked_s = time.thread_time()
+            record = self._record_of(each.worker, each.sequence, seen)
+            held_bytes, measured_s = record.measure(seen, each.limit_bytes)
+            record.peak_bytes = max(record.peak_bytes, held_bytes)
+            paced_s += measured_s
+            if seen.rss_bytes > each.limit_bytes:
+                near_s += time.thread_time() - asked_s - measured_s
             if held_bytes > each.limit_bytes:
                 self._over_limit(each, held_bytes)
             else:
                 pause_s = min(pause_s, (each.limit_bytes - held_bytes) / FAST_BYTES_S)
         for worker in [worker for worker in list(self._records) if worker.state == fleet.GONE]:
             self._records.pop(worker, None)
-        cost_s = time.thread_time() - began_s - paced_s
-        return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s)
+        cost_s = time.thread_time() - began_s - paced_s - near_s
+        return time.monotonic() + max(MIN_PAUSE_S, pause_s, COST_SHARE * cost_s, CLOSE_SHARE * near_s)
 
     def _sample(self) -> float:
         if self._take_samples is None:
@@ -258,4 +268,9 @@ def sample(pids: Collection[int]) -> dict[int, Figures]:
 
     Pages that the processes of a tree share count once.
     """
-    return {pid: seen._replace(rss_bytes=trees.held_bytes(seen)) for pid, seen in trees.survey(pids).items()}
+    return {pid: seen._replace(rss_bytes=trees.resident_bytes(seen)) for pid, seen in trees.survey(pids).items()}
+
+
+def held(pids: Collection[int]) -> dict[int, int]:
+    """Return what each pid's tree holds, without the pages of files, by one pass over the process table."""
+    return {pid: trees.held_bytes(seen) for pid, seen in trees.survey(pids).items()}

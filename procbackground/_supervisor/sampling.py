@@ -14,7 +14,7 @@ from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import machine
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inbox import Inbox
-from procbackground._supervisor.monitor import Monitor, Watched, sample
+from procbackground._supervisor.monitor import Monitor, Watched, held, sample
 from procbackground._supervisor.obstacles import starved_error
 from procbackground.report import ProcessInfo
 
@@ -123,10 +123,10 @@ class Sampler:
         free_bytes = machine.free_memory_bytes()
         held_bytes: dict[Worker, int] = {}
         if scheduler.ledger.reserved:
-            # Of what they have reserved they hold some already, which is not free.
+            # Of what they have reserved they hold some already, which is not free. Pages of files count as free.
             workers = self._inbox.ask(self._reserving_workers)
-            figures = sample([worker.pid for worker in workers])
-            held_bytes = {each: figures[each.pid].rss_bytes for each in workers if each.pid in figures}
+            bytes_of_pid = held([worker.pid for worker in workers])
+            held_bytes = {each: bytes_of_pid[each.pid] for each in workers if each.pid in bytes_of_pid}
         return self._inbox.ask(lambda: scheduler.memory_seen(free_bytes, time.monotonic(), held_bytes))
 
     def _reserving_workers(self) -> list[Worker]:

@@ -116,12 +116,61 @@ def test_pages_that_forks_share_count_once(module):
         figures = trees.survey([process.pid])[process.pid]
         assert len(figures.members) == 4
         assert figures.rss_bytes > 400 << 20
-        assert 100 << 20 < trees.held_bytes(figures) < 200 << 20
+        for once in (trees.resident_bytes(figures), trees.held_bytes(trees.without_files(figures))):
+            assert 100 << 20 < once < 200 << 20
         alone = Figures(7, 1.0, 1.0, {process.pid: 7})  # of a single process it is not asked
-        assert trees.held_bytes(alone) == 7
+        assert trees.held_bytes(alone) == trees.resident_bytes(alone) == 7
         process.stdin.close()
     gone = Figures(9, 1.0, 1.0, {process.pid: 4, 2**22 + 1: 5})
     assert trees.held_bytes(gone) == 5  # what the largest of them held at the latest look
+
+
+MAPS = """
+import mmap, sys
+with open(sys.argv[1], "rb") as file:
+    read, written = (mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) for _ in range(2))
+for at in range(0, len(read), mmap.PAGESIZE):
+    read[at]
+for at in range(0, len(written) // 2, mmap.PAGESIZE):
+    written[at] = 1
+shared = mmap.mmap(-1, 8 << 20)
+shared.write(b"1" * len(shared))
+print(1, flush=True)
+input()
+"""
+
+
+@linux
+def test_pages_of_files_are_told_apart_from_what_is_held(tmp_path):
+    from procbackground._platform import trees_linux as trees
+
+    path = tmp_path / "file"
+    path.write_bytes(b"1" * (64 << 20))
+    command = [sys.executable, "-S", "-c", MAPS, path]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdout.readline()
+        figures = trees.survey([process.pid])[process.pid]
+        without = trees.without_files(figures)
+        assert figures.rss_bytes > (64 + 32 + 8) << 20
+        assert (32 + 8) << 20 < trees.held_bytes(without) == without.rss_bytes < (32 + 8 + 16) << 20
+        two = without._replace(members={**without.members, 2**22 + 1: 0})  # so proportions are asked for
+        assert (32 + 8) << 20 < trees.held_bytes(two) <= without.rss_bytes + (1 << 20)
+        process.stdin.close()
+    assert trees.without_files(figures).rss_bytes == 0  # it has ended
+
+
+@linux
+def test_an_older_kernel_that_does_not_tell_pages_of_files_apart_counts_them(monkeypatch):
+    from procbackground._platform import trees_linux as trees
+
+    monkeypatch.setattr(trees, "_HAS_KINDS", False)
+    monkeypatch.setattr(trees, "_WITHOUT_FILES", (b"\nPss_Unknown:",))
+    figures = trees.survey([os.getpid()])[os.getpid()]
+    assert trees.without_files(figures) is figures
+    two = figures._replace(members={os.getpid(): figures.rss_bytes, 2**22 + 1: 0})
+    assert trees.held_bytes(two) == figures.rss_bytes
 
 
 @linux

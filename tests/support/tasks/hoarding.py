@@ -72,6 +72,41 @@ def hold_and_stop_at_gate(address: Address, size: int) -> int:
     return len(held)
 
 
+def map_file_and_stop_at_gate(address: Address, path: str, forks: int, writes: bool) -> int:
+    """Map a file privately, read all of it or write to it, have so many forks do the same, and stop at the gate."""
+    children: list[int] = []
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY) as view:
+        try:
+            for _ in range(forks):
+                is_ready, tells = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    _touch(view, writes)
+                    os.write(tells, b".")
+                    time.sleep(60)
+                    os._exit(0)
+                children.append(pid)
+                os.read(is_ready, 1)
+                os.close(is_ready)
+                os.close(tells)
+            touched = _touch(view, writes)
+            stop_at_gate(address)
+            return touched
+        finally:
+            for pid in children:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+
+
+def _touch(view: mmap.mmap, writes: bool) -> int:
+    for at in range(0, len(view), mmap.PAGESIZE):
+        if writes:
+            view[at] = 1
+        else:
+            view[at]
+    return len(view)
+
+
 def hoard_in_a_grandchild(size: int) -> int:
     code = f"import time; held = b'1' * {size}; time.sleep(30)"
     return subprocess.run([sys.executable, "-S", "-c", code], check=False).returncode
