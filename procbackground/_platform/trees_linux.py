@@ -18,6 +18,7 @@ MOMENT_S = 1.0  # between the readings of two ages, at most
 
 _TICK_S = 1 / os.sysconf("SC_CLK_TCK")
 _PAGE_BYTES = os.sysconf("SC_PAGESIZE")
+_STATUS_BYTES = 65536  # of /proc/PID/status, which lists a user's groups before the sizes
 _ALL = (b"\nPss:",)
 _WITHOUT_FILES = (b"\nPss_Anon:", b"\nPss_Shmem:")
 _HAS_PROPORTIONS = os.path.exists("/proc/self/smaps_rollup")  # since Linux 4.14
@@ -105,7 +106,7 @@ def _bytes_without_files(pid: int) -> int:
     """Return the part of a process's RSS that is no page of a file on a disk; 0 if it has ended."""
     try:
         with open(f"/proc/{pid}/status", "rb", buffering=0) as file:
-            return _sum_of(file.read(4096), (b"\nRssAnon:", b"\nRssShmem:")) or 0
+            return _sum_of(file.read(_STATUS_BYTES), (b"\nRssAnon:", b"\nRssShmem:")) or 0
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
@@ -132,7 +133,7 @@ def _sum_of(text: bytes, names: tuple[bytes, ...]) -> int | None:
 def _has_kinds() -> bool:
     try:
         with open("/proc/self/status", "rb", buffering=0) as file:
-            return b"\nRssAnon:" in file.read(4096)
+            return b"\nRssAnon:" in file.read(_STATUS_BYTES)
     except OSError:
         return False
 
