@@ -216,11 +216,12 @@ def test_a_process_that_has_left_its_parent_counts_too(manager, new_session):
 
 @pytest.mark.skipif(not _platform.IS_LINUX, reason="needs the peak that /proc tells")
 def test_a_stopped_attempt_says_what_it_held_and_used_without_a_memory_limit(manager, gate):
-    handle = manager.run_task(Task(hoarding.hold_and_stop_at_gate, args=(gate.address, 200 * MIB), timeout=1.0))
+    # Long enough for a busy machine to give it that much memory.
+    handle = manager.run_task(Task(hoarding.hold_and_stop_at_gate, args=(gate.address, 100 * MIB), timeout=4.0))
     gate.wait_for_arrival()
     assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
     (attempt,) = handle.attempts
-    assert 200 * MIB < attempt.peak_memory < 400 * MIB
+    assert 100 * MIB < attempt.peak_memory < 200 * MIB
     assert 0 < attempt.cpu_seconds < PATIENCE_S
 
 
