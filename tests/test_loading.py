@@ -82,6 +82,16 @@ def test_imports_of_arguments_that_come_with_a_new_function_are_not_charged(mana
     assert manager.options(timeout=0.3).run(plain.echo, value).result(timeout=PATIENCE_S) == 4
 
 
+def test_a_call_that_is_as_silent_as_its_import_was_is_reported_once(make_manager, recorder, slow_module):
+    module = slow_module(0.3)
+    manager = make_manager(max_workers=1, mp_context=multiprocessing.get_context("spawn"), observer=recorder)
+    manager.run(plain.square, 3).result(timeout=PATIENCE_S)
+    handle = manager.run_task(Task(module.echo, args=(1, 60), stalled_threshold=0.1, timeout=0.4))
+    assert isinstance(handle.exception(timeout=PATIENCE_S), TaskTimeoutError)
+    manager.close()
+    assert [event.attempt for event in recorder.events("task_stalled")] == [1]
+
+
 def test_chunks_and_loops_have_the_same_clock(manager, slow_module, gate):
     module = slow_module(0.6)
     assert list(manager.options(timeout=0.3).map(module.echo, range(4), chunksize=4)) == [0, 1, 2, 3]

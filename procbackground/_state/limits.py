@@ -104,7 +104,10 @@ def _report_silence(state: State, worker: Worker, job: Job, clocks: Clocks, now_
     if stalled_s == NO_LIMIT:
         return NO_LIMIT
     history = job.with_history()
-    if history.stalled_since_s != clocks.began_s:
+    # An iteration or row has its own begin. That of a plain call moves once, when its function is loaded.
+    is_one_of_many = job.recipe.is_loop or job.recipe.is_chunk
+    reported_s = history.stalled_since_s
+    if reported_s is None or (is_one_of_many and reported_s != clocks.began_s):
         if now_s < clocks.sign_s + stalled_s:
             return clocks.sign_s + stalled_s
         history.stalled_since_s = clocks.began_s
