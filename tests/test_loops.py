@@ -48,7 +48,8 @@ def test_a_loop_iterates_in_one_process_until_it_is_cancelled(manager, gate):
 
 def test_cancel_lets_the_running_iteration_finish(make_manager, gate, recorder):
     manager = make_manager(observer=recorder)
-    handle = manager.run_task(loop(looping.iterate_then_tell_stopping, gate.address))
+    # On a node the news takes a moment.
+    handle = manager.run_task(loop(looping.iterate_then_tell_stopping, gate.address, PATIENCE_S))
     arrival = gate.next_arrival()
     assert manager.cancel(timeout=0.01) is False
     assert not handle.done()

@@ -24,7 +24,7 @@ from procbackground.engines._bundles import Bundle, in_bundles, key_of
 from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
 from procbackground.engines._dask_scheduler import ASK, WITHDRAW, SchedulerSide
 from procbackground.engines._dask_shares import SharesOfManager
-from procbackground.engines._resources import resources_of
+from procbackground.engines._resources import CORES, resources_of
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -177,6 +177,9 @@ class Connection:
     def _warn_of_missing(self, key: tuple[Any, ...]) -> None:
         """Warn where no node has what tasks need: they wait until one comes that has."""
         nodes = self._client.scheduler_info()["workers"].values()
+        if any(CORES not in node["resources"] for node in nodes):  # a node is busy, and has not declared what it has
+            self._unchecked_needs.append((time.monotonic() + DECLARE_S, key))
+            return
         if not any(all(node["resources"].get(name, 0) >= much for name, much in key) for node in nodes):
             wanted = ", ".join(f"{much:g} {name}" for name, much in key)
             logger.warning("no node of %s has %s: tasks that need it wait for one that has", self._address, wanted)
@@ -288,7 +291,9 @@ class Connection:
 
     def _size_up(self) -> None:
         """See how many threads the nodes have."""
-        self._threads_of_nodes = self._client.scheduler_info(n_workers=0)["total_threads"]
+        info = self._client.scheduler_info(n_workers=0)
+        threads = info.get("total_threads")  # since 2025.2; before, the description of all nodes comes in any case
+        self._threads_of_nodes = _threads_of(info["workers"]) if threads is None else threads
         self._size_up_s = time.monotonic() + SIZE_UP_S
 
     def _take_error(self, bundle: Bundle, error: BaseException) -> None:
@@ -341,6 +346,10 @@ class Connection:
             except Exception:
                 pass  # the scheduler is gone: so are the nodes
         self._client.close(timeout=timeout_s)
+
+
+def _threads_of(nodes: dict[str, Any]) -> int:
+    return sum(node["nthreads"] for node in nodes.values())
 
 
 def _in_messages(bundles: list[list[w.Request]]) -> Iterator[list[list[w.Request]]]:

@@ -28,10 +28,11 @@ def iterate_with_attempt(address: Address) -> None:
         raise Flaky("as the gate says")
 
 
-def iterate_then_tell_stopping(address: Address) -> None:
+def iterate_then_tell_stopping(address: Address, patience_s: float = 0) -> None:
     context = procbackground.current()
     before = context.stopping
     stop_at_gate(address, "running")
+    context.wait(patience_s)
     tell_gate(address, (before, context.stopping))
 
 
