@@ -18,6 +18,8 @@ from procbackground import (
     WorkerDiedError,
     WorkerStartError,
 )
+from procbackground._wire import attempts
+from procbackground._wire.failures import dump_failure
 from tests.support.engine import OwnNode
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
@@ -113,6 +115,23 @@ def test_engine_s_failures_end_one_task_or_all(manager, engine, gate):
     assert isinstance(late.exception(PATIENCE_S), EngineLostError)
     with pytest.raises(EngineLostError, match="the way to the node is gone"):
         manager.run(pow, 2, 2)
+
+
+def test_task_that_a_node_could_not_start_is_tried_alone_all_the_same(manager, engine, gate):
+    """A node that is about to be lost may refuse first."""
+    handle = manager.run(gated.stop_then_do, gate.address)
+
+    def number_of_running() -> int:
+        gate.wait_for_arrival()
+        wait_until(handle.running, "it is known to run")
+        return handle._job.worker.process.number
+
+    refusal = dump_failure(OSError("no process can be started"), frames_to_skip=0)
+    engine.listener.reports_came([(number_of_running(), attempts.REFUSED, refusal)])
+    engine.listener.node_lost(number_of_running(), "node after node was lost")
+    number_of_running()
+    gate.open()
+    handle.result(PATIENCE_S)
 
 
 def test_what_does_not_go_with_an_engine_is_refused(engine):

@@ -21,13 +21,15 @@ class Place:
     """Takes the part of a worker's process, for a manager with an engine: the request that runs elsewhere."""
 
     __slots__ = (
-        "begins", "is_closed", "is_ending", "is_waiting", "losses", "node", "number", "relayed", "wants_next",
+        "begins", "is_closed", "is_ending", "is_waiting", "losses", "node", "number", "refusals", "relayed",
+        "wants_next",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.number: int = 0  # of the request that the engine has; 0 for none
         self.begins: int = 0  # how often the attempt has begun, each time on another node
         self.losses: int = 0  # how often the engine has given it up
+        self.refusals: int = 0  # how often a node could not start it
         self.node: str = ""  # where it began last
         self.is_waiting: bool = False  # a loop whose iteration failed
         self.wants_next: bool = False  # ... and which may go on

@@ -90,7 +90,7 @@ class Places(Workers):
             worker.pid = 0
             place.is_waiting = place.wants_next = False
             if not is_anew:
-                place.begins = place.losses = 0
+                place.begins = place.losses = place.refusals = 0
             self._workers[place.number] = worker
             self._requests.append(request_of(job, place.number, payload, place.losses > 0))
 
@@ -292,11 +292,11 @@ class Places(Workers):
     def _take_refusal(self, worker: Worker, error: BaseException) -> None:
         """A node can start no process for it: perhaps another one can. But the initializer is everywhere the same."""
         place: Place = worker.process
-        place.losses += 1
+        place.refusals += 1
         if isinstance(error, load("procbackground.errors").InitializerError):
             self._loop.break_manager(Breakage(str(error), True, cause=error.__cause__))
             self._lose(worker, error)
-        elif place.losses < MOST_REFUSALS and worker.state == fleet.BUSY:
+        elif place.refusals < MOST_REFUSALS and worker.state == fleet.BUSY:
             self._begin(worker, is_anew=True)
         else:
             self._lose(worker, error)
