@@ -24,6 +24,7 @@ from procbackground._cli.summary import seconds_text, size_text
 from procbackground._status.client import Client, StatusError
 
 HEAD_LINES = 8  # above and below the workers
+RATE_S = 10.0  # a rate is that of the last seconds: of a single look it would be 0 where tasks take longer than that
 KEYS = "↑↓ choose  c cancel  d drain  x close  q leave"
 
 
@@ -51,7 +52,8 @@ def render(status: dict[str, Any], rate: float, chosen: int | None = None, most:
     workers = status["workers"]
     busy = sum(1 for each in workers if each["task"] is not None)
     machine = Text(
-        f"{len(workers)} of at most {status['max_workers']} workers, {busy} busy, {size_text(status['memory'])}, "
+        # Loops and spares are processes beside the `max_workers`.
+        f"{len(workers)} processes, {busy} busy, max_workers {status['max_workers']}, {size_text(status['memory'])}, "
         f"{status['respawned']} replaced"
     )
     parts: list[Any] = [head, counts, queue, machine, Text(""), _table(workers, status["time"], chosen, most)]
@@ -91,6 +93,7 @@ class _Watch:
         self._interval_s = interval_s
         self._console = Console()
         self._status: dict[str, Any] = {}
+        self._ended: deque[tuple[float, int]] = deque()  # when, and how many had ended then
         self._rate = 0.0
         self._chosen: int | None = None
         self._question: tuple[str, str, dict[str, Any]] | None = None  # text, request
@@ -120,9 +123,15 @@ class _Watch:
         return 0
 
     def _refresh(self) -> None:
-        before, self._status = self._status, self._client.ask("status")
-        ended, passed_s = _ended(self._status), self._status["time"] - before.get("time", self._status["began"])
-        self._rate = (ended - (_ended(before) if before else 0)) / max(1e-3, passed_s)
+        self._status = self._client.ask("status")
+        now, ended = self._status["time"], _ended(self._status)
+        if not self._ended:
+            self._ended.append((self._status["began"], 0))
+        while len(self._ended) > 1 and self._ended[0][0] < now - RATE_S:
+            self._ended.popleft()
+        began, ended_before = self._ended[0]
+        self._ended.append((now, ended))
+        self._rate = (ended - ended_before) / max(1e-3, now - began)
 
     def _render(self) -> Group:
         last_line = KEYS

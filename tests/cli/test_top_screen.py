@@ -136,3 +136,23 @@ def test_a_close_stops_what_runs(manager, gate, screen):
     with pytest.raises(CancelledError):
         running.result(timeout=PATIENCE_S)
     assert screen.process.wait(PATIENCE_S) == 0
+
+
+def test_the_rate_is_that_of_the_last_seconds():
+    from procbackground._cli.screen import _Watch
+
+    looks = [(3600.0, 7200), (3601.0, 7201), (3605.0, 7201), (3611.0, 7211), (3651.0, 7251)]
+    tasks = {"failed": 0, "cancelled": 0}
+    statuses = [{"began": 0.0, "time": now, "tasks": {**tasks, "succeeded": ended}} for now, ended in looks]
+
+    class Answers:
+        def ask(self, do: str) -> dict[str, object]:
+            return statuses.pop(0)
+
+    watch = _Watch(Answers(), 1.0)
+    rates = []
+    for _ in looks:
+        watch._refresh()
+        rates.append(round(watch._rate, 2))
+    # From the start of the manager, then from the first look, and from one of ten seconds ago.
+    assert rates == [2.0, 1.0, 0.2, 1.0, 1.0]
