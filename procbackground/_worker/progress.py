@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 
@@ -32,6 +33,9 @@ class Reporter:
         self._page: Any = words.obj
         self._places = (0, 0)
         self._counter = self._row = self._sign = 0  # words of the page
+        # One call, so that no two threads get the same number. With `_number + 1` the last of many threads that report
+        # set it back, and what the task reported next was dropped as an old one.
+        self._next_number = itertools.count(1).__next__
         self._number = 0
         self._sent = 0  # the last one that went by the pipe
         self._sent_ns = 0
@@ -63,7 +67,7 @@ class Reporter:
         else:
             flags |= _HAS_TOTAL
             total = float(total)
-        number = self._number + 1
+        number = self._next_number()
         place = self._places[number & 1]
         if message is None:
             _pack_into(self._page, place, number, sequence, words[self._row], done, total, flags, 0)
