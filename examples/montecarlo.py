@@ -22,6 +22,7 @@ from procbackground import Manager, Task, current
 
 PATHS = 2_000  # in a batch: some tenths of a second
 STEPS = 50  # in a path
+SHOWN_EVERY = 25 * PATHS
 START, STRIKE, RATE, VOLATILITY, YEARS = 100.0, 100.0, 0.03, 0.25, 1.0
 
 
@@ -59,7 +60,8 @@ def estimate(error: float, workers: int | None) -> tuple[float, float, int]:
             paths, total, squares = paths + more, total + more_total, squares + more_squares
             mean = total / paths
             now = math.sqrt((squares / paths - mean**2) / paths)
-            print(f"{paths:9,} paths: {mean:.4f} ± {now:.4f}", file=sys.stderr)
+            if now <= error or paths % SHOWN_EVERY == 0:
+                print(f"{paths:9,} paths: {mean:.4f} ± {now:.4f}", file=sys.stderr)
             if now <= error:
                 break  # cancels what is out
     return mean, now, paths
