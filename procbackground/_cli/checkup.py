@@ -74,12 +74,12 @@ def _features() -> Iterator[Finding]:
         yield Finding("system calls", FALLBACK, f"the portable ones ({sys.platform})", cost)
         return
     if _platform.has_pidfd():
-        yield Finding("pidfd", OK, "there is")
+        yield Finding("pidfd", OK, "available")
     else:
         yield Finding("pidfd", FALLBACK, "missing", "signals go by number: a pid that is reused at once may get one")
     try:
         os.close(os.memfd_create("procbackground-doctor"))
-        yield Finding("memfd", OK, "there is")
+        yield Finding("memfd", OK, "available")
     except OSError as error:
         yield Finding("memfd", FALLBACK, f"{error.strerror}", "large arguments and results go by files in /tmp")
     try:
