@@ -10,6 +10,7 @@ import pytest
 from procbackground import Task
 from procbackground.observers import LoggingObserver, LoguruObserver
 from procbackground.observers.lines import MANAGER, source_of
+from tests.support.facts import wait_until
 from tests.support.gate import stop_at_gate
 from tests.support.tasks import failing, plain
 
@@ -65,6 +66,7 @@ def test_successes_write_one_line_in_all(make_manager, log):
     manager = make_manager(observer=observer)
     list(manager.map(plain.square, range(500)))
     manager.close()
+    wait_until(lines.texts, "the summary is written")  # 1,500 lines; `close` waits a second for it
     (text,) = lines.texts()
     assert text.startswith("manager closed in")
     assert "500 succeeded, 0 failed, 0 cancelled" in text
@@ -79,6 +81,7 @@ def test_the_summary_counts_what_happened(make_manager, log):
         manager.run_task(Task(failing.fail, retry=2))
     manager.wait()
     manager.close()
+    wait_until(lambda: "closed" in (lines.texts() or [""])[-1], "the summary is written")
     assert lines.rows[-1][0] == "WARNING"
     assert re.search(r"4 succeeded, 3 failed, 0 cancelled, 3 retried", lines.texts()[-1])
     assert len(lines.texts("ERROR")) == 3
