@@ -19,7 +19,12 @@ if TYPE_CHECKING:
 
 
 def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
-    """Acquire `lock`, and wait up to `timeout_s` seconds for that; None means without end."""
+    """Acquire `lock`, and wait up to `timeout_s` seconds for that; None means without end.
+
+    It may be a user's `timeout`. Raises: `TypeError` for what is no number.
+    """
+    if timeout_s is not None and not hasattr(timeout_s, "__float__"):
+        raise TypeError(f"timeout takes a number of seconds, such as timeout=30, not {timeout_s!r}")
     return lock.acquire(True, -1 if timeout_s is None else max(0.0, float(min(timeout_s, threading.TIMEOUT_MAX))))
 
 

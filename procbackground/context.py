@@ -75,6 +75,8 @@ class Context:
 
 def wait_in_pieces(wait: Callable[[float], bool], seconds: float) -> None:
     """Call `wait` until it returns true, for `seconds` in all: system calls refuse more than some centuries."""
+    if not hasattr(seconds, "__float__"):
+        raise TypeError(f"wait takes a number of seconds, such as wait(0.5), not {seconds!r}")
     left_s = float(min(seconds, _LONGEST_S))
     until_s = time.monotonic() + left_s
     while left_s > 0 and not wait(min(left_s, _PIECE_S)):

@@ -129,7 +129,7 @@ class Manager(TaskCalls, ExecutorInternals):
         retry: Retry | int | None = None,
         timeout: float | None = None,
         stalled_threshold: float | None = None,
-        memory_limit: int | str | None = None,
+        memory_limit: float | str | None = None,
         output: Output = "inherit",
         max_pending: int | None = None,
         when_full: Literal["wait", "raise"] = "wait",

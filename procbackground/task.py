@@ -84,7 +84,7 @@ class Task(Generic[R]):
     timeout: float | None = None
     deadline: float | None = None
     stalled_threshold: float | None = None
-    memory_limit: int | str | None = None
+    memory_limit: float | str | None = None
     priority: int = 0
     interval: float = 0.0
     isolate: bool = False
@@ -97,18 +97,22 @@ class Task(Generic[R]):
     def __post_init__(self) -> None:
         check_function(self.fn)
         if type(self.args) is not tuple:
-            object.__setattr__(self, "args", _checked_args(self.args))
+            object.__setattr__(self, "args", check_args("args", self.args))
         if type(self.kwargs) is not dict and not isinstance(self.kwargs, Mapping):
             raise TypeError(f"kwargs takes a dict, such as kwargs={{'name': value}}, not {_shown(self.kwargs)}")
         if not self.name:
             object.__setattr__(self, "name", qualified_name(self.fn))
+        elif not isinstance(self.name, str):
+            raise TypeError(f"name takes a text, such as name='parse', not {_shown(self.name)}")
         if self.retry is not None:
             object.__setattr__(self, "retry", as_retry(self.retry))
         if self.memory_limit is not None:
-            object.__setattr__(self, "memory_limit", parse_size(self.memory_limit))
+            object.__setattr__(self, "memory_limit", check_limit("memory_limit", self.memory_limit))
         if self.timeout is not None or self.deadline is not None or self.stalled_threshold is not None:
             for name in ("timeout", "deadline", "stalled_threshold"):
                 object.__setattr__(self, name, check_duration(name, getattr(self, name)))
+        if type(self.priority) is not int:
+            _check_priority(self.priority)
         if type(self.interval) is not float or self.interval:
             object.__setattr__(self, "interval", as_duration("interval", self.interval, may_be_zero=True))
         if self.cores != 1 or self.memory is not None or self.slots is not None:
@@ -121,7 +125,7 @@ class Task(Generic[R]):
     def _check_needs(self) -> None:
         check_count("cores", self.cores)
         if self.memory is not None:
-            object.__setattr__(self, "memory", parse_size(self.memory))
+            object.__setattr__(self, "memory", check_size("memory", self.memory))
         if self.slots is not None:
             object.__setattr__(self, "slots", check_slots("slots", self.slots))
         if self.type == TaskType.LOOP and self._has_needs:
@@ -146,7 +150,7 @@ class TaskFields(TypedDict, total=False):
     timeout: float | None
     deadline: float | None
     stalled_threshold: float | None
-    memory_limit: int | str | None
+    memory_limit: float | str | None
     priority: int
     interval: float
     isolate: bool
@@ -165,7 +169,7 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
     """
     if type(seconds) in (float, int) and 0 < seconds < _LONGEST_S:
         return seconds  # type: ignore[no-any-return]
-    if not isinstance(seconds, (SupportsFloat, SupportsIndex)) or isinstance(seconds, str):
+    if not isinstance(seconds, (SupportsFloat, SupportsIndex)) or isinstance(seconds, (str, bool)):
         total_seconds = getattr(seconds, "total_seconds", None)  # of a timedelta
         example = "30" if total_seconds is None else f"{total_seconds():g}"
         raise TypeError(f"{name} takes a number of seconds, such as {name}={example}, not {_shown(seconds)}")
@@ -234,13 +238,20 @@ def check_function(fn: Any) -> None:
         )
 
 
-def _checked_args(args: Any) -> tuple[Any, ...]:
+def check_args(name: str, args: Any) -> tuple[Any, ...]:
+    """Return `args` as a tuple. Raises: `TypeError` for what is most likely a single argument."""
     # Text is one argument for certain; a dict, a set or an array most likely is.
     is_one = isinstance(args, (str, bytes, bytearray, Mapping, Set)) or hasattr(args, "__array__")
     if is_one or not isinstance(args, Iterable):
         one = _shown(args)
-        raise TypeError(f"args takes a tuple of arguments, not {one}; for a single one write args=({one},)")
+        raise TypeError(f"{name} takes a tuple of arguments, not {one}; for a single one write {name}=({one},)")
     return tuple(args)
+
+
+def _check_priority(priority: Any) -> None:
+    # The queue is sorted by it, in the supervisor, which has no caller to tell.
+    if not _is_real(priority) or priority != priority:
+        raise TypeError(f"priority takes a number, such as priority=10, not {_shown(priority)}")
 
 
 def _shown(value: Any) -> str:
@@ -253,6 +264,19 @@ def _is_real(value: Any) -> bool:
     from numbers import Real  # as numpy's numbers are
 
     return isinstance(value, Real)
+
+
+def check_size(name: str, size: Any) -> int:
+    """Return `size` in bytes. Raises: as `parse_size`, with `name` in the message."""
+    try:
+        return parse_size(size)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name}: {error}") from None
+
+
+def check_limit(name: str, size: Any) -> float:
+    """Return `size` as `check_size` does, or `NO_LIMIT` for itself."""
+    return NO_LIMIT if isinstance(size, float) and size == NO_LIMIT else check_size(name, size)
 
 
 def resolve(value: float | None, default: float | None) -> float:
@@ -279,8 +303,8 @@ def parse_size(size: int | str) -> int:
         # As in GNU tools: "M" and "MiB" are powers of 1024, "MB" is a power of 1000.
         is_decimal = not binary and size.strip()[-1:] in "bB" and unit
         size = int(float(number) * (1000 if is_decimal else 1024) ** _UNITS[unit.upper()])
-    elif not isinstance(size, int | float) and not _is_real(size):
+    elif isinstance(size, bool) or (not isinstance(size, int | float) and not _is_real(size)):
         raise TypeError(f"a size is a number of bytes, or a string such as '512MiB', not {_shown(size)}")
-    if not size >= 1:
+    if not 1 <= size < math.inf:
         raise ValueError(f"a size must be 1 byte or more, not {size!r}")
     return int(size)

@@ -83,7 +83,9 @@ class BulkCalls(Executor):
                 manager shows them anyway. The total is known if an iterable has a length.
         Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
         """
-        load("procbackground._submit.checks").check_map(fn, chunksize, buffersize, self._submitter.fields)
+        load("procbackground._submit.checks").check_map(
+            fn, iterables, timeout, chunksize, buffersize, self._submitter.fields
+        )
         is_apart = self._supervisor.is_inline or self._submitter.with_key is not None
         return load("procbackground._submit.map.start").start_map(  # type: ignore[no-any-return]
             self._submitter,
@@ -118,7 +120,9 @@ class BulkCalls(Executor):
         it blocks, and it may block for ever without holding up anything else. In `async for` it may be asynchronous;
         then it is pulled by a task of the event loop. Waits for room in a full queue, whatever `when_full` says.
         """
-        load("procbackground._submit.checks").check_buffersize(buffersize)
+        checks = load("procbackground._submit.checks")
+        checks.check_buffersize(buffersize)
+        checks.check_iterable("stream", tasks, "an iterable of tasks")
         submit_task = self._submitter.waiting_for_room().submit_task
         make: type[Stream[R]] = load("procbackground._submit.stream").Stream
         return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)

@@ -73,10 +73,8 @@ class TaskCalls(BulkCalls):
         Raises: as `Task` for fields that it has not, or that are out of range; `ValueError` for needs that can never be
         met.
         """
+        load("procbackground._submit.checks").check_options(task_fields)
         fields: dict[str, Any] = {**self._submitter.fields, **task_fields}
-        for name in ("fn", "args", "kwargs"):
-            if name in fields:
-                raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
         submitter = self._submitter.with_fields(fields)
         submitter.check_fields()
         view = Options(self._supervisor, submitter, self._max_workers)

@@ -6,15 +6,15 @@ import math
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
 from procbackground._wire.mainmodule import look_again, main_by_value
 from procbackground._wire.surroundings import Surroundings
-from procbackground.task import Task, as_duration, check_function, parse_size
+from procbackground.task import Task, TaskFields, as_duration, check_function, check_size
 
 if TYPE_CHECKING:
-    from contextvars import ContextVar
     from multiprocessing.context import BaseContext
 
     from procbackground._journal.writer import Writer
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
     from procbackground._supervisor.supervisor import Supervisor
     from procbackground.engines import Engine
-
 
 
 def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
@@ -50,18 +49,58 @@ def check_buffersize(buffersize: int | None) -> None:
         raise ValueError("buffersize must be None or > 0")
 
 
+def check_options(fields: Mapping[str, Any]) -> None:
+    """Raise `TypeError` for what `options` cannot take."""
+    for name in fields:
+        if name in ("fn", "args", "kwargs"):
+            raise TypeError(f"options() takes the fields of a Task but {name}, which each call brings itself")
+        if name not in TaskFields.__annotations__:
+            known = ", ".join(TaskFields.__annotations__)
+            raise TypeError(f"options() takes no {name!r}; the fields of a Task that it takes are {known}")
+
+
+def check_iterable(name: str, value: Any, example: str) -> None:
+    """Raise `TypeError` for what cannot be iterated over."""
+    if not any(hasattr(type(value), method) for method in ("__iter__", "__getitem__", "__aiter__")):
+        raise TypeError(f"{name} takes {example}, not {type(value).__name__}")
+
+
 def check_map(
-    fn: Callable[..., Any], chunksize: int | None, buffersize: int | None, fields: Mapping[str, Any]
+    fn: Callable[..., Any],
+    iterables: tuple[Any, ...],
+    timeout: float | None,
+    chunksize: int | None,
+    buffersize: int | None,
+    fields: Mapping[str, Any],
 ) -> None:
     """Raise `TypeError` or `ValueError` for what `map` cannot take."""
+    time_left(timeout)
     if fields.get("key") is not None:
         raise ValueError("map cannot give all items one key: they would be the same work, done once")
-    if chunksize is not None and chunksize < 1:
-        raise ValueError("chunksize must be >= 1.")
+    if chunksize is not None:
+        _check_index("chunksize", chunksize)
+        if chunksize < 1:
+            raise ValueError("chunksize must be >= 1.")
     check_buffersize(buffersize)
     if not callable(fn):
         raise TypeError(f"map takes a callable, not {type(fn).__name__}")
     check_function(fn)
+    for each in iterables:
+        check_iterable("map", each, "iterables after the function, such as [1, 2]")
+
+
+def _check_index(name: str, number: Any) -> None:
+    # The supervisor counts with it, and has no caller to tell: `os.cpu_count() / 2` is a float.
+    if not hasattr(number, "__index__"):
+        raise TypeError(f"{name} takes an int, such as {name}=4, not {number!r}")
+
+
+def checked_preload(preload: Any) -> tuple[str, ...]:
+    """Return the names of modules as a tuple. Raises: `TypeError`."""
+    if isinstance(preload, str):
+        raise TypeError(f"preload takes the names of modules, not one; write preload=({preload!r},)")
+    check_iterable("preload", preload, "the names of modules, such as preload=('numpy',)")
+    return tuple(preload)
 
 
 def check_workers(
@@ -72,8 +111,10 @@ def check_workers(
     max_pending: int | None,
 ) -> None:
     """Raise `TypeError` or `ValueError` for what a manager cannot have, in the standard library's words."""
-    if max_workers is not None and max_workers <= 0:
-        raise ValueError("max_workers must be greater than 0")
+    if max_workers is not None:
+        _check_index("max_workers", max_workers)
+        if max_workers <= 0:
+            raise ValueError("max_workers must be greater than 0")
     if initializer is not None and not callable(initializer):
         raise TypeError("initializer must be a callable")
     for name, number in (("max_tasks_per_child", max_tasks_per_child), ("max_pending", max_pending)):
@@ -97,17 +138,16 @@ def checked_when_full(when_full: str, max_pending_bytes: float | str | None) -> 
         raise ValueError(f'when_full must be "wait" or "raise", not {when_full!r}')
     if max_pending_bytes is None or max_pending_bytes == math.inf:
         return None if max_pending_bytes is None else math.inf
-    try:
-        return parse_size(max_pending_bytes)  # type: ignore[arg-type, unused-ignore]
-    except (TypeError, ValueError) as error:
-        raise type(error)(f"max_pending_bytes: {error}") from None
+    return check_size("max_pending_bytes", max_pending_bytes)
 
 
 def what_children_get(main_import: str, engine: object) -> dict[str, Any]:
     """Return what children get of this process as it is now, here or by an engine: options of a supervisor.
 
-    Raises: `ValueError` unless `main_import` is one of its three words.
+    Raises: `ValueError` unless `main_import` is one of its three words, `TypeError` for what is no engine.
     """
+    if engine is not None and not callable(getattr(engine, "places", None)):
+        raise TypeError(f"engine takes an engine, such as engine=DaskEngine('tls://host:8786'), not {engine!r}")
     if main_import not in ("auto", "once", "each"):
         raise ValueError(f"main_import must be 'auto', 'once' or 'each', not {main_import!r}")
     main = look_again()
@@ -171,6 +211,8 @@ def carrier_of(
     load("procbackground._submit.carry")
     from procbackground._submit.carry import make_carrier
 
+    if not isinstance(context, ContextVar):  # of which `make_carrier` says more
+        check_iterable("context", context, "a list of context variables")
     with main_by_value() if engine is not None else nullcontext():
         return make_carrier(context, passengers)
 

@@ -245,6 +245,11 @@ def closing_on_signals(closing: Closing, signals: tuple[int, ...], timeout_s: fl
     # Python lets the main thread alone set handlers. To find that out later would leave a thread and descriptors.
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("closing_on sets signal handlers, which Python allows in the main thread only")
+    for number in signals:
+        if not isinstance(number, int):
+            raise TypeError(f"closing_on takes signals, such as signal.SIGTERM, not {number!r}")
+        if number in (getattr(signal, "SIGKILL", 0), getattr(signal, "SIGSTOP", 0)):
+            raise ValueError(f"closing_on: no program can handle {signal.Signals(number).name}; write signal.SIGTERM")
     listener = _SignalListener(closing, signals, timeout_s)
     with listener.listening():
         yield

@@ -7,7 +7,7 @@ from typing import Any
 
 from procbackground._state.ledger import Needs
 from procbackground.retry import Retry, as_retry
-from procbackground.task import Output, Task, check_duration, check_output, parse_size
+from procbackground.task import Output, Task, check_duration, check_limit, check_output
 
 
 class Defaults:
@@ -23,7 +23,7 @@ class Defaults:
         retry: Retry | int | None,
         timeout: float | None,
         stalled_threshold: float | None,
-        memory_limit: int | str | None,
+        memory_limit: float | str | None,
         reports_stalls: bool,
         shows_progress: bool = False,
         output: Output = "inherit",
@@ -33,7 +33,7 @@ class Defaults:
         self.retry: Retry | None = as_retry(retry)
         self.timeout: float | None = check_duration("timeout", timeout)
         self.stalled_threshold: float | None = check_duration("stalled_threshold", stalled_threshold)
-        self.memory_limit: int | None = None if memory_limit is None else parse_size(memory_limit)
+        self.memory_limit: float | None = None if memory_limit is None else check_limit("memory_limit", memory_limit)
         self.reports_stalls: bool = reports_stalls
         self.shows_progress: bool = shows_progress  # of all tasks, those of maps included
         self.output: Output = output

@@ -13,7 +13,7 @@ from procbackground._submit.closing import register_for_exit
 from procbackground._submit.defaults import Defaults
 from procbackground._submit.recipes import Submitter
 from procbackground.retry import Retry
-from procbackground.task import Output, as_duration, parse_size
+from procbackground.task import Output, as_duration, check_args, check_size
 
 if TYPE_CHECKING:
     from contextvars import ContextVar
@@ -36,7 +36,7 @@ def make_parts(
     retry: Retry | int | None,
     timeout: float | None,
     stalled_threshold: float | None,
-    memory_limit: int | str | None,
+    memory_limit: float | str | None,
     output: Output,
     max_pending: int | None,
     when_full: Literal["wait", "raise"],
@@ -81,7 +81,8 @@ def make_parts(
         output=output, shows_progress=progress,
         find_needs=checks.needs_finder(max_workers, slots, env, machine.total_memory_bytes, engine),
     )  # fmt: skip
-    first_call = None if initializer is None else (initializer, tuple(initargs))
+    initargs, preload = check_args("initargs", initargs), checks.checked_preload(preload)
+    first_call = None if initializer is None else (initializer, initargs)
     if inline:
         checks.check_inline(journal, status, engine)
         home = load("procbackground._supervisor.inline")
@@ -102,8 +103,8 @@ def make_parts(
             refuses_when_full=when_full == "raise",
             grace_s=grace,
             start_timeout_s=start_timeout,
-            min_free_bytes=None if min_free_memory is None else parse_size(min_free_memory),
-            preload=tuple(preload),
+            min_free_bytes=None if min_free_memory is None else check_size("min_free_memory", min_free_memory),
+            preload=preload,
             setup=setup,
             journal=writer,
             exit_timeout_s=exit_timeout,

@@ -125,7 +125,8 @@ class Submitter:
             self._submit(handle, recipe, None, fn, args, kwargs, self.fields.get("key"))
             return handle
         if not callable(fn):
-            raise TypeError(f"the first argument must be callable, not {type(fn).__name__}")
+            hint = "; for a Task there is run_task()" if isinstance(fn, Task) else ""
+            raise TypeError(f"run and submit take a callable first, not {type(fn).__name__}{hint}")
         task = self.make_task(fn, args, kwargs)
         handle = TaskHandle(self.port, None, task)
         recipe, error = self._recipe_of_call(task)
@@ -140,7 +141,10 @@ class Submitter:
     def submit_task(self, handle: TaskHandle[Any], task: Task[Any]) -> None:
         """Give `task` to the supervisor, for `handle`."""
         if not isinstance(task, Task):
-            raise TypeError(f"run_task takes a Task, not {type(task).__name__}; for a function there is run()")
+            raise TypeError(
+                f"run_task and stream take Task(...), not {type(task).__name__}; "
+                "for a function there are run() and map()"
+            )
         if self.fields:
             task = handle._args = _with_fields(task, self.fields)
         recipe, error = self._recipe_of_task(task)
@@ -298,6 +302,7 @@ class Submitter:
         assert not isinstance(retry, int)
         memory_limit = task.memory_limit if task.memory_limit is not None else defaults.memory_limit
         assert not isinstance(memory_limit, str)
+        limit_bytes = None if memory_limit is None or memory_limit == NO_LIMIT else int(memory_limit)
         # A loop is meant to run on: only a threshold of its own makes an iteration a stalled one.
         stalled_s = resolve(task.stalled_threshold, None if is_loop else defaults.stalled_threshold)
         return Recipe(
@@ -309,7 +314,7 @@ class Submitter:
             timeout_s=resolve(task.timeout, defaults.timeout),
             deadline_s=resolve(task.deadline, None),
             stalled_s=stalled_s if defaults.reports_stalls else NO_LIMIT,
-            memory_limit=memory_limit,
+            memory_limit=limit_bytes,
             priority=task.priority,
             interval_s=task.interval,
             isolate=task.isolate,

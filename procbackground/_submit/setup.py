@@ -144,6 +144,8 @@ def _checked_env(env: Mapping[str, str | None]) -> dict[str, str | None]:
 
 
 def _checked_directory(cwd: str | os.PathLike[str]) -> str:
+    if not isinstance(cwd, (str, bytes, os.PathLike)):
+        raise TypeError(f"cwd takes the path of a directory, not {cwd!r}")
     path = os.path.abspath(os.fsdecode(cwd))
     if not os.path.isdir(path):
         kind = NotADirectoryError if os.path.exists(path) else FileNotFoundError
@@ -156,6 +158,8 @@ def _checked_directory(cwd: str | os.PathLike[str]) -> str:
 def _checked_cpus(cpu_affinity: Iterable[int]) -> tuple[int, ...]:
     if not hasattr(os, "sched_setaffinity"):
         raise NotImplementedError(f"cpu_affinity: {sys.platform} cannot keep processes to some CPUs")
+    if isinstance(cpu_affinity, (str, bytes)) or not isinstance(cpu_affinity, Iterable):
+        raise TypeError(f"cpu_affinity takes the numbers of CPUs, such as cpu_affinity=[0, 1], not {cpu_affinity!r}")
     cpus = tuple(cpu_affinity)
     for cpu in cpus:
         _check_int("each CPU of cpu_affinity", cpu)

@@ -24,6 +24,13 @@ _DONE_IS_INT, _HAS_TOTAL, _HAS_TEXT = p.DONE_IS_INT, p.HAS_TOTAL, p.HAS_TEXT
 _HAS_INT_TOTAL = p.HAS_TOTAL | p.TOTAL_IS_INT
 
 
+def _number(value: Any) -> float:
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"progress takes numbers, such as progress(3, 10), not {value!r}") from None
+
+
 class Reporter:
     """The progress reports of one worker."""
 
@@ -59,14 +66,14 @@ class Reporter:
             flags = _DONE_IS_INT
         else:
             flags = 0
-            done = float(done)
+            done = _number(done)
         if total is None:
             total = 0
         elif type(total) is int and -_EXACT <= total <= _EXACT:
             flags |= _HAS_INT_TOTAL
         else:
             flags |= _HAS_TOTAL
-            total = float(total)
+            total = _number(total)
         number = self._next_number()
         place = self._places[number & 1]
         if message is None:
