@@ -120,6 +120,32 @@ with Manager(max_workers=1) as manager:
     passes(body, tmp_path)
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_an_interpreter_that_does_not_read_a_large_environment_costs_no_task(tmp_path, is_killed):
+    """It is stopped; or killed then, while the pipe is full."""
+    before = """
+import contextlib, traceback
+
+def is_sending():
+    lines = [traceback.extract_stack(frame)[-1].line for frame in sys._current_frames().values()]
+    return any("has_room.poll" in line for line in lines)
+"""
+    body = f"""
+os.environ["LARGE"] = "x" * 120_000  # more than a pipe holds
+with Manager(max_workers=1) as manager:
+    (pid,) = child_pids()
+    os.kill(pid, signal.SIGSTOP)
+    handle = manager.run(plain.square, 3)
+    if {is_killed}:
+        wait_until(lambda: is_sending() or handle.done(), "the interpreter is sent what it is to do")
+        with contextlib.suppress(ProcessLookupError):  # it was found to be stopped, and ended
+            os.kill(pid, signal.SIGKILL)
+    assert handle.result(PATIENCE_S) == 9
+    assert not psutil.pid_exists(pid)
+"""
+    passes(body, tmp_path, before)
+
+
 def test_the_loss_of_the_zygote_that_it_became_costs_no_task(tmp_path):
     body = """
 with Manager(max_workers=1) as manager:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import select
 import socket
 from collections.abc import Callable
 from multiprocessing import popen_fork, reduction, resource_tracker, spawn, util
 from multiprocessing.context import ForkServerProcess, set_spawning_popen
 from typing import Any
 
+from procbackground import _platform
 from procbackground._headstart import HeadStart
 from procbackground._worker.entry import InheritedFd
+
+LOOK_S = 0.5  # between two looks at an interpreter that does not read what it is sent
 
 
 def start_adopted(
@@ -73,15 +77,15 @@ class _Popen(popen_fork.Popen):
             set_spawning_popen(None)
         read_fd, write_fd = os.pipe()
         try:
-            with socket.socket(fileno=head_start.socket.detach()) as control:
-                socket.send_fds(control, [b"!"], [tracker_fd, read_fd, *self._fds])
-            with open(write_fd, "wb", closefd=False) as pipe:
-                pipe.write(data.getbuffer())
+            try:
+                with socket.socket(fileno=head_start.socket.detach()) as control:
+                    socket.send_fds(control, [b"!"], [tracker_fd, read_fd, *self._fds])
+            finally:
+                os.close(read_fd)  # before the write: a pipe that has a reader here is never broken
+            _write(write_fd, data.getbuffer(), head_start.pid)
         except BaseException:
             os.close(write_fd)
             raise
-        finally:
-            os.close(read_fd)
         self.pid = head_start.pid
         self.sentinel, head_start.pidfd = head_start.pidfd, -1
         # The child's `parent_process()` has ended when the pipe is closed.
@@ -94,3 +98,15 @@ class _Popen(popen_fork.Popen):
             except ChildProcessError:
                 self.returncode = 255  # the program has waited for all its children; as a lost fork server has it
         return super().poll(flag)
+
+
+def _write(fd: int, data: memoryview, reader_pid: int) -> None:
+    """Write all of it. Raises: `OSError` where the reader has ended, or is stopped (SIGSTOP), and so reads nothing."""
+    os.set_blocking(fd, False)
+    has_room = select.poll()
+    has_room.register(fd, select.POLLOUT)
+    while data:
+        if has_room.poll(LOOK_S * 1000):
+            data = data[os.write(fd, data) :]
+        elif _platform.is_stopped(reader_pid):
+            raise ChildProcessError("the process is stopped")
