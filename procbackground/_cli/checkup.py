@@ -124,7 +124,7 @@ def _memory() -> Iterator[Finding]:
             yield Finding("container", OK, "without a memory limit")
         else:
             yield Finding("container", OK, "none is seen, or it has no memory limit")
-        if cgroup.oom_counts(files).kills is None:
+        if cgroup.oom_kills(files) is None:
             cost = "that a worker was killed for want of memory is seen by the machine's count, which others raise too"
             yield Finding("cgroup", FALLBACK, "its count of such kills cannot be read", cost)
         else:

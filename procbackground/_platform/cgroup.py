@@ -12,6 +12,8 @@ import os
 
 from procbackground._named import NamedTuple
 
+_READ_BYTES = 65536
+
 
 class Mount(NamedTuple):
     """A mounted hierarchy: the group at its top, and where it is mounted."""
@@ -106,13 +108,6 @@ class OomFiles(NamedTuple):
     limits: tuple[tuple[str, str], ...]  # the same for the limits of our group and of its ancestors
 
 
-class OomCounts(NamedTuple):
-    """`kills` is None where the group does not count them; `limits` counts how often a limit was reached."""
-
-    kills: int | None
-    limits: int
-
-
 def oom_files(root: str = "/") -> OomFiles:
     """Return where our groups count kills for want of memory. They stay there: to be looked for once.
 
@@ -130,10 +125,14 @@ def oom_files(root: str = "/") -> OomFiles:
     return OomFiles((f"{folders[0]}/memory.oom_control", "oom_kill"), limits)
 
 
-def oom_counts(files: OomFiles) -> OomCounts:
-    """Return the counts as they are now."""
-    kills = None if files.kills is None else _counter(*files.kills)
-    return OomCounts(kills, sum(_counter(*each) or 0 for each in files.limits))
+def oom_kills(files: OomFiles) -> int | None:
+    """Return how many processes of our group were killed for want of memory; None where the group does not count."""
+    return None if files.kills is None else _counter(*files.kills)
+
+
+def limits_reached(files: OomFiles) -> int:
+    """Return how often a limit of memory was reached."""
+    return sum(_counter(*each) or 0 for each in files.limits)
 
 
 def _counter(path: str, name: str) -> int | None:
@@ -171,12 +170,22 @@ def _own_folders(root: str) -> list[str]:
 
 
 def _read(folder: str, name: str) -> str:
-    """Return the text of a file, or "" if there is none, as in the group at the top."""
+    """Return the text of a file, or "" if there is none, as in the group at the top.
+
+    Not by `open`, whose buffers and decoder take longer than the kernel: the error of a task that was killed waits for
+    such a file.
+    """
+    text = b""
     try:
-        with open(os.path.join(folder, name) if name else folder, encoding="utf-8", errors="replace") as file:
-            return file.read()
+        fd = os.open(os.path.join(folder, name) if name else folder, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            while more := os.read(fd, _READ_BYTES):
+                text += more
+        finally:
+            os.close(fd)
     except OSError:
         return ""
+    return text.decode(errors="replace")
 
 
 def _unescape(field: str) -> str:

@@ -250,8 +250,8 @@ class Direct:
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
         if process.exit_code is None:
-            if process.is_held and not process.peak_bytes:
-                process.peak_bytes = _platform.peak_of_dead(process.pid) or 0
+            if process.is_held and process.cpu_s is None and (end := _platform.end_of_child(process.pid)) is not None:
+                _, process.peak_bytes, process.cpu_s = end
             if not self._is_code_lost(process):
                 process.exit_code = process.process.exitcode
         return process.exit_code
@@ -271,6 +271,9 @@ class Direct:
 
     def may_wait_longer(self, waited_s: float) -> bool:
         return False
+
+    def look_for_exits(self) -> None:
+        pass  # an exit code is asked for
 
     def release(self, process: WorkerProcess) -> None:
         assert process.process is not None

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 
 from procbackground import _platform
-from procbackground._named import NamedTuple
-from procbackground._platform.cgroup import OomCounts
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor import monitor
@@ -29,20 +27,13 @@ FIRST_LOOK_S = 0.001  # for an exit code or an end that no message brings; doubl
 LONGEST_PAUSE_S = 0.1  # between two looks whether a process has ended
 
 
-class _ExitFacts(NamedTuple):
-    """Facts that are available only right after a process has ended."""
-
-    cpu_s: float | None
-    oom_counts: OomCounts | None
-
-
 class _Awaited:
     """A process that has ended, and whose exit code is not known yet."""
 
-    __slots__ = ("ended_s", "facts", "look_s", "pause_s")
+    __slots__ = ("ended_s", "look_s", "oom_kills", "pause_s")
 
-    def __init__(self, facts: _ExitFacts, now_s: float) -> None:
-        self.facts = facts
+    def __init__(self, oom_kills: int | None, now_s: float) -> None:
+        self.oom_kills = oom_kills  # counted right after its end: later kills are not its own
         self.ended_s = now_s
         self.pause_s = FIRST_LOOK_S
         self.look_s = now_s + FIRST_LOOK_S
@@ -81,6 +72,7 @@ class Exits:
         self._read_last = read_last  # reads what a worker's result pipe still holds
         self.awaited: dict[Worker, _Awaited] = {}
         self._unwatched: dict[Worker, _Unwatched] = {}
+        self.unclosed: list[WorkerProcess] = []  # processes that have ended, with descriptors to close
         self._oom_kills = OomKills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time
 
@@ -102,23 +94,25 @@ class Exits:
         process.is_dead = True
         self._scheduler.process_ended(worker, now_s)
         launcher = process.launcher
+        oom_kills = self._oom_kills.count() if worker.is_running and not worker.was_killed else None
         if launcher.exit_code_of(process) is None and launcher.expects_exit_code(process):
-            # 0.2 ms, in which the zygote finds out the exit code.
-            self.awaited[worker] = _Awaited(self._collect_exit_facts(worker), now_s)
+            self.awaited[worker] = _Awaited(oom_kills, now_s)
+            # The zygote, on another core, has probably sent it: a pass of the loop for it would take 0.15 ms.
+            self._watches.defer(launcher.look_for_exits)
         else:
-            self._finish_exit(worker, self._collect_exit_facts(worker))
+            self._finish_exit(worker, oom_kills)
 
     def exit_code_came(self, process: WorkerProcess) -> None:
         """The launcher has learnt the exit code, or will not any more."""
         worker = process.worker
         awaited = self.awaited.pop(worker, None)
         if awaited is not None:
-            self._finish_exit(worker, awaited.facts)
+            self._finish_exit(worker, awaited.oom_kills)
         elif not process.is_dead and not process.is_closed:
             process.is_dead = True
             self._watches.forget(process.death_fd)
             self._scheduler.process_ended(worker, time.monotonic())
-            self._finish_exit(worker, self._collect_exit_facts(worker))
+            self._finish_exit(worker)
 
     @property
     def has_looks(self) -> bool:
@@ -156,19 +150,12 @@ class Exits:
                 if worker not in self.awaited:
                     continue  # the launcher has given up all of them
             del self.awaited[worker]
-            self._finish_exit(worker, awaited.facts)
+            self._finish_exit(worker, awaited.oom_kills)
 
-    def _collect_exit_facts(self, worker: Worker) -> _ExitFacts:
-        # Of use if it died at a task; most leave by themselves.
-        if not worker.is_running:
-            return _ExitFacts(None, None)
-        cpu_s = monitor.cpu_seconds(worker.pid) if worker.process.is_held else None
-        return _ExitFacts(cpu_s, None if worker.was_killed else self._oom_kills.read())
-
-    def _finish_exit(self, worker: Worker, facts: _ExitFacts) -> None:
-        """Settle what a dead worker had, and close what it leaves."""
+    def _finish_exit(self, worker: Worker, oom_kills: int | None = None) -> None:
+        """Settle what a dead worker had."""
         process: WorkerProcess = worker.process
-        if process.is_closed:
+        if process.is_closed or process in self.unclosed:
             return
         process.kill_tree()  # what it started ends with it
         if process.descendants:
@@ -177,7 +164,7 @@ class Exits:
         # wait, and its answer counts.
         self._read_last(worker)
         self._stacks.forget(worker)
-        death = self._make_death(worker, process, facts)
+        death = self._make_death(worker, process, oom_kills)
         started = self._page.read(worker, STARTED)
         self._page.write(worker, PID, 0)  # the pid may be reused
         self._page.write(worker, MARK, 0)  # its launcher's helper ends what has it
@@ -185,17 +172,28 @@ class Exits:
         for fd in process.channel.fds():
             self._watches.forget(fd)
         self._scheduler.worker_gone(worker, started, death, time.monotonic())
-        process.close()
+        self.unclosed.append(process)
 
-    def _make_death(self, worker: Worker, process: WorkerProcess, facts: _ExitFacts) -> Death:
+    def close_ended(self) -> None:
+        """Close what processes that have ended leave.
+
+        Apart from their ends: it takes the kernel 0.1 ms, for which the error of a task, or its retry, need not wait.
+        """
+        while self.unclosed:
+            self.unclosed.pop().close()
+
+    def _make_death(self, worker: Worker, process: WorkerProcess, oom_kills: int | None) -> Death:
         current = worker.current
         sequence = 0 if current is None else current.sequence
         exit_code = process.launcher.exit_code_of(process)
-        cpu_s, peak_bytes = self._monitor.cost_of_the_dead(worker, sequence, facts.cpu_s, process.peak_bytes)
+        used_s = process.cpu_s
+        if used_s is None and worker.is_running and process.is_held:
+            used_s = monitor.cpu_seconds(worker.pid)
+        cpu_s, peak_bytes = self._monitor.cost_of_the_dead(worker, sequence, used_s, process.peak_bytes)
         oom = ""
         if exit_code == -signal.SIGKILL and not worker.was_killed:
             # Of an idle worker's, too: else the next one that is killed at a task would be charged with it.
-            oom = self._oom_kills.cause_of_death(facts.oom_counts or self._oom_kills.read())
+            oom = self._oom_kills.cause_of_death(self._oom_kills.count() if oom_kills is None else oom_kills)
         stack = process.stack
         if stack is None:
             process.notes_seen = 0

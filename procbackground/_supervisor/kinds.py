@@ -49,6 +49,9 @@ class BothLaunchers:
     def may_wait_longer(self, waited_s: float) -> bool:
         return self._plain.may_wait_longer(waited_s)
 
+    def look_for_exits(self) -> None:
+        self._plain.look_for_exits()
+
     def release(self, process: WorkerProcess) -> None:
         process.launcher.release(process)
 

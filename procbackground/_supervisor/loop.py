@@ -260,11 +260,10 @@ class Loop:
         ready = inbox.sleep(watches.poll, self._seconds_to_wait())
         # First, before times are read that go by it: the machine may have been suspended meanwhile.
         self.wall.note(time.monotonic())
-        actions = watches.actions
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before
             self.intake.process()
         for fd, _ in ready:
-            act = actions.get(fd)
+            act = watches.actions.get(fd)
             if act is not None:
                 act()
         watches.run_deferred()
@@ -279,6 +278,8 @@ class Loop:
             commands, scheduler.commands = scheduler.commands, []
             for command in commands:
                 self._carry_out(command)
+        if self.exits.unclosed:
+            self.exits.close_ended()
         if self.gate is not None:
             self.gate.advance()  # there may be room now
         if CHECKS:
@@ -316,11 +317,10 @@ class Loop:
             return 0.0
         due_s = self.scheduler.next_due_s
         if self._has_chores:
-            chores_s = (
-                self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
+            due_s = min(
+                due_s, self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
                 self.answers.progress.next_due_s, self.log_records.look_s,
             )  # fmt: skip
-            due_s = min(due_s, *chores_s)
         return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
 
     def _wake(self) -> None:
@@ -355,6 +355,7 @@ class Loop:
             case c.Refuse():
                 self._refuse()
             case c.Launch(worker):
+                self.exits.close_ended()  # first: there may be no other descriptors left for the new process
                 self.page.clear(worker)
                 if worker.kind is not None:
                     self.launcher = able_to_start_kinds(self.launcher, self._make_direct)

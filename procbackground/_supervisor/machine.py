@@ -41,7 +41,7 @@ def total_memory_bytes() -> int:
 
 
 class OomKills:
-    """Finds out whether a process was killed for want of memory, by counts that have grown since the last such death.
+    """Finds out whether a process was killed for want of memory, by a count that has grown since the last such death.
 
     The count of our control group, in which others do not matter; without one, the machine's since boot
     (/proc/vmstat).
@@ -49,17 +49,18 @@ class OomKills:
 
     def __init__(self) -> None:
         self._files = cgroup.oom_files() if _platform.IS_LINUX else cgroup.OomFiles(None, ())
-        self._seen = self.read()
+        self._seen = self.count()
+        self._limits_seen = cgroup.limits_reached(self._files)
 
-    def read(self) -> cgroup.OomCounts:
-        """Return the counts as they are now."""
-        counts = cgroup.oom_counts(self._files)
-        return counts if counts.kills is not None else counts._replace(kills=_platform.count_oom_kills())
+    def count(self) -> int:
+        """Return the count as it is now."""
+        kills = cgroup.oom_kills(self._files)
+        return _platform.count_oom_kills() if kills is None else kills
 
-    def cause_of_death(self, counts: cgroup.OomCounts) -> str:
-        """Return whose memory ran out when a process was killed at these counts: `BY_...`; "" for other causes."""
-        seen = self._seen
-        self._seen = cgroup.OomCounts(max(counts.kills or 0, seen.kills or 0), max(counts.limits, seen.limits))
-        if (counts.kills or 0) <= (seen.kills or 0):
-            return ""
-        return BY_CONTAINER if counts.limits > seen.limits else BY_MACHINE
+    def cause_of_death(self, kills: int) -> str:
+        """Return whose memory ran out when a process was killed at this count: `BY_...`; "" for other causes."""
+        if kills <= self._seen:
+            return ""  # most deaths: whose memory it was takes more files, and the error waits for this
+        self._seen = kills
+        before, self._limits_seen = self._limits_seen, cgroup.limits_reached(self._files)
+        return BY_CONTAINER if self._limits_seen > before else BY_MACHINE

@@ -81,6 +81,9 @@ class PlaceLauncher:
     def may_wait_longer(self, waited_s: float) -> bool:
         return False
 
+    def look_for_exits(self) -> None:
+        pass
+
     def release(self, process: WorkerProcess) -> None:
         pass
 

@@ -42,6 +42,9 @@ class Launcher(Protocol):
         """Whether to wait on for an exit code that has not come for so long; asked now and then."""
         ...
 
+    def look_for_exits(self) -> None:
+        """Take the exit codes that have come, without a wait. For when everything else that was ready is done."""
+
     def release(self, process: WorkerProcess) -> None:
         """The pid may be used again."""
 
@@ -72,8 +75,8 @@ class WorkerProcess:
     """The process of a worker, from the parent's side. `channel` are its pipes."""
 
     __slots__ = (
-        "channel", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher", "logged",
-        "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd", "process",
+        "channel", "cpu_s", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher",
+        "logged", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd", "process",
         "protocol_error", "relayed", "stack", "worker",
     )  # fmt: skip
 
@@ -98,6 +101,7 @@ class WorkerProcess:
         self.notes_seen = 0
         self.process = process
         self.exit_code: int | None = None
+        self.cpu_s: float | None = None  # over its life, with the children that it waited for
         self.logged: deque[tuple[int, bytes]] | None = None  # last records, each with the number of its request
         # Requests whose records or lines of output are on their way: their handles wait for these. Several, because the
         # next request may log before the end of the one before is dealt with.

@@ -31,7 +31,11 @@ class Watches:
 
         Before that, an event of a closed descriptor would be taken for one of the new descriptor with its number.
         """
-        self.watch(fd, lambda: self._deferred.append(act))
+        self.watch(fd, lambda: self.defer(act))
+
+    def defer(self, act: Callable[[], object]) -> None:
+        """Have `act` called after everything else that is ready now."""
+        self._deferred.append(act)
 
     def forget(self, fd: int) -> None:
         """Watch `fd` no more; nothing happens if it is not watched."""

@@ -127,6 +127,9 @@ class Zygote:
             return False
         return waited_s < ANSWER_S
 
+    def look_for_exits(self) -> None:
+        self._read()
+
     def release(self, process: WorkerProcess) -> None:
         self._living.pop(process.pid, None)
         self._ask(child.REAP + child.PID.pack(process.pid))
@@ -313,10 +316,11 @@ class Zygote:
 
     def _take(self, kind: bytes, body: bytes, fds: list[int]) -> None:
         if kind == child.EXITED:
-            pid, exit_code, peak_bytes = child.EXIT.unpack(body)
+            pid, exit_code, peak_bytes, cpu_s = child.EXIT.unpack(body)
             process = self._living.get(pid)
             if process is not None:
                 process.exit_code = exit_code
+                process.cpu_s = cpu_s if cpu_s >= 0 else None
                 process.peak_bytes = max(process.peak_bytes, peak_bytes)
                 self._exited(process)
         elif kind == child.FORKED:

@@ -20,4 +20,5 @@ FORK_ARGS = struct.Struct("<II")  # worker number, line of the page
 FORK_RESULT = struct.Struct("<II")  # worker number, pid
 FORKED_FDS = struct.Struct("@5i")
 PID = struct.Struct("<I")
-EXIT = struct.Struct("<IiQ")  # pid, exit code, peak bytes or 0
+EXIT = struct.Struct("<IiQd")  # pid, exit code, peak bytes or 0, CPU seconds or UNKNOWN_S
+UNKNOWN_S = -1.0

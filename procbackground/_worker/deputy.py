@@ -14,7 +14,7 @@ import signal
 import socket
 
 from procbackground import _platform
-from procbackground._wire.forking import CLOSE, EXIT, EXITED, FORK, FORK_ARGS, PID, PRELOAD, REAP
+from procbackground._wire.forking import CLOSE, EXIT, EXITED, FORK, FORK_ARGS, PID, PRELOAD, REAP, UNKNOWN_S
 from procbackground._worker.descendants import end_all_below
 from procbackground._worker.forker import Forker
 
@@ -133,7 +133,7 @@ class Deputy(Forker):
         # It is not our child, so that `waitid` would refuse.
         exit_code = _platform.exit_code_of_zombie(pid) if pid not in self._zygotes_released else None
         if exit_code is not None:
-            self._control.send(EXITED + EXIT.pack(pid, exit_code, 0))
+            self._control.send(EXITED + EXIT.pack(pid, exit_code, 0, UNKNOWN_S))
             self._result.reported.add(pid)
         self._forget_worker(pidfd)
 

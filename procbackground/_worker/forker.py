@@ -20,7 +20,7 @@ from socket import SCM_RIGHTS, SOL_SOCKET
 
 from procbackground import _platform
 from procbackground._platform import marks
-from procbackground._wire.forking import EXIT, EXITED, FORK_RESULT, FORKED, FORKED_FDS, REFUSED
+from procbackground._wire.forking import EXIT, EXITED, FORK_RESULT, FORKED, FORKED_FDS, REFUSED, UNKNOWN_S
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
 from procbackground._worker import relay
 from procbackground._worker.boot import Boot, prepare_main
@@ -181,20 +181,15 @@ class Forker:
     def _report_exit(self, pidfd: int) -> None:
         pid = self._pidfds[pidfd]
         try:
-            # WNOWAIT leaves the zombie: until the manager sends REAP the pid cannot be used again, so the manager
-            # can signal the group and meet no other process.
-            status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
-        except ChildProcessError:
-            pass  # reaped already: the manager does not wait for its exit code
-        else:
             if pid in self._released:
                 self._released.discard(pid)
                 os.waitpid(pid, 0)
             else:
-                exit_code = status.si_status if status.si_code == os.CLD_EXITED else -status.si_status
-                # The peak explains a death. It takes 4 ms of imports, too much for a worker that ended normally.
-                peak_bytes = _platform.peak_of_dead(pid) if exit_code else None
-                self._control.send(EXITED + EXIT.pack(pid, exit_code, peak_bytes or 0))
+                # It stays a zombie: until the manager sends REAP the pid cannot be used again, so the manager can
+                # signal the group and meet no other process.
+                self._control.send(EXITED + EXIT.pack(pid, *(_platform.end_of_child(pid) or _plain_end_of(pid))))
+        except ChildProcessError:
+            pass  # reaped already: the manager does not wait for its exit code
         finally:  # after the report: a retry waits for the exit code, but not for this
             self._forget_worker(pidfd)
 
@@ -206,6 +201,12 @@ class Forker:
             return
         if not reaped:  # killed a moment ago
             self._released.add(pid)
+
+
+def _plain_end_of(pid: int) -> tuple[int, int, float]:
+    """Return the exit code of a child that has ended, where its usage cannot be had. Raises: `ChildProcessError`."""
+    status: Any = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
+    return status.si_status if status.si_code == os.CLD_EXITED else -status.si_status, 0, UNKNOWN_S
 
 
 def _inherited_state_resets() -> list[Callable[[], object]]:

@@ -60,18 +60,21 @@ def test_death_tells_nothing_that_another_task_logged(make_manager):
     assert error.log_lines == ("WARNING tests.faults: of this one",)
 
 
-def test_attempt_that_died_tells_its_peak_memory(manager):
-    handle = manager.run(failing.exit_hard, 3)
+@pytest.mark.parametrize("exit_code", [3, 0])
+def test_attempt_that_died_tells_its_peak_memory(manager, exit_code):
+    handle = manager.run(failing.exit_hard, exit_code)
     error = handle.exception(timeout=PATIENCE_S)
     (attempt,) = handle.attempts
-    assert (attempt.outcome, attempt.exit_code, attempt.error) == (Outcome.DIED, 3, error)
+    assert (attempt.outcome, attempt.exit_code, attempt.error) == (Outcome.DIED, exit_code, error)
+    assert 0 < attempt.cpu_seconds < PATIENCE_S
     assert hoarding.MIB < attempt.peak_memory == error.peak_memory
 
 
 def test_death_by_the_oom_killer_is_told_as_likely(manager, monkeypatch):
     """The kernel's count of such kills is made to grow, as it does then; the death itself is real."""
     count = itertools.count(100)
-    monkeypatch.setattr(cgroup, "oom_counts", lambda files: cgroup.OomCounts(None, 0))
+    monkeypatch.setattr(cgroup, "oom_kills", lambda files: None)
+    monkeypatch.setattr(cgroup, "limits_reached", lambda files: 0)
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
     error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
     assert "the kernel's OOM killer is the likely cause: the machine" in str(error)
@@ -81,18 +84,20 @@ def test_death_by_the_oom_killer_is_told_as_likely(manager, monkeypatch):
 def test_death_by_the_oom_killer_in_a_container_says_whose_memory_ran_out(manager, monkeypatch, limits, cause):
     """As where other containers lose processes, too: the machine's count goes up all the time."""
     count = itertools.count(100)
-    counts = cgroup.OomCounts(3, 7)
+    kills, reached = 3, 7
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: next(count))
-    monkeypatch.setattr(cgroup, "oom_counts", lambda files: counts)
+    monkeypatch.setattr(cgroup, "oom_kills", lambda files: kills)
+    monkeypatch.setattr(cgroup, "limits_reached", lambda files: reached)
     assert "OOM" not in str(manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S))
-    counts = cgroup.OomCounts(4, limits)
+    kills, reached = 4, limits
     error = manager.run(failing.die_by, signal.SIGKILL).exception(timeout=PATIENCE_S)
     assert f"the kernel's OOM killer is the likely cause: {cause}" in str(error)
 
 
 def test_an_idle_workers_death_by_the_oom_killer_is_not_charged_to_the_next_that_is_killed(make_manager, monkeypatch):
     kills = 100
-    monkeypatch.setattr(cgroup, "oom_counts", lambda files: cgroup.OomCounts(None, 0))
+    monkeypatch.setattr(cgroup, "oom_kills", lambda files: None)
+    monkeypatch.setattr(cgroup, "limits_reached", lambda files: 0)
     monkeypatch.setattr(_platform, "count_oom_kills", lambda: kills)
     manager = make_manager(max_workers=1)
     pid = manager.run(os.getpid).result(timeout=PATIENCE_S)

@@ -137,7 +137,8 @@ def test_kills_for_want_of_memory_are_counted_in_our_group_and_limits_in_its_anc
         "slice/memory.events": "low 0\nhigh 0\nmax 9\noom 4\noom_kill 7\noom_group_kill 0\n",
         "slice/app/memory.events": "low 0\nhigh 0\nmax 5\noom 1\noom_kill 2\noom_group_kill 0\n",
     }
-    assert cgroup.oom_counts(cgroup.oom_files(lay_out("/slice/app", files))) == (2, 5)
+    found = cgroup.oom_files(lay_out("/slice/app", files))
+    assert (cgroup.oom_kills(found), cgroup.limits_reached(found)) == (2, 5)
 
 
 def test_kills_for_want_of_memory_are_counted_by_the_first_version_of_cgroups_too(tmp_path):
@@ -152,10 +153,12 @@ def test_kills_for_want_of_memory_are_counted_by_the_first_version_of_cgroups_to
     folder.mkdir(parents=True)
     (folder / "memory.oom_control").write_text("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n")
     (folder / "memory.failcnt").write_text("17\n")
-    assert cgroup.oom_counts(cgroup.oom_files(str(tmp_path))) == (3, 17)
+    found = cgroup.oom_files(str(tmp_path))
+    assert (cgroup.oom_kills(found), cgroup.limits_reached(found)) == (3, 17)
 
 
 @pytest.mark.parametrize("group", [None, "/app"])
 def test_where_no_kills_are_counted_there_are_none(lay_out, tmp_path, group):
     root = str(tmp_path) if group is None else lay_out(group, {"app/memory.max": "max\n"})
-    assert cgroup.oom_counts(cgroup.oom_files(root)) == (None, 0)
+    found = cgroup.oom_files(root)
+    assert (cgroup.oom_kills(found), cgroup.limits_reached(found)) == (None, 0)
