@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -214,6 +215,27 @@ def test_options_of_the_interpreter_and_the_path_cross(tmp_path):
     with scripts.started(["-O", "-W", "error", str(script)], tmp_path) as process:
         out, _ = process.communicate(timeout=PATIENCE_S)
     assert out.strip() == "(1, ['error'], 42)"
+
+
+OPTIONS = """
+import sys
+from procbackground import _headstart
+options = _headstart._options()
+assert "-O" in options or "subprocess" not in sys.modules
+from subprocess import _args_from_interpreter_flags
+assert options == _args_from_interpreter_flags(), options
+"""
+
+
+@pytest.mark.parametrize("flags", [[], ["-B"], ["-B", "-O"]])
+def test_options_are_those_of_multiprocessing_and_the_common_ones_take_no_import(flags):
+    environment = {name: value for name, value in scripts.ENVIRONMENT.items() if not name.startswith("PYTHON")}
+    environment["PYTHONPATH"] = scripts.ENVIRONMENT.get("PYTHONPATH", "")
+    done = subprocess.run(
+        [sys.executable, *flags, "-c", OPTIONS], env=environment, capture_output=True, text=True, timeout=PATIENCE_S,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
 
 
 def test_it_ends_with_its_parent_also_where_a_fork_of_that_lives_on(tmp_path):
