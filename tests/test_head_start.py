@@ -116,6 +116,7 @@ def test_the_loss_of_the_interpreter_costs_no_task(tmp_path, how):
 with Manager(max_workers=1) as manager:
     (pid,) = child_pids()
     os.kill(pid, signal.{how})
+    wait_until(lambda: psutil.Process(pid).status() == psutil.STATUS_ZOMBIE, "it has ended")
     assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
 """
     passes(body, tmp_path)
