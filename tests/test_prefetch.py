@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from collections import Counter
 from concurrent.futures import wait
 from pathlib import Path
@@ -47,6 +48,34 @@ def two_held(make_manager, gate):
     for _ in range(2):
         manager.run(stop_at_gate, gate.address)
     return manager, gate.wait_for_arrival(), gate.wait_for_arrival()
+
+
+@pytest.fixture
+def busy_parent():
+    """A thread of this process computes: each other thread waits for the interpreter's lock at each of its turns."""
+    has_ended = threading.Event()
+
+    def compute() -> None:
+        while not has_ended.is_set():
+            pass
+
+    thread = threading.Thread(target=compute)
+    thread.start()
+    yield
+    has_ended.set()
+    thread.join()
+
+
+@pytest.mark.usefixtures("busy_parent")
+def test_a_parent_that_computes_does_not_take_short_tasks_for_long_ones(make_manager):
+    """Else it would send them one by one, each at a turn of its own."""
+    manager = make_manager(max_workers=1)
+    for _ in range(20):
+        burst = [manager.run(note_and_maybe_stop, "", "", None) for _ in range(20)]
+        assert not wait(burst, PATIENCE_S).not_done
+        if View(manager).prefetch_depth(note_and_maybe_stop) >= PREFETCH_DEPTH:
+            return
+    raise AssertionError("a task that does nothing is taken for a long one")
 
 
 @pytest.mark.parametrize("distance", [1, 2, PREFETCH_DEPTH - 1])

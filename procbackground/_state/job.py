@@ -121,12 +121,19 @@ class Recipe:
         self.mean_s: float = -1.0  # running mean of the duration of an attempt; below 0 while unknown
         self.depth: int = 1  # how many requests one worker's pipe may hold
 
-    def learn(self, duration_s: float, count: int = 1) -> None:
-        """Update the mean with `count` attempts that took `duration_s` together, and choose `depth`."""
+    def learn(self, duration_s: float, count: int = 1, pace_s: float | None = None) -> None:
+        """Update the mean with `count` attempts that took `duration_s` together, and choose `depth`.
+
+        In `duration_s` is also what the worker waited for requests, and the answers for the parent. With a `pace_s`
+        the worker has measured what each took.
+        """
         mean_s = duration_s / count
+        is_exact = pace_s is not None and pace_s < mean_s
+        if is_exact:
+            mean_s = pace_s  # type: ignore[assignment]
         if self.mean_s >= 0:
             # Follow longer durations quickly and shorter ones slowly: a wrong guess of "short" makes other tasks wait.
-            weight = 0.5 if mean_s > self.mean_s else 0.2
+            weight = 0.5 if is_exact or mean_s > self.mean_s else 0.2
             mean_s = self.mean_s + weight * (mean_s - self.mean_s)
         self.mean_s = mean_s
         is_short = mean_s < SHORT_TASK_S and self.timeout_s > 10 * SHORT_TASK_S

@@ -38,8 +38,10 @@ class PlaceScheduler(Scheduler):
         """The engine runs nothing any more: fail what waits, and refuse what comes."""
         launches.break_manager(self, str(why), why, now_s)
 
-    def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
-        jobs = super().answers_came(worker, count, last, now_s)
+    def answers_came(
+        self, worker: Worker, count: int, last: int, now_s: float, pace_s: float | None = None
+    ) -> list[Job]:
+        jobs = super().answers_came(worker, count, last, now_s, pace_s)
         for job in jobs:
             job.recipe.depth = 1  # nothing waits behind another in a place, however short: it waits at the engine
         return jobs

@@ -31,10 +31,7 @@ _recipe_of = attrgetter("recipe")
 
 
 class Scheduler(State):
-    """All decisions of one manager: a method for each fact that can happen, which is why they are many.
-
-    Most call the module of their theme.
-    """
+    """All decisions of one manager: a method for each fact that can happen. Most call the module of their theme."""
 
     def __init__(
         self,
@@ -154,10 +151,12 @@ class Scheduler(State):
 
     # -- answers -------------------------------------------------------------------------------------------
 
-    def answers_came(self, worker: Worker, count: int, last: int, now_s: float) -> list[Job]:
-        """`count` values came from the worker, the `last` of them to that request; return their jobs. Call `refill`
-        afterwards.
+    def answers_came(
+        self, worker: Worker, count: int, last: int, now_s: float, pace_s: float | None = None
+    ) -> list[Job]:
+        """`count` values came, the `last` to that request; return their jobs. Call `refill` afterwards.
 
+        `pace_s` is what each took by the worker's clock, if that is known.
         Raises: `UnexpectedAnswer` when those are not the worker's next answers; nothing has changed then.
         """
         pipeline = worker.pipeline
@@ -174,7 +173,7 @@ class Scheduler(State):
             elif job.state == a.STOPPING:
                 job.move(a.VALUE_CAME)
             answered.append(job)
-        answered[-1].recipe.learn(now_s - since_s, count)
+        answered[-1].recipe.learn(now_s - since_s, count, pace_s)
         pipeline.head_since_s = now_s
         if jobs or worker.state == fleet.RECALLING:
             stops.head_changed(self, worker, now_s)

@@ -162,7 +162,8 @@ class Answers:
         if process.output is not None:
             self.outputs.end(process.output)
         since_s = worker.pipeline.head_since_s
-        jobs = self._scheduler.answers_came(worker, len(values), last, now_s)
+        pace_s = self._page.pace_of(worker, last)
+        jobs = self._scheduler.answers_came(worker, len(values), last, now_s, pace_s)
         measured, process.channel.measured = process.channel.measured, None
         self._settler.batches.append(ResultBatch(worker, jobs, values, measured, since_s, now_s))
         if self._events.has_started:

@@ -17,12 +17,14 @@ from procbackground._wire.page import (
     LOOKED_ROW,
     MARK,
     NO_ROW,
+    PACE,
     PAUSED,
     REPORT_BYTES,
     ROW,
     SIGN_NS,
     WORDS_PER_LINE,
     map_page,
+    unpack_pace,
 )
 from procbackground.handle import TaskHandle
 
@@ -77,6 +79,10 @@ class Page:
         else:
             began_s = max(began_s, self.read(worker, BEGAN_NS) / 1e9)  # where it had to load the function
         return c.Clocks(began_s, max(began_s, self.read(worker, SIGN_NS) / 1e9), is_exact)
+
+    def pace_of(self, worker: Worker, last: int) -> float | None:
+        """Return how long each of the requests up to number `last` took the worker, or None: it has not said so yet."""
+        return unpack_pace(self._words[worker.line * WORDS_PER_LINE + PACE], last)
 
     def read_report_number(self, worker: Worker) -> int:
         """Return the number of the worker's latest progress report."""

@@ -34,7 +34,11 @@ LOOKS = 10
 MARK = 11  # by which what the worker starts is recognised (`_platform.marks`); 0 once the worker has ended
 RECORDED = 12  # the journal has the answers to all requests up to this number
 
+# Written by the child, in the other's cache line because its own is full: once for many requests, so this costs little.
+PACE = 13  # how long a request took of late, see `pack_pace`
+
 NO_ROW = 2**64 - 1
+_HALF_WORD = 2**32 - 1
 
 # Values of PAUSED.
 IN_PAUSE = 1  # between two iterations of a loop
@@ -44,6 +48,16 @@ LOADING = 2  # a function that this worker has not loaded before, and what it im
 def map_page(fd: int) -> memoryview:
     """Return the words of the page behind `fd`; the view keeps the mapping alive."""
     return memoryview(mmap.mmap(fd, PAGE_SIZE)).cast("Q")
+
+
+def pack_pace(mean_s: float, last: int) -> int:
+    """Return the word for requests up to number `last` that took `mean_s` each, without the time between them."""
+    return min(int(mean_s * 1e9), _HALF_WORD) << 32 | last & _HALF_WORD
+
+
+def unpack_pace(word: int, last: int) -> float | None:
+    """Return the mean if it is of requests up to number `last`, else None."""
+    return (word >> 32) / 1e9 if word & _HALF_WORD == last & _HALF_WORD else None
 
 
 def lowest_byte(word: int) -> int:

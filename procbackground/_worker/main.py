@@ -20,7 +20,7 @@ from multiprocessing import process, util
 from procbackground import _platform
 from procbackground._wire import frames as wire
 from procbackground._wire.failures import dump_failure
-from procbackground._wire.page import MARK, PID, REVOKED, STARTED, STOP, WORDS_PER_LINE
+from procbackground._wire.page import MARK, PACE, PID, REVOKED, STARTED, STOP, WORDS_PER_LINE, pack_pace
 from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import handlers, relay
 from procbackground._worker.boot import Boot
@@ -141,7 +141,7 @@ class Worker:
     def serve(self, task_fd: int) -> None:
         """Execute requests until the task pipe ends, or a stop is requested."""
         words, base = self.words, self.base
-        started, revoked, stop = base + STARTED, base + REVOKED, base + STOP
+        started, revoked, stop, pace = base + STARTED, base + REVOKED, base + STOP, base + PACE
         reader = wire.FrameReader()
         inbox = Inbox(task_fd)
         execute, send = self.executor.call, self.channel.send
@@ -178,6 +178,9 @@ class Worker:
                     self.channel.release_share(body)
                 if words[stop]:
                     return
+            if read_s and frames:  # not of the first: many workers serve a single request, and must cost little
+                # The parent cannot know: by its clock, what a request waits for the parent is part of what it took.
+                words[pace] = pack_pace((time.perf_counter() - read_s) / len(frames), sequence)
 
     def _take_step(self, what: str, step: Callable[[], object]) -> bool:
         """Take a step that must succeed before any task may run; report a failure to the parent."""

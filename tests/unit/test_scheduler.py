@@ -206,6 +206,15 @@ def test_the_shorter_tasks_are_the_more_are_sent_ahead(duration_s, depth):
     assert sent_ahead(world) == jobs[1:depth]
 
 
+def test_what_a_worker_waits_for_the_parent_makes_no_task_longer():
+    recipe = Recipe("short", b"")
+    recipe.learn(duration_s=5 * SHORT_TASK_S)
+    assert recipe.depth == 1
+    for _ in range(10):
+        recipe.learn(duration_s=5 * SHORT_TASK_S, pace_s=PREFETCHED_S / MAX_PREFETCH_DEPTH / 2)
+    assert recipe.depth == MAX_PREFETCH_DEPTH
+
+
 def test_short_queue_is_shared_instead_of_piling_up_behind_one_worker():
     world = prompt_world(4)
     recipe = short()
