@@ -176,9 +176,9 @@ class TaskHandle(Future[R]):
     def attempts(self) -> list[Attempt]:
         """The attempts so far, the running one included. For a loop: those of the iteration that failed last."""
         job = self._job
-        if job is not None:
+        if job is not None and (self._success is None or job.history is not None):
             return job.attempts()
-        if self._success is not None:
+        if self._success is not None:  # its job may have to wait for the journal still
             started, ended, pid, cpu_seconds, peak_memory = self._success
             success = Outcome.SUCCEEDED
             return [Attempt(1, pid, started, ended, success, None, None, cpu_seconds, peak_memory)]

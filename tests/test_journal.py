@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import sqlite3
 from concurrent.futures import CancelledError, wait
 from functools import partial
 
@@ -159,6 +160,43 @@ def test_a_done_handle_is_in_the_file(path):
             handle.result(PATIENCE_S)
             assert entries_of(path)[-1].command.endswith(f"square({number})")
             assert entries_of(path)[-1].state == "succeeded"
+
+
+def test_an_attempt_has_ended_before_the_journal_has_it(path, log, gate):
+    """Nobody sees a task that has no attempt while another program holds the file."""
+    with Manager(max_workers=1, journal=path) as manager:
+        handle = manager.run(journaled.counted_and_held, log, gate.address)
+        pid = gate.wait_for_arrival()
+        wait_until(lambda: entries_of(path)[0].state == "running", "its start in the journal")
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")
+        gate.release(pid)
+        seen = []
+        wait_until(lambda: seen.append(handle.attempts) or seen[-1][0].outcome is not None, "the end of its attempt")
+        assert {len(attempts) for attempts in seen} == {1}
+        assert (seen[-1][0].outcome, seen[-1][0].pid, handle.done()) == ("succeeded", pid, False)
+        holder.execute("ROLLBACK")
+        holder.close()
+        handle.result(timeout=PATIENCE_S)
+        assert handle.attempts == seen[-1]
+    (entry,) = entries_of(path)
+    assert (entry.attempt, entry.pid, entry.started, entry.ended) == (
+        1, pid, seen[-1][0].started, seen[-1][0].ended,
+    )  # fmt: skip
+
+
+def test_many_short_tasks_end_each_with_its_own_value_and_record(path):
+    """Their ends come in groups, also those of tasks that others follow."""
+    with Manager(max_workers=2, journal=path) as manager:
+        handles = [manager.run(plain.square, number % 300) for number in range(600)]
+        assert [handle.result(PATIENCE_S) for handle in handles] == [(number % 300) ** 2 for number in range(600)]
+        assert [len(handle.attempts) for handle in handles[:300]] == [1] * 300
+        stats = manager.stats()
+        assert (stats.succeeded, stats.failed, stats.queued, stats.running) == (600, 0, 0, 0)
+    entries = entries_of(path)
+    assert {entry.state for entry in entries} == {"succeeded"}
+    assert len(entries) == 300
+    assert all(entry.pid and entry.ended >= entry.started and entry.outcome == "succeeded" for entry in entries)
 
 
 def test_keys_of_the_user_name_the_work(path, log, caplog):

@@ -64,8 +64,24 @@ class Saved(NamedTuple):
     state: bytes
 
 
+class Succeeded(NamedTuple):
+    """The task has succeeded at once: in its first attempt, without a saved state, with a plain value.
+
+    Most end so, and their entries are quicker to make and to write than those of `Ended`.
+    """
+
+    facts: Facts
+    pid: int
+    started: float
+    ended: float
+    cpu_seconds: float | None
+    peak_memory: int | None
+    body: bytes
+    subject: Any
+
+
 class Ended(NamedTuple):
-    """The task has ended. `body` is the value of one that has succeeded, as it came from the child."""
+    """The task has ended in any way. `body` is the value of one that has succeeded, as it came from the child."""
 
     facts: Facts
     state: str
@@ -82,7 +98,7 @@ class Gone(NamedTuple):
     pid: int
 
 
-Entry: TypeAlias = Asked | Started | Retrying | Saved | Ended | Gone
+Entry: TypeAlias = Asked | Started | Retrying | Saved | Succeeded | Ended | Gone
 
 TASK_COLUMNS = (
     "key", "name", "function", "command", "queued", "state", "run", "attempt", "pid", "started", "ended", "exit_code",
@@ -97,6 +113,8 @@ CHECKPOINT_COLUMNS = ("key", "saved", "run", "attempt", "crc", "state")
 # A row takes longer the more columns are given for it, so that what has no value yet is left out.
 QUEUED_COLUMNS = TASK_COLUMNS[:7]
 RUNNING_COLUMNS = TASK_COLUMNS[:10]
+_NOT_OF_SUCCESS = ("exit_code", "error_type", "error", "traceback")
+SUCCEEDED_COLUMNS = tuple(name for name in TASK_COLUMNS if name not in _NOT_OF_SUCCESS)
 
 _NO_ATTEMPT = (None,) * 8
 _NO_ERROR = (None, None, None)
@@ -111,6 +129,12 @@ def queued_row(entry: Asked | Retrying, run: int) -> tuple[Any, ...]:
 def running_row(entry: Started, run: int) -> tuple[Any, ...]:
     """Return the row of `tasks` for one that runs, in `RUNNING_COLUMNS`."""
     return (*entry.facts, RUNNING, run, entry.number, entry.pid, entry.started)
+
+
+def succeeded_row(entry: Succeeded, run: int) -> tuple[Any, ...]:
+    """Return the row of `tasks` for one that has succeeded at once, in `SUCCEEDED_COLUMNS`."""
+    facts, pid, started, ended, cpu_seconds, peak_memory, body, _ = entry
+    return (*facts, SUCCEEDED, run, 1, pid, started, ended, cpu_seconds, peak_memory, SUCCEEDED, *stored_form(body))
 
 
 def ended_row(entry: Ended, run: int) -> tuple[Any, ...]:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from procbackground._journal import records as r
@@ -71,7 +73,7 @@ def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> N
 
 def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) -> None:
     """Write entries, in their order; of one task only the last state."""
-    tasks: dict[str, r.Asked | r.Started | r.Retrying | r.Ended] = {}
+    tasks: dict[str, r.Asked | r.Started | r.Retrying | r.Succeeded | r.Ended] = {}
     attempts: list[tuple[Any, ...]] = []
     checkpoints: dict[str, r.Saved] = {}
     done: list[str] = []
@@ -88,11 +90,19 @@ def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) 
         elif isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED and entry.has_checkpoint:
             checkpoints.pop(key, None)
             done.append(key)
-    queued = [r.queued_row(each, run) for each in tasks.values() if isinstance(each, (r.Asked, r.Retrying))]
-    running = [r.running_row(each, run) for each in tasks.values() if isinstance(each, r.Started)]
-    ended = [r.ended_row(each, run) for each in tasks.values() if isinstance(each, r.Ended)]
+    queued, running, succeeded, ended = [], [], [], []
+    for last in tasks.values():
+        if isinstance(last, r.Succeeded):
+            succeeded.append(r.succeeded_row(last, run))
+        elif isinstance(last, (r.Asked, r.Retrying)):
+            queued.append(r.queued_row(last, run))
+        elif isinstance(last, r.Started):
+            running.append(r.running_row(last, run))
+        else:
+            ended.append(r.ended_row(last, run))
     _insert(connection, "tasks", r.QUEUED_COLUMNS, queued, _REPLACED_BY_QUEUED)
     _insert(connection, "tasks", r.RUNNING_COLUMNS, running, _REPLACED_BY_RUNNING)
+    _insert(connection, "tasks", r.SUCCEEDED_COLUMNS, succeeded, _REPLACED_BY_SUCCEEDED)
     _insert(connection, "tasks", r.TASK_COLUMNS, ended, _REPLACED_BY_ENDED)
     _insert(connection, "attempts", r.ATTEMPT_COLUMNS, attempts, " ON CONFLICT DO NOTHING")
     saved = [r.checkpoint_row(entry, run) for entry in checkpoints.values()]
@@ -111,6 +121,7 @@ def _replacing(columns: tuple[str, ...], given: tuple[str, ...], condition: str 
 _UNLESS_FINISHED = " WHERE tasks.state <> 'succeeded' OR excluded.state = 'succeeded' OR tasks.format = 'not kept'"
 _REPLACED_BY_QUEUED = _replacing(r.TASK_COLUMNS, r.QUEUED_COLUMNS, _UNLESS_FINISHED)
 _REPLACED_BY_RUNNING = _replacing(r.TASK_COLUMNS, r.RUNNING_COLUMNS, _UNLESS_FINISHED)
+_REPLACED_BY_SUCCEEDED = _replacing(r.TASK_COLUMNS, r.SUCCEEDED_COLUMNS, _UNLESS_FINISHED)
 _REPLACED_BY_ENDED = _replacing(r.TASK_COLUMNS, r.TASK_COLUMNS, _UNLESS_FINISHED)
 _REPLACED_BY_CHECKPOINT = _replacing(r.CHECKPOINT_COLUMNS, r.CHECKPOINT_COLUMNS)
 
@@ -118,11 +129,15 @@ _REPLACED_BY_CHECKPOINT = _replacing(r.CHECKPOINT_COLUMNS, r.CHECKPOINT_COLUMNS)
 def _insert(
     connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], tail: str
 ) -> None:
-    row_marks = f"({_marks(len(columns))})"
     for piece in _pieces(rows):
-        values = [value for row in piece for value in row]
-        marks = ", ".join([row_marks] * len(piece))
-        connection.execute(f"INSERT INTO {table} ({', '.join(columns)}) VALUES {marks}{tail}", values)
+        values = list(chain.from_iterable(piece))
+        connection.execute(_insertion(table, columns, len(piece), tail), values)
+
+
+@lru_cache(128)  # there are nine lengths of each; a text that is the same object also has its statement found sooner
+def _insertion(table: str, columns: tuple[str, ...], count: int, tail: str) -> str:
+    rows = ", ".join([f"({_marks(len(columns))})"] * count)
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {rows}{tail}"
 
 
 def _marks(count: int) -> str:

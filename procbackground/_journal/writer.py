@@ -43,7 +43,7 @@ _PASSING = frozenset(
     }
 )  # fmt: skip
 
-Deliver: TypeAlias = "Callable[[list[tuple[Any, Found]], list[Any]], None]"
+Deliver: TypeAlias = "Callable[[list[tuple[Any, Found]], list[r.Succeeded | r.Ended]], None]"
 
 
 class Writer:
@@ -51,7 +51,7 @@ class Writer:
 
     Args:
         deliver: called in the writer's thread once a group is committed, with the answers to `Asked`, and with the
-            subjects of `Ended`.
+            `Succeeded` and `Ended` that somebody waits for.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -169,12 +169,17 @@ class Writer:
             self._note_failure(error, entries)
         else:
             self._note_success()
-            for entry in group:
-                if isinstance(entry, r.Gone):
-                    spools.remove(self.spool, entry.pid)
-        asking = [entry for entry in group if isinstance(entry, r.Asked)]
-        asked = [(entry.subject, answers.get(entry.facts.key, NOTHING)) for entry in asking]
-        ended = [entry.subject for entry in group if isinstance(entry, r.Ended) and entry.subject is not None]
+            for each in group:
+                if isinstance(each, r.Gone):
+                    spools.remove(self.spool, each.pid)
+        asked: list[tuple[Any, Found]] = []
+        ended: list[r.Succeeded | r.Ended] = []
+        for entry in group:
+            if isinstance(entry, (r.Succeeded, r.Ended)):
+                if entry.subject is not None:
+                    ended.append(entry)
+            elif isinstance(entry, r.Asked):
+                asked.append((entry.subject, answers.get(entry.facts.key, NOTHING)))
         if asked or ended:
             self._deliver(asked, ended)
         return connection, run
@@ -215,13 +220,22 @@ class Writer:
 def _commit(connection: sqlite3.Connection, run: int, entries: list[r.Entry]) -> dict[str, Found]:
     """Write entries and commit them; return what is found for those that ask."""
     # Only a result has to survive a power cut: without the rest of the record, a task just runs again.
-    has_results = any(isinstance(entry, r.Ended) for entry in entries)
+    has_results = any(isinstance(entry, (r.Succeeded, r.Ended)) for entry in entries)
     connection.execute("PRAGMA synchronous = FULL" if has_results else "PRAGMA synchronous = NORMAL")
     connection.execute("BEGIN IMMEDIATE")
-    statements.write(connection, [entry for entry in entries if not isinstance(entry, r.Asked)], run)
+    asked: list[r.Asked] = []
+    others: list[r.Entry] = []
+    last: dict[str, r.Entry] = {}
+    for entry in entries:
+        if isinstance(entry, r.Asked):
+            asked.append(entry)
+        else:
+            others.append(entry)
+            if isinstance(entry, r.Gone):
+                continue
+        last[entry.facts.key] = entry
+    statements.write(connection, others, run)
     # After the results of this group, which may be what is asked for.
-    asked = [entry for entry in entries if isinstance(entry, r.Asked)]
-    last = {entry.facts.key: entry for entry in entries if not isinstance(entry, r.Gone)}
     answers, tried = statements.answer(connection, asked)
     if tried:
         statements.keep_last_attempts(connection, tried)
@@ -242,17 +256,22 @@ def _roll_back(connection: sqlite3.Connection | None) -> None:
 def _bytes_of(entry: r.Entry) -> int:
     if isinstance(entry, r.Saved):
         return len(entry.state)
+    if isinstance(entry, r.Succeeded):
+        return len(entry.body)
     if isinstance(entry, r.Ended) and entry.body is not None:
         return len(entry.body) if isinstance(entry.body, bytes) else entry.body.size
     return 0
 
 
 def _without_subject(entry: r.Entry) -> r.Entry:
-    return entry._replace(subject=None) if isinstance(entry, r.Ended) else entry
+    return entry._replace(subject=None) if isinstance(entry, (r.Succeeded, r.Ended)) else entry
 
 
 def _count_results(entries: list[r.Entry]) -> int:
-    return sum(isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED for entry in entries)
+    return sum(
+        isinstance(entry, r.Succeeded) or (isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED)
+        for entry in entries
+    )
 
 
 def sqlite_cannot_open() -> sqlite3.OperationalError:

@@ -9,6 +9,7 @@ import logging
 import pickle
 import time
 from _thread import LockType
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any
@@ -238,6 +239,25 @@ class Settler:
         self._note_end(job, "succeeded")
         self._events.task("on_task_succeeded", job, result=value)
         self._count(job, has_callbacks, succeeded=1)
+
+    def succeed_at_once(self, ended: list[tuple[Job, Any]]) -> None:
+        """Settle the handles of keyed jobs that have no history, and then wake the callers that wait."""
+        sleepers: list[Sleeper] = []
+        names: Counter[str] = Counter()
+        has_event = self._events.has_succeeded
+        for job, value in ended:
+            handle = job.handle
+            if handle._settle(FINISHED, value, None, sleepers):
+                self._user_code.put(handle._invoke_callbacks)
+            if has_event:
+                self._events.task("on_task_succeeded", job, result=value)
+            names[job.recipe.name] += 1
+        for name, count in names.items():
+            self._figures.end(name, "succeeded", count=count)
+        if ended and self._scheduler.settled(succeeded=len(ended)):
+            self.note_all_settled()
+        for lock in sleepers:
+            lock.release()
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Settle the handle of a job with an error."""
