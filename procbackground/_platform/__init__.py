@@ -35,7 +35,6 @@ if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are
         descendants,
         disarm_life_pipe,
         end_if_over,
-        end_of_child,
         exit_code_of_zombie,
         has_children,
         has_pidfd,
@@ -49,6 +48,7 @@ if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are
         send_signal,
         start_time,
         total_memory_bytes,
+        usage_of_dead,
         why_not_running,
     )
 else:
@@ -63,7 +63,6 @@ else:
         descendants,
         disarm_life_pipe,
         end_if_over,
-        end_of_child,
         exit_code_of_zombie,
         has_children,
         has_pidfd,
@@ -77,6 +76,7 @@ else:
         send_signal,
         start_time,
         total_memory_bytes,
+        usage_of_dead,
         why_not_running,
     )
 
@@ -92,7 +92,6 @@ __all__ = [
     "descendants",
     "disarm_life_pipe",
     "end_if_over",
-    "end_of_child",
     "exit_code_of_zombie",
     "has_children",
     "has_pidfd",
@@ -106,5 +105,6 @@ __all__ = [
     "send_signal",
     "start_time",
     "total_memory_bytes",
+    "usage_of_dead",
     "why_not_running",
 ]

@@ -223,14 +223,14 @@ def _usage_call() -> tuple[Callable[..., int], int, Callable[[], Any], Callable[
     import ctypes  # 4 ms, which most processes do not need
 
     # The buffers are larger than a siginfo_t and a struct rusage.
-    return ctypes.CDLL(None).syscall, number, ctypes.c_int * 32, ctypes.c_long * 36
+    return ctypes.CDLL(None).syscall, number, ctypes.c_byte * 128, ctypes.c_long * 36
 
 
-def end_of_child(pid: int) -> tuple[int, int, float] | None:
-    """Return of a child that has ended and was not waited for: exit code, highest resident size in bytes, CPU seconds.
+def usage_of_dead(pid: int) -> tuple[int, float] | None:
+    """Return highest resident size in bytes and CPU seconds of a child that has ended and was not waited for.
 
-    The last two are its `ru_maxrss`, and the sum of its times and of those of the children that it waited for. It
-    remains a zombie: only the raw system call reports the usage without reaping. None where it is not available.
+    They are its `ru_maxrss`, and the sum of its times and of those of the children that it waited for. It remains a
+    zombie: only the raw system call reports the usage without reaping. None where it is not available.
     """
     try:
         found = _usage_call()
@@ -240,11 +240,9 @@ def end_of_child(pid: int) -> tuple[int, int, float] | None:
         return None
     system_call, number, make_info, make_usage = found
     info, usage = make_info(), make_usage()
-    if system_call(number, os.P_PID, pid, info, os.WEXITED | os.WNOHANG | os.WNOWAIT, usage) or info[4] != pid:
+    if system_call(number, os.P_PID, pid, info, os.WEXITED | os.WNOHANG | os.WNOWAIT, usage) or not usage[4]:
         return None
-    code, status = info[2], info[6]  # si_code and si_status, with pointers of 64 bits
-    cpu_s = usage[0] + usage[2] + (usage[1] + usage[3]) / 1e6
-    return status if code == os.CLD_EXITED else -status, usage[4] * 1024, cpu_s
+    return usage[4] * 1024, usage[0] + usage[2] + (usage[1] + usage[3]) / 1e6
 
 
 def adopt_orphans() -> bool:

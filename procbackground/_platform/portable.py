@@ -128,8 +128,8 @@ def count_oom_kills() -> int:
     return 0
 
 
-def end_of_child(pid: int) -> tuple[int, int, float] | None:
-    """Return exit code, highest resident size and CPU seconds of a child that has ended: unknown here."""
+def usage_of_dead(pid: int) -> tuple[int, float] | None:
+    """Return highest resident size and CPU seconds of a child that has ended: unknown here."""
     return None
 
 

@@ -250,8 +250,8 @@ class Direct:
     def exit_code_of(self, process: WorkerProcess) -> int | None:
         assert process.process is not None
         if process.exit_code is None:
-            if process.is_held and process.cpu_s is None and (end := _platform.end_of_child(process.pid)) is not None:
-                _, process.peak_bytes, process.cpu_s = end
+            if process.is_held and process.cpu_s is None and (usage := _platform.usage_of_dead(process.pid)):
+                process.peak_bytes, process.cpu_s = usage
             if not self._is_code_lost(process):
                 process.exit_code = process.process.exitcode
         return process.exit_code

@@ -129,7 +129,7 @@ class _Zygote(Forker):
                 self._is_rehearsed = True
                 rehearse()
                 self._wants_look = self._adopts_orphans  # a SIGCHLD may have been lost
-                _platform.end_of_child(os.getpid())  # a dry run: the first such call imports for 4 ms
+                _platform.usage_of_dead(os.getpid())  # a dry run: the first such call imports for 4 ms
             if not self._is_frozen:
                 self._freeze()
         elif kind == REAP:

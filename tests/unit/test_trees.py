@@ -195,26 +195,26 @@ def test_what_a_library_that_cannot_be_loaded_would_tell_is_done_without(monkeyp
     monkeypatch.setattr(ctypes, "CDLL", fail)
     monkeypatch.setattr(_ctypes, "dlopen", fail)
     platform._usage_call.cache_clear()
-    assert platform.end_of_child(os.getpid()) is None
+    assert platform.usage_of_dead(os.getpid()) is None
     assert not platform.adopt_orphans()
 
 
 PEAKS = """
 import os, subprocess, sys, threading
-from procbackground._platform import end_of_child
+from procbackground._platform import usage_of_dead
 
 programs = ("pass", "bytearray(64 << 20)")
 children = [subprocess.Popen([sys.executable, "-S", "-c", program]) for program in programs]
 for child in children:
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
-small, large = (end_of_child(child.pid)[1] for child in children)
+small, large = (usage_of_dead(child.pid)[0] for child in children)
 assert small + (32 << 20) < large
-assert all(code == 0 and 0 < cpu_s < 60 for code, _, cpu_s in (end_of_child(child.pid) for child in children))
+assert all(0 < usage_of_dead(child.pid)[1] < 60 for child in children)
 told = [set(), set()]
 
 def ask(number):
     for _ in range(3000):
-        told[number].add(end_of_child(children[number].pid)[1])
+        told[number].add(usage_of_dead(children[number].pid)[0])
 
 threads = [threading.Thread(target=ask, args=(number,)) for number in range(2)]
 for thread in threads:
