@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.scripts import ENVIRONMENT
+from tests.support.scripts import UNMEASURED
 
 PROGRAM = """
 import multiprocessing, sys
@@ -45,14 +45,12 @@ def test_lines_that_run_in_workers_are_measured(tmp_path: Path, setting: str, me
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "library.py").write_text(LIBRARY)
     (tmp_path / "settings").write_text(f"[run]\n{SETTINGS[setting]}\nparallel = true\nsource = .\n")
-    # Of this run of the tests, if it is measured itself.
-    env = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("COVERAGE", "COV_"))}
 
     def call(*command: str) -> None:
         finished = subprocess.run(
             [sys.executable, "-m", "coverage", *command, "--rcfile=settings"] if command[0] != "run" else
             [sys.executable, "-m", "coverage", "run", "--rcfile=settings", *command[1:]],
-            cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60, check=False,
+            cwd=tmp_path, env=UNMEASURED, capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert finished.returncode == 0, finished.stdout + finished.stderr
 

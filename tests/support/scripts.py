@@ -21,6 +21,8 @@ ENVIRONMENT = {
     "PYTHONPATH": str(ROOT),
     "PYTHONUNBUFFERED": "",
 }  # empty is unset: lines stay whole
+# Where coverage.py does not measure the children of a run that it measures: it imports much, and prints warnings.
+UNMEASURED = {name: value for name, value in ENVIRONMENT.items() if not name.startswith(("COVERAGE", "COV_"))}
 ORPHANS_GONE_S = 1.0  # after the end of their parent: what is promised
 
 
