@@ -13,6 +13,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import dask.config
@@ -258,7 +259,10 @@ class Connection:
         future = None if bundle is None else bundle.future
         if future is None or self._is_lost:
             return
-        data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
+        try:
+            data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
+        except CancelledError:
+            return  # its last request was cancelled meanwhile; else the next look sees what has happened
         reports = [] if data is None else list(w.unpack(data).values())
         for report in reports:
             self._forget(report[0])

@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
+import threading
 import time
+from concurrent.futures import CancelledError
 
 import pytest
 from tenacity import stop_after_attempt, wait_none
@@ -54,6 +57,28 @@ def test_large_arguments_and_results_cross(manager):
     data = os.urandom(3 * MIB)
     assert manager.run(plain.echo, data).result(PATIENCE_S) == data
     assert len(manager.run(plain.bytes_of_size, 50 * MIB).result(PATIENCE_S)) == 50 * MIB
+
+
+def test_a_cancel_while_a_large_result_is_fetched_costs_no_other_task(manager, monkeypatch):
+    from procbackground.engines._bundles import Bundle
+
+    def release_first(bundle):
+        """Have the task cancelled between the look at the future and its use, in the thread that fetches."""
+        future = bundle._future
+        if sys._getframe(1).f_code.co_name == "_fetch" and not cancelled.is_set():
+            wait_until(lambda: future.status == "finished", "the result is there")
+            cancelled.set()
+            handle.cancel()
+            wait_until(lambda: future.status == "cancelled", "dask is let go of it")
+        return future
+
+    cancelled = threading.Event()
+    monkeypatch.setattr(Bundle, "future", property(release_first))
+    handle = manager.run(plain.bytes_of_size, MIB)
+    with pytest.raises(CancelledError):
+        handle.result(PATIENCE_S)
+    monkeypatch.undo()
+    assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
 
 
 def test_array_comes_back_writable(manager):
