@@ -7,9 +7,7 @@ Everything here has a bounded size, whatever the number of tasks, and no clock o
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Iterable
-from typing import Any
 
 from procbackground._named import NamedTuple
 
@@ -20,10 +18,6 @@ FIRST_SLICE_S = 0.05
 MAX_NAMES = 500  # further names share one entry; a name for each task would grow without end
 OTHER_NAMES = "(other names)"
 KEPT_ERRORS = 3
-
-# Successes that are added together. The code is then in the processor's caches but for the first: of 450 µs of the
-# parent's CPU time for a task of 20 ms, on a slow machine, this saves 30; of 13 µs for a task of a burst, 1.2.
-MAX_LATE = 100
 
 
 class Histogram:
@@ -117,7 +111,6 @@ class Figures:
         self.memory: dict[int, int] = {}  # by number of slice: most that the processes held together in it
         self.began_s: float | None = None
         self.ended_s: float | None = None
-        self._late: deque[tuple[Any, ...]] = deque()  # arguments of `succeed_late`
 
     def of(self, name: str) -> NameFigures:
         """Return the figures of a name, to be added to."""
@@ -149,22 +142,6 @@ class Figures:
             figures.wall.add((ended_s - began_s) / count, count)
         self._add_cost(figures, cpu_s, peak_bytes)
         self._add_span(Span(pid, name, began_s, ended_s, "succeeded", peak_bytes))
-
-    def succeed_late(self, count: int, *success: Any) -> None:
-        """Do `succeeded` with what follows `count`, and `end` for `count` tasks, by the next `copy` at the latest."""
-        self._late.append((count, success))
-        if len(self._late) >= MAX_LATE:
-            self._add_late()
-
-    def _add_late(self) -> None:
-        while True:
-            try:
-                count, success = self._late.popleft()
-            except IndexError:
-                return
-            self.succeeded(*success)
-            if count:
-                self.end(success[1], "succeeded", count=count)
 
     def rows(self, name: str, count: int, took_s: float) -> None:
         """Add `count` rows of a map's chunk that succeeded; the time of the worker is added by `succeeded`."""
@@ -253,10 +230,8 @@ class Figures:
 
     def copy(self) -> Figures:
         """Return a copy, which later additions do not change."""
-        self._add_late()
         copy = Figures()
         copy.__dict__.update(self.__dict__)
-        copy._late = deque()
         copy.names = {name: figures.copy() for name, figures in self.names.items()}
         copy.spans, copy.busy, copy.memory = list(self.spans), dict(self.busy), dict(self.memory)
         return copy

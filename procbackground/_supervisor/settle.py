@@ -159,8 +159,9 @@ class Settler:
 
     def _add_successes(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
         """Add consecutive successes of a worker to the figures."""
-        ended = tasks if self.keyed is None else 0  # else all jobs have a key, and are counted when they are recorded
-        self._figures.succeed_late(ended, pid, name, tasks, began_s, ended_s, *cost)
+        self._figures.succeeded(pid, name, tasks, began_s, ended_s, *cost)
+        if self.keyed is None:  # else all jobs have a key, and are counted when they are recorded
+            self._figures.end(name, "succeeded", count=tasks)
 
     # -- verdicts ------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbackground._figures import MAX_LATE, MAX_NAMES, MAX_SLICES, MAX_SPANS, Figures, Histogram, Span, merged
+from procbackground._figures import MAX_NAMES, MAX_SLICES, MAX_SPANS, Figures, Histogram, Span, merged
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -39,19 +39,6 @@ def test_the_busy_time_is_that_of_all_attempts_at_any_scale(attempts):
     assert figures.busy_s == pytest.approx(total_s, rel=1e-6, abs=1e-9 * len(attempts) * 1e3)
     assert len(figures.busy) <= MAX_SLICES + 2
     assert figures.names["f"].ended["succeeded"] == len(attempts)
-
-
-@pytest.mark.parametrize("number", [1, MAX_LATE - 1, MAX_LATE, 2 * MAX_LATE + 1])
-def test_successes_that_are_added_late_are_in_each_copy(number):
-    figures = Figures()
-    for second in range(number):
-        figures.succeed_late(3, 1, "f", 3, float(second), second + 0.5)
-    for _ in range(2):
-        copy = figures.copy()
-        assert copy.names["f"].ended["succeeded"] == copy.names["f"].wall.count == 3 * number
-        assert copy.busy_s == pytest.approx(0.5 * number)
-    figures.succeed_late(1, 1, "f", 1, 0.0, 0.5)
-    assert copy.names["f"].ended["succeeded"] == copy.copy().names["f"].ended["succeeded"] == 3 * number
 
 
 def test_long_runs_keep_the_long_attempts_only():
