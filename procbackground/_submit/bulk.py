@@ -111,7 +111,7 @@ class BulkCalls(Executor):
     ) -> Stream[R]:
         """Run the tasks of an iterable, pulled lazily, and yield each one's handle once it is done.
 
-        At most `buffersize` tasks (by default, 32 for each worker) are submitted and not yet yielded: the way to run
+        At most `buffersize` tasks (by default, 64 for each worker) are submitted and not yet yielded: the way to run
         ten million tasks in flat memory. With `ordered` the handles come in the order of the tasks, else as they are
         done. Leaving the iteration early cancels the submitted tasks. Works in `for` and, without blocking the event
         loop, in `async for`. If the iterable raises, the submitted tasks are yielded first, then that is raised.
@@ -125,7 +125,7 @@ class BulkCalls(Executor):
         checks.check_iterable("stream", tasks, "an iterable of tasks")
         submit_task = self._submitter.waiting_for_room().submit_task
         make: type[Stream[R]] = load("procbackground._submit.stream").Stream
-        return make(self._supervisor, submit_task, tasks, ordered, buffersize or 32 * self._max_workers, self)
+        return make(self._supervisor, submit_task, tasks, ordered, buffersize or 64 * self._max_workers, self)
 
     def share(self, value: T) -> Shared[T]:
         """Lay `value` down in shared memory, once for all workers of a machine; return what to give to tasks instead.
