@@ -245,17 +245,20 @@ if __name__ == "__main__":
     manager = Manager()
     (pid,) = child_pids()
     if os.fork() == 0:
-        print(pid, flush=True)
+        print(pid, os.getpid(), flush=True)
         signal.pause()
     signal.pause()
 """
     with running(source, tmp_path) as process:
         assert process.stdout is not None
-        interpreter = int(process.stdout.readline())
-        assert interpreter in family(process.pid)
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait(PATIENCE_S)
-        wait_until_gone([interpreter], ORPHANS_GONE_S)
+        interpreter, fork = map(int, process.stdout.readline().split())
+        try:
+            assert interpreter in family(process.pid)
+            os.kill(process.pid, signal.SIGKILL)
+            process.wait(PATIENCE_S)
+            wait_until_gone([interpreter], ORPHANS_GONE_S)
+        finally:
+            os.kill(fork, signal.SIGKILL)
 
 
 def test_none_is_started_in_a_child_or_for_inline_tasks(tmp_path):
