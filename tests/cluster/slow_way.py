@@ -17,6 +17,7 @@ class SlowWay:
         self._delay_s = delay_s
         self._stalled_until_s = 0.0
         self.longest_s = 0.0  # that something was held back
+        self._writers: list[asyncio.StreamWriter] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="slow-way", daemon=True)
         self._thread.start()
@@ -29,7 +30,9 @@ class SlowWay:
         self._stalled_until_s = time.monotonic() + seconds
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.append(writer)
         back_reader, back_writer = await asyncio.open_connection(*self._to)
+        self._writers.append(back_writer)
         await asyncio.gather(self._pass_on(reader, back_writer), self._pass_on(back_reader, writer))
 
     async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -47,6 +50,16 @@ class SlowWay:
         self._loop.call_later(wait_s, act, *what)
 
     def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._server.close)
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
+
+    async def _end(self) -> None:
+        self._server.close()
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        for writer in self._writers:
+            writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
