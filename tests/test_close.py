@@ -364,10 +364,17 @@ def test_closing_on_off_the_main_thread_raises_before_it_makes_anything(manager)
     assert not Living.now().more_than(before)
 
 
-def test_closing_on_a_signal_that_cannot_be_handled_leaves_nothing(manager):
+@pytest.mark.parametrize(
+    ("number", "refusal", "words"),
+    [
+        (signal.SIGKILL, ValueError, "no program can handle SIGKILL"),
+        (32, OSError, "Invalid"),  # of those that glibc keeps for itself
+    ],
+)
+def test_closing_on_a_signal_that_cannot_be_handled_leaves_nothing(manager, number, refusal, words):
     before, handler = Living.now(), signal.getsignal(signal.SIGUSR1)
     wakeup_fd = signal.set_wakeup_fd(-1)
-    with pytest.raises(OSError, match="Invalid"), manager.closing_on(signal.SIGUSR1, signal.SIGKILL):
+    with pytest.raises(refusal, match=words), manager.closing_on(signal.SIGUSR1, number):
         pass
     assert signal.getsignal(signal.SIGUSR1) is handler
     assert signal.set_wakeup_fd(wakeup_fd) == -1
