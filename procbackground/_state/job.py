@@ -128,9 +128,9 @@ class Recipe:
         the worker has measured what each took.
         """
         mean_s = duration_s / count
-        is_exact = pace_s is not None and pace_s < mean_s
-        if is_exact:
-            mean_s = pace_s  # type: ignore[assignment]
+        is_exact = False
+        if pace_s is not None and pace_s < mean_s:
+            mean_s, is_exact = pace_s, True
         if self.mean_s >= 0:
             # Follow longer durations quickly and shorter ones slowly: a wrong guess of "short" makes other tasks wait.
             weight = 0.5 if is_exact or mean_s > self.mean_s else 0.2

@@ -214,10 +214,10 @@ class KeyedJobs:
         self.note_answer(job, worker)
         wall = self._scheduler.wall
         if job.history is None:  # nearly always: with what follows, each task takes the supervisor 10 µs more
-            success = (wall(job.started_s), wall(now_s), worker.pid, *(cost or (None, None)))
-            job.handle._success = success
+            started, ended, pid = wall(job.started_s), wall(now_s), worker.pid
+            cpu_seconds, peak_memory = cost or (None, None)
+            job.handle._success = (started, ended, pid, cpu_seconds, peak_memory)
             job.is_recorded = True
-            started, ended, pid, cpu_seconds, peak_memory = success
             self._writer.put(r.Succeeded(job.facts, pid, started, ended, cpu_seconds, peak_memory, body, job))
             return True
         job.record(Outcome.SUCCEEDED, now_s, wall, pid=worker.pid, cost=cost)

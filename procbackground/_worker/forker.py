@@ -212,7 +212,8 @@ def _end_of(pid: int) -> tuple[int, int, float]:
     # The usage explains a death. A worker that ended normally is not asked for it: after each fork that would copy
     # another 23 pages, which is 3 % of what a fresh process costs.
     usage = _platform.usage_of_dead(pid) if exit_code else None
-    return exit_code, *(usage or (0, UNKNOWN_S))
+    peak_bytes, cpu_s = usage or (0, UNKNOWN_S)
+    return exit_code, peak_bytes, cpu_s
 
 
 def _inherited_state_resets() -> list[Callable[[], object]]:

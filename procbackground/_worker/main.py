@@ -180,7 +180,7 @@ class Worker:
                     return
             if read_s and frames:  # not of the first: many workers serve a single request, and must cost little
                 # The parent cannot know: by its clock, what a request waits for the parent is part of what it took.
-                words[pace] = pack_pace((time.perf_counter() - read_s) / len(frames), sequence)
+                words[pace] = pack_pace((time.perf_counter() - read_s) / len(frames), frames[-1][1])
 
     def _take_step(self, what: str, step: Callable[[], object]) -> bool:
         """Take a step that must succeed before any task may run; report a failure to the parent."""
