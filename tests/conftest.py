@@ -21,7 +21,7 @@ LEAK_PATIENCE_S = 5.0  # how long an ended process may take to be collected by t
 
 @pytest.fixture(scope="session", autouse=True)
 def _warm_helpers() -> None:
-    """Start multiprocessing's forkserver and resource tracker, which stay for the session."""
+    """Start multiprocessing's resource tracker, which stays for the session, and use up the head start of the first."""
     with Manager(max_workers=1) as manager:
         assert manager.run(pow, 2, 10).result(timeout=60) == 1024
 

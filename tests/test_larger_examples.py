@@ -217,13 +217,17 @@ write(notebook, sys.argv[2])
 
 
 def outputs_of(notebook: Path) -> list[list[Any]]:
-    """Return what the cells show, but for standard error, where the bar is."""
+    """Return what the cells show, but for the bar: on standard error, or a widget where ipywidgets is installed."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     return [
-        [each.get("text") or each["data"]["text/plain"] for each in cell["outputs"] if each.get("name") != "stderr"]
+        [each.get("text") or each["data"]["text/plain"] for each in cell["outputs"] if not shows_bar(each)]
         for cell in cells
         if cell["cell_type"] == "code"
     ]
+
+
+def shows_bar(output: dict[str, Any]) -> bool:
+    return output.get("name") == "stderr" or "application/vnd.jupyter.widget-view+json" in output.get("data", {})
 
 
 def test_notebook_shows_what_it_has_stored(tmp_path: Path):

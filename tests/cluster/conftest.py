@@ -14,6 +14,7 @@ import pytest
 
 from procbackground import Manager
 from tests.cluster.nodes import Cluster
+from tests.support.facts import helper_pids
 
 if not find_spec("distributed"):
     collect_ignore_glob = ["test_[!i]*.py"]  # `test_installed` says so
@@ -28,8 +29,8 @@ def _own_threads() -> set[threading.Thread]:
 
 
 def _children() -> set[int]:
-    """Return the pids of our children, but not of what runs below the nodes."""
-    return {child.pid for child in psutil.Process().children()}
+    """Return the pids of our children, but not of what runs below the nodes, and of the helpers of multiprocessing."""
+    return {child.pid for child in psutil.Process().children()} - helper_pids()
 
 
 @pytest.fixture(autouse=True)

@@ -43,6 +43,7 @@ DIFFERENT = {
     "test_the_peak_of_a_tree_that_died_counts_what_forks_share_once": OTHER_MACHINES,
     "test_a_look_that_fails_is_not_the_last": OTHER_MACHINES,
     "test_nobody_looks_at_memory_without_a_reason": OTHER_MACHINES,
+    "test_pages_of_files_that_are_mapped_are_not_held": OTHER_MACHINES,
     "test_watching_costs_less_than_a_hundredth_of_a_core": OTHER_MACHINES,
     "test_threads_that_share_a_map_share_its_values": TOO_MANY,
     "test_a_warm_process_is_reused": ON_ANY_NODE,

@@ -62,7 +62,7 @@ def _describe(pid: int) -> str:
         return f"{pid} is gone"
 
 
-def _helpers() -> set[int | None]:
+def helper_pids() -> set[int | None]:
     """Pids of multiprocessing's own helpers, which live as long as the interpreter."""
     return {
         getattr(forkserver._forkserver, "_forkserver_pid", None),
@@ -72,7 +72,7 @@ def _helpers() -> set[int | None]:
 
 def child_pids() -> set[int]:
     """Pids of all descendants of this process, zombies included, multiprocessing's helpers not."""
-    return {child.pid for child in psutil.Process().children(recursive=True)} - _helpers()
+    return {child.pid for child in psutil.Process().children(recursive=True)} - helper_pids()
 
 
 def _runs(thread: threading.Thread) -> bool:
@@ -89,7 +89,7 @@ class Living(NamedTuple):
 
     @classmethod
     def now(cls) -> Living:
-        helpers = _helpers()
+        helpers = helper_pids()
         processes = set()
         for child in psutil.Process().children(recursive=True):
             if child.pid not in helpers:
