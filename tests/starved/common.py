@@ -7,10 +7,10 @@ import resource
 import threading
 
 from procbackground import Manager
-from tests.support.facts import Living, wait_until
+from tests.support.facts import Living, child_pids, wait_until
 from tests.support.recorder import Recorder
 
-__all__ = ["Hoard", "Living", "Manager", "Recorder", "finish", "wait_until"]
+__all__ = ["Hoard", "Living", "Manager", "Recorder", "child_pids", "finish", "wait_until"]
 
 
 class Hoard:
