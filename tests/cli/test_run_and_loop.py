@@ -140,7 +140,9 @@ def test_loop_gives_no_sign_of_life_while_an_iteration_is_stalled(command):
                 assert "WATCHDOG" not in manager.socket.recv(4096).decode()
         except TimeoutError:
             pass
+        manager.socket.settimeout(60)
         process.send_signal(signal.SIGTERM)
+        manager.wait_for("STOPPING=1")  # the system delivers what waits by its number, and SIGINT has the lowest
         process.send_signal(signal.SIGTERM)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 143
