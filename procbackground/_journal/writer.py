@@ -51,7 +51,7 @@ class Writer:
 
     Args:
         deliver: called in the writer's thread once a group is committed, with the answers to `Asked`, and with the
-            `Succeeded` and `Ended` that somebody waits for.
+            `Succeeded` and `Ended` that have a subject.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:

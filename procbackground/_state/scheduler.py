@@ -31,7 +31,7 @@ _recipe_of = attrgetter("recipe")
 
 
 class Scheduler(State):
-    """All decisions of one manager: a method for each fact that can happen. Most call the module of their theme."""
+    """All decisions of one manager. More than 40 methods, as there is one for each fact; most call another module."""
 
     def __init__(
         self,

@@ -95,7 +95,7 @@ class Events:
             self.task("on_task_started", job, pid=worker.pid)
 
     def answered(self, jobs: list[Job], worker: Worker) -> None:
-        """The worker has begun these jobs and answered them. Only observers hear of those that are new."""
+        """Send the start events of jobs that the worker has answered, unless they were sent before."""
         if "on_task_started" in self.wanted:
             for job in jobs:
                 self.started(job, worker)

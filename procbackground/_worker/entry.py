@@ -41,7 +41,7 @@ inherited_fds: list[int] = []  # in a process that had a head start: descriptors
 
 
 class InheritedFd:
-    """Stands for a descriptor of `inherited_fds` in what the parent pickles, as `DupFd` of `multiprocessing` does."""
+    """A descriptor in a process object: pickled as its index in `inherited_fds`, in place of a `DupFd`."""
 
     def __init__(self, index: int) -> None:
         self.index = index
