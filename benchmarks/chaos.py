@@ -227,6 +227,8 @@ def soak(seconds: float, count: int, workers: int, seed: int) -> list[str]:
     manager = Manager(
         max_workers=workers, retry=Retry(stop=stop_after_attempt(ATTEMPTS)), timeout=TIMEOUT_S, grace=GRACE_S
     )
+    # A manager whose first zygotes all die gives up after eight. On a slow machine the shots alone would do that.
+    manager.run(pow, 2, 10).result(timeout=ROUND_S)
     number = 0
     print(f"{count} tasks a round, {workers} workers, a shot each {BETWEEN_SHOTS_S * 1000:.0f} ms, seed {seed}")
     while number < 2 or (time.monotonic() - began_s < seconds and not violations):
