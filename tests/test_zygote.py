@@ -10,6 +10,7 @@ import signal
 import sys
 import threading
 import time
+from contextlib import suppress
 from importlib import import_module
 from operator import attrgetter
 
@@ -17,7 +18,7 @@ import psutil
 import pytest
 
 from benchmarks.chaos import zygotes
-from procbackground import Manager, Task, WorkerDiedError
+from procbackground import Manager, Task, WorkerDiedError, WorkerStartError
 from procbackground._testing import View
 from tests.support import scripts
 from tests.support.facts import wait_until, wait_until_gone
@@ -157,6 +158,19 @@ def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manag
     for pid in set(zygotes()) - before:
         os.kill(pid, signal.SIGSTOP)
     assert handle.result(timeout=PATIENCE_S) == 9  # it would have had a minute, to import what the main module does
+
+
+def test_zygotes_that_are_all_killed_before_a_worker_is_ready_are_a_clear_error(make_manager):
+    manager = make_manager(max_workers=1)
+    before = set(zygotes())
+    handle = manager.run(plain.square, 3)
+    until_s = time.monotonic() + PATIENCE_S
+    while not handle.done() and time.monotonic() < until_s:
+        for pid in set(zygotes()) - before:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerStartError, match=r"the process that forks workers, (was killed by SIGKILL|died)"):
+        handle.result(timeout=0)
 
 
 @pytest.fixture
@@ -442,7 +456,7 @@ def test_what_a_module_does_to_signals_does_not_reach_workers(tmp_path, way):
     (tmp_path / "rude.py").write_text(f"{RUDE}\n{WAYS_TO_BE_RUDE[way]}\n")
     script = """
         import signal, time
-        from procbackground import Manager, Task, WorkerDiedError
+        from procbackground import Manager, Task, WorkerDiedError, WorkerStartError
 
         def handlers():
             return signal.getsignal(signal.SIGTERM).__name__, signal.getsignal(signal.SIGINT).__name__ == "do_nothing"

@@ -37,6 +37,7 @@ from procbackground._wire import forking as child
 from procbackground._wire.surroundings import EarlyName
 from procbackground._worker.boot import Boot
 from procbackground._worker.entry import Fd, run_zygote
+from procbackground.errors import death_phrase
 
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
@@ -50,7 +51,8 @@ ANSWER_S = 10.0  # a fork takes a millisecond; on a machine with ten times the w
 CLOSE_S = 0.5  # for the zygote to end what its workers left behind, and to exit
 DEATH_S = 0.5  # between the end of its socket and its exit code
 NAME = "procbackground-zygote"
-DIED = "the zygote, the process that forks workers, died"
+ZYGOTE = "the zygote, the process that forks workers,"
+DIED = f"{ZYGOTE} died"
 LOOK_S = 0.1  # between two checks whether a zygote that has not answered is stopped (SIGSTOP): then it never will
 
 
@@ -269,9 +271,10 @@ class Zygote:
         for worker, _ in pending.values():
             if never_worked:
                 self._launch_failed(worker, ChildProcessError(_never_worked(exit_code)))
+            elif exit_code is not None and exit_code < 0:
+                self._launch_failed(worker, HelperLost(f"{ZYGOTE} {death_phrase(exit_code)}", was_killed=True))
             else:
-                was_killed = exit_code is not None and exit_code < 0
-                self._launch_failed(worker, HelperLost(DIED, was_killed=was_killed))
+                self._launch_failed(worker, HelperLost(DIED, was_killed=False))
 
     def _have_ended(
         self, process: BaseProcess, patience_s: float, then: Callable[[int | None, Exception | None], None]
