@@ -95,7 +95,7 @@ def test_attempts_wait_until_memory_is_free_again(make_manager, recorder, hoard,
     assert not recorder.events("admission_resumed")
     hoarder.end()
     assert [handle.result(timeout=PATIENCE_S) for handle in waiting[1:]] == [n**2 for n in range(1, 10)]
-    (resumed,) = recorder.wait_for("admission_resumed")
+    resumed, *_ = recorder.wait_for("admission_resumed")  # more where others on the machine take memory, too
     assert resumed.reason == "memory"
     assert resumed.free >= minimum
     assert resumed.held_for > 0
