@@ -16,6 +16,7 @@ PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the test
 
 from __future__ import annotations
 
+# ruff: noqa: F403, F405  # the names are those of `__all__`: written once
 import os
 import sys
 
@@ -23,62 +24,10 @@ TYPE_CHECKING = False
 
 IS_LINUX = sys.platform == "linux" and os.environ.get("PROCBACKGROUND_PLATFORM") != "portable"
 
-if not TYPE_CHECKING and not IS_LINUX:  # both provide the same names; types are checked as on Linux
-    from procbackground._platform.portable import (
-        STACK_SIGNAL,
-        Poller,
-        Wakeup,
-        adopt_orphans,
-        available_memory_bytes,
-        children,
-        count_oom_kills,
-        descendants,
-        disarm_life_pipe,
-        end_if_over,
-        exit_code_of_zombie,
-        has_children,
-        has_pidfd,
-        is_stopped,
-        make_memory_file,
-        open_life_pipe,
-        open_pidfd,
-        own_life_pipe,
-        peak_bytes,
-        rearm_life_pipe,
-        send_signal,
-        start_time,
-        total_memory_bytes,
-        usage_of_dead,
-        why_not_running,
-    )
-else:
-    from procbackground._platform.linux import (
-        STACK_SIGNAL,
-        Poller,
-        Wakeup,
-        adopt_orphans,
-        available_memory_bytes,
-        children,
-        count_oom_kills,
-        descendants,
-        disarm_life_pipe,
-        end_if_over,
-        exit_code_of_zombie,
-        has_children,
-        has_pidfd,
-        is_stopped,
-        make_memory_file,
-        open_life_pipe,
-        open_pidfd,
-        own_life_pipe,
-        peak_bytes,
-        rearm_life_pipe,
-        send_signal,
-        start_time,
-        total_memory_bytes,
-        usage_of_dead,
-        why_not_running,
-    )
+if TYPE_CHECKING or IS_LINUX:
+    from procbackground._platform.linux import *
+else:  # it provides the same names, as a test checks; types are checked as on Linux
+    from procbackground._platform.portable import *
 
 __all__ = [
     "IS_LINUX",

@@ -10,6 +10,7 @@ import sys
 import pytest
 
 from procbackground import _platform
+from procbackground._platform import linux, portable
 
 pytestmark = pytest.mark.skipif(not _platform.IS_LINUX, reason="reads /proc")
 
@@ -28,3 +29,8 @@ def test_exit_code_of_a_zombie_is_known_without_reaping_it(code: str, exit_code:
 
 def test_process_that_has_not_ended_has_no_exit_code():
     assert _platform.exit_code_of_zombie(os.getpid()) is None
+
+
+def test_linux_and_the_fallback_provide_the_same_names():
+    for module in (linux, portable):
+        assert [name for name in _platform.__all__ if name != "IS_LINUX" and not hasattr(module, name)] == []
