@@ -6,8 +6,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
-from procbackground.observers.base import Observer
-from procbackground.observers.runs import Run, brief
+from procbackground.observers.runs import RunObserver, brief
 
 if TYPE_CHECKING:
     from procbackground import events
@@ -17,7 +16,7 @@ FIRST_S = 2.0  # until the first: a run that is shorter gets only its summary
 LISTED_FAILURES = 20  # failures that get a line of their own
 
 
-class PlainProgressObserver(Observer):
+class PlainProgressObserver(RunObserver):
     """Writes a line about the run now and then, one for each of the first failures, and one at the end.
 
     A line is written whole and contains no control characters.
@@ -28,34 +27,15 @@ class PlainProgressObserver(Observer):
     """
 
     def __init__(self, stream: IO[str] | None = None, *, each: float = EACH_S) -> None:
+        super().__init__()
         self._stream = stream
         self._each_s = each
-        self._run: Run = Run()
         self._due_s = self._run.began_s + min(FIRST_S, each)
 
-    def on_task_added(self, event: events.TaskAdded) -> None:
-        self._run.take_added(event)
-
-    def on_task_started(self, event: events.TaskStarted) -> None:
-        self._run.take_started(event)
-
-    def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self._run.take_retry(event)
-        self._look()
-
-    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self._run.take_end(event, "succeeded")
-        self._look()
-
     def on_task_failed(self, event: events.TaskFailed) -> None:
-        self._run.take_end(event, "failed")
-        if self._run.failed <= LISTED_FAILURES:
+        if self._run.failed < LISTED_FAILURES:
             self._write(f"task {event.task.name} failed: {brief(event.error)}")
-        self._look()
-
-    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self._run.take_end(event, "cancelled")
-        self._look()
+        super().on_task_failed(event)
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         self._run.running.clear()

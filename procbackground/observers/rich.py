@@ -7,11 +7,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
-from procbackground.observers.base import EVENT_NAMES, Observer
+from procbackground.observers.base import EVENT_NAMES
 from procbackground.observers.extras import import_extra
 from procbackground.observers.logs_above import LogsAbove, is_terminal
 from procbackground.observers.plain import PlainProgressObserver, printable
-from procbackground.observers.runs import Run, Running, duration, number
+from procbackground.observers.runs import Run, Running, RunObserver, duration, number
 
 if TYPE_CHECKING:
     from procbackground import events
@@ -23,7 +23,7 @@ ECHO = 4  # columns: ^C twice between two refreshes
 NARROW = 100  # columns, below which messages and CPU are left out
 
 
-class RichProgressObserver(Observer):
+class RichProgressObserver(RunObserver):
     """A display at the bottom of the terminal; what is printed or logged meanwhile appears above it.
 
     The bar counts one-off tasks. A line shows a running task's own progress, its time, memory and CPU. Where standard
@@ -37,11 +37,11 @@ class RichProgressObserver(Observer):
     """
 
     def __init__(self, console: Any = None) -> None:
+        super().__init__()
         self._console: Any = _rich("console").Console(stderr=True) if console is None else console
         self._live: Any = None
         self._logs = LogsAbove()
         self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
-        self._run: Run = Run()
         if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
             plain = PlainProgressObserver(None if console is None else console.file)
             for name in EVENT_NAMES:
@@ -49,31 +49,11 @@ class RichProgressObserver(Observer):
 
     # -- events --------------------------------------------------------------------------------------------
 
-    def on_task_added(self, event: events.TaskAdded) -> None:
-        self._run.take_added(event)
-        if self._live is None:
-            self._start()
-
-    def on_task_started(self, event: events.TaskStarted) -> None:
-        self._run.take_started(event)
-
     def on_task_progress(self, event: events.TaskProgress) -> None:
         self._run.take_progress(event)
 
     def on_process_sampled(self, event: events.ProcessSampled) -> None:
         self._run.take_sample(event)
-
-    def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self._run.take_retry(event)
-
-    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self._run.take_end(event, "succeeded")
-
-    def on_task_failed(self, event: events.TaskFailed) -> None:
-        self._run.take_end(event, "failed")
-
-    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self._run.take_end(event, "cancelled")
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         self._run.running.clear()
@@ -84,6 +64,10 @@ class RichProgressObserver(Observer):
             self._live, self._run = None, Run()
 
     # -- the display ---------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        if self._live is None:
+            self._start()
 
     def _start(self) -> None:
         before = sys.stdout, sys.stderr

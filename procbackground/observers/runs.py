@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from procbackground.observers.base import Observer
+
+if TYPE_CHECKING:
+    from procbackground import events
 
 
 class Running:
@@ -120,6 +125,40 @@ class Run:
         else:
             parts.append(f"in {duration(time.monotonic() - self.began_s)}")
         return ", ".join(parts)
+
+
+class RunObserver(Observer):
+    """Follows a run. What shows it has a `_look` of its own, which is called after each change."""
+
+    def __init__(self) -> None:
+        self._run: Run = Run()
+
+    def on_task_added(self, event: events.TaskAdded) -> None:
+        self._run.take_added(event)
+        self._look()
+
+    def on_task_started(self, event: events.TaskStarted) -> None:
+        self._run.take_started(event)
+        self._look()
+
+    def on_task_retrying(self, event: events.TaskRetrying) -> None:
+        self._run.take_retry(event)
+        self._look()
+
+    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
+        self._run.take_end(event, "succeeded")
+        self._look()
+
+    def on_task_failed(self, event: events.TaskFailed) -> None:
+        self._run.take_end(event, "failed")
+        self._look()
+
+    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
+        self._run.take_end(event, "cancelled")
+        self._look()
+
+    def _look(self) -> None:
+        raise NotImplementedError
 
 
 def is_loop(event: Any) -> bool:

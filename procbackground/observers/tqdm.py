@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from procbackground.observers.base import Observer
 from procbackground.observers.extras import import_extra
-from procbackground.observers.runs import Run
+from procbackground.observers.runs import Run, RunObserver
 
 if TYPE_CHECKING:
     from procbackground import events
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 EACH_S = 0.1
 
 
-class TqdmObserver(Observer):
+class TqdmObserver(RunObserver):
     """One tqdm bar for all one-off tasks of a manager, with the numbers of failed and running ones behind it.
 
     In a notebook it is a widget, as `tqdm.auto` chooses. Needs the extra `tqdm`.
@@ -25,49 +24,24 @@ class TqdmObserver(Observer):
     """
 
     def __init__(self, **options: Any) -> None:
+        super().__init__()
         self._make = import_extra("tqdm.auto", "tqdm", "TqdmObserver").tqdm
         self._options = {"unit": "task", "dynamic_ncols": True, **options}
         self._bar: Any = None
         self._due_s = 0.0
-        self._run: Run = Run()
-
-    def on_task_added(self, event: events.TaskAdded) -> None:
-        self._run.take_added(event)
-        if self._bar is None:
-            self._bar = self._make(total=self._run.added, **self._options)
-        self._show()
-
-    def on_task_started(self, event: events.TaskStarted) -> None:
-        self._run.take_started(event)
-        self._show()
-
-    def on_task_retrying(self, event: events.TaskRetrying) -> None:
-        self._run.take_retry(event)
-        self._show()
-
-    def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
-        self._end(event, "succeeded")
-
-    def on_task_failed(self, event: events.TaskFailed) -> None:
-        self._end(event, "failed")
-
-    def on_task_cancelled(self, event: events.TaskCancelled) -> None:
-        self._end(event, "cancelled")
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         if self._bar is not None:
-            self._show(is_last=True)
+            self._look(is_last=True)
             self._bar.close()
             self._bar, self._run = None, Run()
 
-    def _end(self, event: Any, outcome: str) -> None:
-        self._run.take_end(event, outcome)
-        self._show()
-
-    def _show(self, *, is_last: bool = False) -> None:
+    def _look(self, *, is_last: bool = False) -> None:
         """Draw the bar anew, ten times a second at the most."""
+        if self._bar is None:
+            self._bar = self._make(total=self._run.added, **self._options)
         now_s = time.monotonic()
-        if self._bar is None or (now_s < self._due_s and not is_last):
+        if now_s < self._due_s and not is_last:
             return
         self._due_s = now_s + EACH_S
         run, facts = self._run, {}
