@@ -44,7 +44,7 @@ class ProcbackgroundError(Exception):
 
     Attributes: `task`, the `Task` concerned, or None; `attempt`, its number from 1 on, or None; `pid` of the
     process that ran it, or None when none did; `output`, the last lines that an attempt wrote before it died or was
-    stopped, if the task's `output` is not inherited, else None.
+    stopped, or None. Where the task's `output` is inherited, those that its Python code wrote to `sys.stderr`.
     """
 
     def __init__(

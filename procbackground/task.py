@@ -66,10 +66,11 @@ class Task(Generic[R]):
         slots: how many of which of the manager's slots it needs, such as `{"gpu": 1}`; see `Manager`. Which ones it has
             says `current().slots`.
         output: where the standard output and standard error of an attempt go, with those of C code and of processes
-            that it starts. "inherit": where the worker's go. "capture": to `handle.output`. "relay": to `sys.stdout`
-            and `sys.stderr` of this process, in whole lines; "tagged": the same, with the task's name before each line.
-            Or a path: a file, to which all attempts append, or a directory, with a file `{name}-{id}.log` for each
-            task. `{name}`, `{id}` (1 for the first task that the manager accepts) and `{attempt}` in it are replaced.
+            that it starts. "inherit": where the worker's go; what its Python code wrote last to `sys.stderr` is in the
+            error of a death. "capture": to `handle.output`. "relay": to `sys.stdout` and `sys.stderr` of this process,
+            in whole lines; "tagged": the same, with the task's name before each line. Or a path: a file, to which all
+            attempts append, or a directory, with a file `{name}-{id}.log` for each task. `{name}`, `{id}` (1 for the
+            first task that the manager accepts) and `{attempt}` in it are replaced.
         key: with a journal: tasks of one key are the same work, run to success once. By default a digest of the
             function's name and the arguments' content; see `Manager`.
     """

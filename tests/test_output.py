@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import subprocess
+import sys
 import time
 import traceback
 from collections.abc import Callable
@@ -12,7 +14,15 @@ from typing import Any
 
 import pytest
 
-from procbackground import Manager, MemoryLimitError, Task, TaskTimeoutError, TaskType, WorkerDiedError
+from procbackground import (
+    InitializerError,
+    Manager,
+    MemoryLimitError,
+    Task,
+    TaskTimeoutError,
+    TaskType,
+    WorkerDiedError,
+)
 from tests.support.gate import PATIENCE_S, Gate
 from tests.support.recorder import Recorder
 from tests.support.tasks import printing
@@ -256,6 +266,79 @@ def test_a_full_disk_is_the_tasks_own_error_and_no_other_tasks(make_manager: Mak
     full: Any = manager.run_task(Task(printing.say, ("a",), output=Path("/dev/full")))
     assert isinstance(full.exception(timeout=PATIENCE_S), OSError)
     assert manager.run(printing.say, "next").result(timeout=PATIENCE_S) == "next"
+
+
+# -- inherited -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("how", ["exit", "kill", "segfault", "abort"])
+def test_what_python_wrote_last_to_stderr_is_in_the_error_of_a_death(make_manager: MakeManager, method: str, how: str):
+    manager = make_manager(mp_context=multiprocessing.get_context(method), max_workers=1)
+    manager.run(printing.tell_stderr, "of an earlier task").result(timeout=PATIENCE_S)
+    error = manager.run(printing.tell_stderr_and_end, how).exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    shown = [*(f"step {number}" for number in range(42, 50)), "30%", "half a \N{SNOWMAN}"]
+    assert str(error.output).splitlines() == shown
+    assert str(error).endswith("what it wrote last to sys.stderr:" + "".join(f"\n  {line}" for line in shown))
+
+
+def test_of_a_task_that_wrote_nothing_the_error_shows_no_other_tasks_lines(make_manager: MakeManager):
+    manager = make_manager(max_workers=1)
+    manager.run(printing.tell_stderr, "of an earlier task").result(timeout=PATIENCE_S)
+    error = manager.run(printing.end_as, "exit").exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert error.output is None
+    assert "sys.stderr" not in str(error)
+
+
+def test_a_row_has_its_own_last_lines(make_manager: MakeManager):
+    rows = make_manager(max_workers=1).map(
+        printing.tell_stderr_and_end_at, range(8), [5] * 8, chunksize=8, return_exceptions=True
+    )
+    died = [*rows][5]
+    assert isinstance(died, WorkerDiedError)
+    assert died.output == "row 5"
+
+
+def test_the_last_lines_are_in_the_error_of_a_limit(make_manager: MakeManager):
+    handle = make_manager(timeout=0.5).run(printing.tell_stderr_and_hang, "words")
+    with pytest.raises(TaskTimeoutError, match=r"what it wrote last to sys.stderr:\n  words") as caught:
+        handle.result(timeout=PATIENCE_S)
+    assert caught.value.stack
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_last_lines_of_an_initializer_are_in_its_error(make_manager: MakeManager, method: str):
+    context = multiprocessing.get_context(method)
+    manager = make_manager(mp_context=context, initializer=printing.tell_stderr_and_end, initargs=("exit",))
+    with pytest.raises(InitializerError, match=r"(?s)what it wrote last to sys.stderr:.*  step 49\n"):
+        manager.run(printing.say, "words").result(timeout=PATIENCE_S)
+
+
+def test_a_fork_of_the_task_does_not_overwrite_the_tasks_lines(make_manager: MakeManager):
+    error = make_manager().run(printing.fork_and_tell_stderr).exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert error.output == "mine"
+
+
+def test_inherited_stderr_stays_the_parents_own_terminal(tmp_path: Path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from procbackground import Manager\n"
+        "from tests.support.tasks.printing import tell_stderr\n"
+        "if __name__ == '__main__':\n"
+        "    with Manager(max_workers=1) as manager:\n"
+        "        print(*manager.run(tell_stderr, 'to the terminal').result(), flush=True)\n"
+    )
+    parent, child = os.openpty()
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, stderr=child, text=True) as run:
+        name = os.ttyname(child)
+        os.close(child)
+        facts, _ = run.communicate(timeout=PATIENCE_S)
+        written = os.read(parent, 1000)
+        os.close(parent)
+    assert (facts.split(), written) == (["2", "True", name], b"to the terminal\r\n")
 
 
 # -- what is no output ---------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from procbackground._state.fleet import Death, Worker
 from procbackground._state.job import Job
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.obstacles import HelperLost, advice, advice_on_exit
+from procbackground._supervisor.output import last_lines
 from procbackground._supervisor.relay import lines_of
 from procbackground._wire.surroundings import SetupError
 from procbackground.errors import ProcbackgroundError, RemoteTraceback, death_phrase
@@ -63,7 +64,7 @@ def explain(what: str, why: Any, has_initializer: bool) -> Breakage:
     assert isinstance(why, Worker)
     death = why.death
     stacks = RemoteTraceback(death.stack) if death.stack else None
-    return Breakage(f"{what}{_end_of(why)}{_last_lines(death)}", is_initializers, why.pid, stacks)
+    return Breakage(f"{what}{_end_of(why)}{_last_words(death)}", is_initializers, why.pid, stacks)
 
 
 def _explain_error(what: str, why: Exception) -> Breakage:
@@ -85,6 +86,9 @@ def _end_of(worker: Worker) -> str:
     return f": the last one {phrase}. Its own output, above, may say why; {FORGOTTEN_GUARD}{stack}"
 
 
-def _last_lines(death: Death) -> str:
-    lines = "".join(f"\n  {line}" for line in lines_of(death.log_records))
-    return f"\nwhat it logged last:{lines}" if lines else ""
+def _last_words(death: Death) -> str:
+    logged = "".join(f"\n  {line}" for line in lines_of(death.log_records))
+    written = "".join(f"\n  {line}" for line in last_lines(death.stderr).splitlines())
+    return (f"\nwhat it logged last:{logged}" if logged else "") + (
+        f"\nwhat it wrote last to sys.stderr:{written}" if written else ""
+    )

@@ -208,6 +208,7 @@ class Exits:
             no_stack_reason=process.no_stack_reason,
             log_records=process.log_tail(sequence),
             protocol_error=process.protocol_error,
+            stderr=self._page.stderr_of(worker),
         )
 
     def _note_what_began(self, worker: Worker, started: int) -> None:

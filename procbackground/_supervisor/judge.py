@@ -17,6 +17,7 @@ from procbackground._state.fleet import ALIVE, Death
 from procbackground._state.job import Job
 from procbackground._state.outcomes import outcome_of
 from procbackground._supervisor.machine import BY_CONTAINER
+from procbackground._supervisor.output import last_lines
 from procbackground._supervisor.relay import lines_of
 from procbackground._wire.failures import load_failure
 from procbackground._wire.loading import loads
@@ -108,8 +109,12 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     death = worker.death if worker is not None else ALIVE
     if isinstance(error, ProcbackgroundError) and error.task is None:
         error.task, error.attempt, error.pid = job.handle.task, job.attempt, pid
-    if error is not None and worker is not None and job.handle._output is not None:
-        _add_output(error, command.kind, job.handle._output.last_lines())
+    if error is not None and worker is not None:
+        output = job.handle._output
+        if output is not None:
+            _add_output(error, command.kind, "what it wrote last", output.last_lines())
+        elif command.kind not in (c.VALUE, c.FAILURE):
+            _add_output(error, command.kind, "what it wrote last to sys.stderr", last_lines(death.stderr))
     if worker is None and command.kind in (c.FAILED_IN_MAP, c.FAILURE):
         job.record(outcome, now_s, wall, pid=getattr(error, "pid", None), error=error)
     if worker is not None:
@@ -128,11 +133,11 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
     return Verdict(value, error, delay_s, ends_loop)
 
 
-def _add_output(error: BaseException, kind: str, text: str) -> None:
+def _add_output(error: BaseException, kind: str, what: str, text: str) -> None:
     """Add the last lines that the attempt wrote to its error; to one that it raised, as a note of the cause."""
     if not text:
         return
-    shown = "what it wrote last:" + "".join(f"\n  {line}" for line in text.splitlines())
+    shown = f"{what}:" + "".join(f"\n  {line}" for line in text.splitlines())
     if kind in (c.VALUE, c.FAILURE):
         if error.__cause__ is not None:
             error.__cause__.add_note(shown)
@@ -252,7 +257,7 @@ def _explain_death(job: Job, pid: int, death: Death, peak_bytes: int) -> Procbac
             "memory_limit, or the manager fewer workers"
         )
     elif job.recipe.output is None and death.exit_code not in (-signal.SIGKILL, -signal.SIGTERM):
-        hint += ". What it wrote last is on this program's standard error; with output='relay' it would be here, too"
+        hint += ". What C code wrote is on this program's standard error; with output='relay' it would be here, too"
     peak = f", memory up to {peak_bytes / 2**20:.0f} MiB" if peak_bytes else ""
     log_lines = lines_of(death.log_records)
     last_lines = "".join(f"\n  {line}" for line in log_lines)

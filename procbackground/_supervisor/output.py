@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections import deque
 from typing import Any
@@ -31,6 +32,7 @@ LONGEST_LINE = 64 << 10  # bytes; a longer line is passed on in parts
 UNWRITTEN_BYTES = 256 << 10  # that wait for the parent's own output; then the task waits, as it would for a terminal
 SHOWN_LINES = 10  # in errors
 SHOWN_BYTES = 2000
+_NOT_SHOWN = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|[\x00-\x08\x0b-\x1f\x7f]")  # escape sequences, and control characters
 
 
 class AttemptOutput:
@@ -67,7 +69,7 @@ class AttemptOutput:
     def last_lines(self) -> str:
         """Return the end, for an error."""
         data = b"".join((tuple(self._tail) or tuple(self._head))[-64:])
-        return _last_lines(data)
+        return last_lines(data)
 
 
 class FileOutput:
@@ -86,14 +88,17 @@ class FileOutput:
         try:
             with open(self.path, "rb") as file:
                 file.seek(max(0, os.fstat(file.fileno()).st_size - SHOWN_BYTES))
-                return _last_lines(file.read(SHOWN_BYTES))
+                return last_lines(file.read(SHOWN_BYTES))
         except OSError:
             return ""
 
 
-def _last_lines(data: bytes) -> str:
-    lines = data[-SHOWN_BYTES:].decode(errors="replace").rstrip().splitlines()
-    return "\n".join(lines[-SHOWN_LINES:])
+def last_lines(data: bytes) -> str:
+    """Return the end of what an attempt wrote, for an error: as a terminal shows it at last, and without colours."""
+    text = data[-SHOWN_BYTES:].decode(errors="replace")
+    lines = [line.rstrip().rpartition("\r")[2] for line in text.split("\n")]  # a progress bar overwrites its line
+    lines = [_NOT_SHOWN.sub("", line) for line in lines]
+    return "\n".join([line for line in lines if line][-SHOWN_LINES:])
 
 
 class Pipes:

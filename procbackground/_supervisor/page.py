@@ -9,7 +9,7 @@ from typing import Any
 from procbackground._platform import marks
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
-from procbackground._wire import progress
+from procbackground._wire import progress, stderr
 from procbackground._wire.page import (
     BEGAN_NS,
     IN_PAUSE,
@@ -22,6 +22,7 @@ from procbackground._wire.page import (
     REPORT_BYTES,
     ROW,
     SIGN_NS,
+    STARTED,
     WORDS_PER_LINE,
     map_page,
     unpack_pace,
@@ -93,6 +94,11 @@ class Page:
         begin = progress.BEGIN + worker.line * REPORT_BYTES + progress.place_of(number)
         page: Any = self._words.obj
         return progress.unpack(page[begin : begin + progress.PLACE_SIZE])
+
+    def stderr_of(self, worker: Worker) -> bytes:
+        """Return what the worker wrote last to `sys.stderr`, during the request, or row of a chunk, that it is at."""
+        writer = (worker.pid, self.read(worker, STARTED), self.read(worker, ROW))
+        return stderr.read(self._words.obj, worker.line, writer)
 
     def close(self) -> None:
         self._words = memoryview(b"")

@@ -13,6 +13,7 @@
     shares        values that lie in memory once, for all workers
     descriptors   connections, sockets and shared values within payloads
     output        where the output of tasks goes
+    stderr        what a worker wrote last to `sys.stderr`, in the shared page
     attempts      what crosses between a manager and a node of its engine
     forking       what a manager and its zygote say to each other
     spool         records of results that workers keep until the journal has them

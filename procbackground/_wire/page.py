@@ -13,7 +13,9 @@ WORDS_PER_LINE = 16
 LINES = 16384  # a line a worker; the file is sparse, so unused lines cost nothing
 REPORT_BYTES = 1024  # a line's place for progress reports, behind all lines; see `_wire.progress`
 LINES_SIZE = LINES * WORDS_PER_LINE * 8
-PAGE_SIZE = LINES_SIZE + LINES * REPORT_BYTES
+STDERR_BEGIN = LINES_SIZE + LINES * REPORT_BYTES
+STDERR_BYTES = 1024  # a line's place for what it wrote last to `sys.stderr`, behind those; see `_wire.stderr`
+PAGE_SIZE = STDERR_BEGIN + LINES * STDERR_BYTES
 
 # Written by the child.
 STARTED = 0  # number of the request begun last; written before its arguments are loaded

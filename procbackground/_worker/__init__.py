@@ -17,6 +17,7 @@
     leftovers               the processes that a call has left running
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent
+    stderr                  what is written to `sys.stderr` → the shared page, for the error of a death
     title                   what `ps` shows of the process
     output                  redirects the output of an attempt
     warden, descendants     ending what workers have started, when the manager's process dies

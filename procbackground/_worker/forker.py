@@ -154,6 +154,7 @@ class Forker:
     def _prepare(self) -> None:
         """Do once what does not depend on the worker."""
         relay.prepare()
+        self._worker.stderr.install()
         self._resets = _inherited_state_resets()
         surroundings = self._worker.boot.surroundings
         if surroundings is not None and surroundings.has_limits_to_set:

@@ -27,6 +27,7 @@ from procbackground._worker.boot import Boot
 from procbackground._worker.channel import Channel
 from procbackground._worker.execute import Executor
 from procbackground._worker.inbox import Inbox
+from procbackground._worker.stderr import StderrCopy
 from procbackground._worker.stop import StopTask
 from procbackground._worker.title import Title
 from procbackground.context import set_finder
@@ -65,6 +66,7 @@ class Worker:
         self.channel = Channel()
         self.executor = Executor(self.channel, words)
         self.executor.slots = boot.slots
+        self.stderr = StderrCopy(words)
         self.pid = -1
         self.is_rehearsal = False  # which sets no title and guards no handlers
         self.is_forked = False  # by a zygote, which adopts our orphans
@@ -132,6 +134,8 @@ class Worker:
         self.words[self.base + PID] = self.pid  # for the warden
         self.executor.leftovers.open(self.words[self.base + MARK], os.getppid() if self.is_forked else 0)
         if not self.is_rehearsal:
+            self.stderr.install()
+            self.stderr.open(self.base, self.pid)
             self.executor.title = Title()
         set_finder(self.executor.current)
         if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:

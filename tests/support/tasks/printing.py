@@ -30,6 +30,58 @@ def say_and_die(text: str) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def end_as(how: str) -> None:
+    """End the process without a word to Python."""
+    if how == "exit":
+        os._exit(3)
+    elif how == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif how == "segfault":
+        ctypes.string_at(0)
+    else:
+        os.abort()
+
+
+def tell_stderr_and_end(how: str) -> None:
+    """Write many lines, a progress bar with colours, and half a line to `sys.stderr`; then end."""
+    for number in range(50):
+        print("step", number, file=sys.stderr)
+    for percent in (10, 20, 30):
+        print(f"\r\x1b[31m{percent}%\x1b[0m", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+    sys.stderr.write("half a \N{SNOWMAN}")
+    end_as(how)
+
+
+def tell_stderr_and_end_at(row: int, last: int) -> int:
+    print("row", row, file=sys.stderr)
+    if row == last:
+        os._exit(1)
+    return row
+
+
+def tell_stderr(text: str) -> tuple[int, bool, str]:
+    """Write to `sys.stderr`, and return which descriptor it is, whether a terminal, and where that leads."""
+    print(text, file=sys.stderr)
+    return sys.stderr.fileno(), sys.stderr.isatty(), os.readlink("/proc/self/fd/2")
+
+
+def tell_stderr_and_hang(text: str) -> None:
+    print(text, file=sys.stderr)
+    time.sleep(60)
+
+
+def fork_and_tell_stderr() -> None:
+    """Write from a fork that outlives what this process writes, and end."""
+    print("mine", file=sys.stderr)
+    pid = os.fork()
+    if not pid:
+        print("of the fork", file=sys.stderr)
+        os._exit(0)
+    os.waitpid(pid, 0)
+    os._exit(1)
+
+
 def say_and_hang(text: str) -> None:
     print(text)
     time.sleep(60)
