@@ -8,7 +8,7 @@ from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state import fleet, loops, outcomes, staffing, stops
 from procbackground._state.fleet import Death, Worker
-from procbackground._state.job import WAITING, Job
+from procbackground._state.job import SETTLED, Job
 from procbackground._state.state import State
 
 SENDS_TO_FAIL = 3  # of the arguments of one job, each to another worker
@@ -111,7 +111,7 @@ def not_sent(state: State, worker: Worker, job: Job, now_s: float) -> bool:
             may_try_again = history.send_failures < SENDS_TO_FAIL
         if each is job and not may_try_again:
             job.worker = None
-            job.state = WAITING  # else it would be taken for one of a queue
+            job.state = SETTLED  # first, as it is in no queue from which it could be withdrawn
             outcomes.end(state, job)
         else:
             outcomes.requeue(state, each)

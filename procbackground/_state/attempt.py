@@ -1,4 +1,4 @@
-"""One execution of a job in one worker: the transition table.
+"""One execution of a job in one worker: the transition table. `job.LIFE` has the states around it.
 
 The states are plain strings. A job that simply succeeds passes three of them in a few microseconds, so `scheduler` and
 others set them directly at the places marked "shortcut"; a test compares the shortcuts with this table.
@@ -27,7 +27,7 @@ ERROR_CAME: Final = "error came"
 WORKER_DIED: Final = "worker died"
 
 TRANSITIONS: Mapping[str, Mapping[str, str]] = {
-    QUEUED: {DISPATCHED: SENT, STOP_ASKED: STOPPED},
+    QUEUED: {DISPATCHED: SENT},
     SENT: {
         VALUE_CAME: RETURNED,
         ERROR_CAME: RAISED,

@@ -6,7 +6,7 @@ their `Recipe`; everything that a job needs only after a failure or with a deadl
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state import attempt as a
@@ -170,16 +170,63 @@ class History:
         self.deaths_in_a_row: int = 0  # processes of a loop that ended without a complete iteration
 
 
-# States between and after attempts, besides those of `_state.attempt`.
-LOOKED_UP = "looked up"  # the journal is asked for a result of its key
-FOLLOWING = "following"  # another job of its key is under way, and this one ends as that does
-JUDGED = "judged"  # the retry policy is being asked about its outcome
-WAITING = "waiting"  # for its next attempt
+# States before, between and after attempts, besides those of `_state.attempt`.
+LOOKED_UP = "looked up"
+FOLLOWING = "following"
+JUDGED = "judged"
+WAITING = "waiting"
 SETTLED = "settled"
+
+# The life of a job: the states that may follow a state, and what has happened then.
+LIFE: Mapping[str, Mapping[str, str]] = {
+    a.QUEUED: {
+        LOOKED_UP: "the journal is asked for a result of its key",
+        FOLLOWING: "another job of its key is under way, and it will end as that one does",
+        a.SENT: "a worker gets its attempt",
+        JUDGED: "its deadline has passed",
+        SETTLED: "it is cancelled, cannot be pickled, or no worker can be started",
+    },
+    LOOKED_UP: {
+        a.QUEUED: "the journal has no result",
+        JUDGED: "its deadline has passed",
+        SETTLED: "the journal has a result, or it is cancelled",
+    },
+    FOLLOWING: {JUDGED: "its deadline has passed", SETTLED: "the other one has ended, or it is cancelled"},
+    a.SENT: {
+        a.RETURNED: "a value has come",
+        a.RAISED: "an error has come",
+        a.QUEUED: "the worker has not begun it, and another will get it",
+        a.STOPPING: "its attempt is over a limit, or the manager closes",
+        a.LOST: "the worker has died in it",
+        JUDGED: "its deadline has passed while it waited in the worker's pipe",
+        SETTLED: "it is cancelled",
+    },
+    a.STOPPING: {
+        a.RETURNED: "a value has come all the same",
+        a.RAISED: "an error has come all the same",
+        a.STOPPED: "the worker has ended, or had not begun it",
+        SETTLED: "it is cancelled",
+    },
+    a.RETURNED: {JUDGED: "the retry policy judges values too, or loading the value may run the user's code"},
+    a.RAISED: {JUDGED: "the retry policy is asked"},
+    a.STOPPED: {JUDGED: "the retry policy is asked", SETTLED: "the manager closes"},
+    a.LOST: {JUDGED: "the retry policy is asked"},
+    JUDGED: {
+        WAITING: "there will be another attempt",
+        a.SENT: "of a loop: its next iteration, in the same worker",
+        SETTLED: "there will not, or it is cancelled",
+    },
+    WAITING: {
+        a.QUEUED: "the pause before its next attempt is over",
+        JUDGED: "its deadline has passed",
+        SETTLED: "it is cancelled, or no worker can be started",
+    },
+    SETTLED: {},
+}
 
 
 class Job:
-    """An accepted task. `state` is one of `_state.attempt` or of this module."""
+    """An accepted task. `state` is one of those in `LIFE`."""
 
     __slots__ = (
         "attempt", "flags", "handle", "history", "number", "payload", "recipe", "sequence", "started_s",

@@ -33,7 +33,7 @@ def _deadline_passed(state: State, job: Job, now_s: float) -> None:
         stops.stop(state, worker, c.FOR_DEADLINE, now_s)
         return
     # Where it waits in a worker's pipe it ends all the same, and the worker's answer is ignored.
-    outcomes.end(state, job)
+    outcomes.withdraw(state, job)
     outcomes.judge(state, job, c.FOR_DEADLINE, b"", None)
 
 

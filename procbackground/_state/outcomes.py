@@ -36,8 +36,13 @@ def judge(
 
 def end(state: State, job: Job) -> None:
     """Settle the job: whatever comes for it later is ignored."""
-    was_queued = job.state == a.QUEUED and bool(job.number)
+    withdraw(state, job)
     job.state = SETTLED
+
+
+def withdraw(state: State, job: Job) -> None:
+    """Remove the job from where it waits; it gets no further attempt."""
+    was_queued = job.state == a.QUEUED and bool(job.number)
     if job.recipe.is_loop:
         state.loops.discard(job)
         if was_queued and job in state.loops_queue:
@@ -84,7 +89,7 @@ def _may_queue(state: State, job: Job) -> bool:
     """Whether jobs are queued now; if not, the job is ended."""
     if not state.cancels_queue and state.broken_by is None:
         return True
-    job.state = WAITING  # else it would be taken for one of a queue
+    job.state = SETTLED  # first, as it is in no queue from which it could be withdrawn
     if state.cancels_queue:
         cancel(state, job)
     else:
