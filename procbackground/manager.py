@@ -28,6 +28,13 @@ if TYPE_CHECKING:
 class Manager(TaskCalls, ExecutorInternals):
     """Runs functions in supervised child processes: a `concurrent.futures.Executor`, and more.
 
+        with Manager(max_workers=8, retry=3, timeout=60) as manager:  # leaving the block is `close()`
+            handle = manager.run(crunch, "part-0001.parquet")         # a Future: `handle.result()`
+            sizes = list(manager.map(measure, paths))                 # in order; `stream` for millions
+
+    What a call raises at once, and what its handle fails with later, is said at `run`. Safe from any thread.
+    Raises (now): `TypeError` or `ValueError`, naming the argument, its value and what it takes.
+
     Workers are started only as they are needed. The first manager of a program starts an interpreter at once, with the
     default context on Linux, which imports what workers need while this process imports its own part.
 

@@ -38,7 +38,13 @@ class TaskType(StrEnum):
 
 @record(frozen=True, slots=True, eq=False)
 class Task(Generic[R]):
-    """What to run, and under which limits. `None` in a limit means the manager's; `math.inf` means no limit.
+    """What to run, and under which limits. Immutable, so that one task can be run many times.
+
+        task = Task(crunch, args=("part-0001.parquet",), timeout=60, retry=3, memory_limit="2GiB")
+        handle = manager.run_task(task)  # or `manager.stream(tasks)`, for many
+
+    `None` in a limit means the manager's; `math.inf` means no limit.
+    Raises (now): `TypeError` or `ValueError`, naming the field, its value and what it takes.
 
     Attributes:
         fn: any callable; what plain pickle cannot carry goes by cloudpickle.
