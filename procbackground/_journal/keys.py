@@ -33,55 +33,64 @@ _MAX_DEPTH = 200
 _LENGTH = struct.Struct("<Q")
 
 
-def default_key(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, str]:
-    """Return the key of a call, and its text as people read it.
+def default_key(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, str, str]:
+    """Return the key of a call, its text as people read it, and the name of its function.
 
     Runs the user's `__reduce_ex__`. Raises what that raises.
     """
-    identity = _identity_of_function(fn) if type(fn) is types.FunctionType else _identity(fn)
+    identity, name = _identity_and_name(fn)
     if not kwargs and _are_scalars(args):
         text = ascii(args)  # nearly always: a fifth of the time of what follows
-        digest = blake2b(identity + text.encode(), digest_size=KEY_BYTES).hexdigest()
-        return digest, _shortened(fn, text[1 : -2 if len(args) == 1 else -1])
+        key = blake2b(identity + text.encode(), digest_size=KEY_BYTES).hexdigest()
+        return key, _shortened(f"{name}({text[1 : -2 if len(args) == 1 else -1]})"), name
     encoder = _Encoder()
     data = encoder.digest(args) + encoder.digest(dict(kwargs))
-    return blake2b(identity + data, digest_size=KEY_BYTES).hexdigest(), call_text(fn, args, kwargs)
+    key = blake2b(identity + data, digest_size=KEY_BYTES).hexdigest()
+    return key, _shortened(f"{name}({_shown_arguments(args, kwargs)})"), name
+
+
+def describe(fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, str]:
+    """Return what `default_key` does beside the key. What cannot be shown becomes three dots."""
+    name = _identity_and_name(fn)[1] if _is_named(fn) else function_name(fn)
+    return _shortened(f"{name}({_shown_arguments(args, kwargs)})"), name
+
+
+def _identity_and_name(fn: Any) -> tuple[bytes, str]:
+    """Return what a function is known by from run to run, where it is defined or a digest of its content; its name."""
+    # What a closure holds may change between two calls, and is not kept alive here.
+    return _kept_identity_and_name(fn) if _is_named(fn) else (_identity(fn), function_name(fn))
+
+
+def _is_named(fn: Any) -> bool:
+    """Whether `fn` is a function that is known by its name."""
+    kind = type(fn)
+    if kind is types.FunctionType:
+        return "<" not in fn.__qualname__
+    return kind is types.BuiltinFunctionType and type(fn.__self__) is types.ModuleType
+
+
+@functools.lru_cache(512)
+def _kept_identity_and_name(fn: Any) -> tuple[bytes, str]:
+    return _identity(fn), function_name(fn)
 
 
 def _identity(fn: Any) -> bytes:
-    """Return what a function is known by from run to run: where it is defined, or a digest of its content."""
     name = _name_of(fn)
     return _Encoder().digest(fn) if name is None else name.encode("utf-8", "surrogatepass") + b"\0"
 
 
-def _identity_of_function(fn: types.FunctionType) -> bytes:
-    # What a closure holds may change between two calls, so only names are kept.
-    return _identity(fn) if "<" in fn.__qualname__ else _kept_identity(fn)
-
-
-_kept_identity = functools.lru_cache(512)(_identity)
-
-
 def function_name(fn: Any) -> str:
     """Return the place of a function, for people: as `_name_of`, or the nearest to it."""
-    return _kept_function_name(fn) if type(fn) is types.FunctionType else _function_name(fn)
-
-
-def _function_name(fn: Any) -> str:
     while isinstance(fn, functools.partial):
         fn = fn.func
     name = getattr(fn, "__qualname__", None) or type(fn).__qualname__
     return f"{_module_of(fn)}.{name}"
 
 
-_kept_function_name = functools.lru_cache(512)(_function_name)
-
-
-def call_text(fn: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
-    """Return a call as text, shortened. What cannot be shown becomes three dots."""
+def _shown_arguments(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> str:
     shown = [_shown(each) for each in args]
     shown += [f"{name}={_shown(value)}" for name, value in kwargs.items()]
-    return _shortened(fn, ", ".join(shown))
+    return ", ".join(shown)
 
 
 def _shown(value: Any) -> str:
@@ -91,8 +100,7 @@ def _shown(value: Any) -> str:
         return "..."
 
 
-def _shortened(fn: Any, arguments: str) -> str:
-    text = f"{function_name(fn)}({arguments})"
+def _shortened(text: str) -> str:
     return text if len(text) <= COMMAND_LENGTH else f"{text[: COMMAND_LENGTH - 4]}...)"
 
 

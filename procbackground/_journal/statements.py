@@ -71,33 +71,40 @@ def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> N
         connection.execute(f"INSERT OR IGNORE INTO attempts ({columns}) {chosen}", piece)
 
 
+def queue(connection: sqlite3.Connection, asked: Iterable[r.Asked], run: int) -> None:
+    """Enter tasks that will run."""
+    rows = {entry.facts.key: r.queued_row(entry, run) for entry in asked}
+    _insert(connection, "tasks", r.QUEUED_COLUMNS, list(rows.values()), _REPLACED_BY_QUEUED)
+
+
 def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) -> None:
-    """Write entries, in their order; of one task only the last state."""
-    tasks: dict[str, r.Asked | r.Started | r.Retrying | r.Succeeded | r.Ended] = {}
+    """Write entries other than `Asked`, in their order; of one task only the last state."""
+    tasks: dict[str, r.Started | r.Retrying | r.Succeeded | r.Ended] = {}
     attempts: list[tuple[Any, ...]] = []
     checkpoints: dict[str, r.Saved] = {}
     done: list[str] = []
     for entry in entries:
-        if isinstance(entry, r.Gone):
-            continue
-        key = entry.facts.key
-        if isinstance(entry, r.Saved):
-            checkpoints[key] = entry
-            continue
-        tasks[key] = entry
-        if isinstance(entry, r.Retrying):
+        if isinstance(entry, (r.Succeeded, r.Started)):
+            tasks[entry.facts.key] = entry
+        elif isinstance(entry, r.Saved):
+            checkpoints[entry.facts.key] = entry
+        elif isinstance(entry, r.Retrying):
+            tasks[entry.facts.key] = entry
             attempts.append(r.attempt_row(entry, run))
-        elif isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED and entry.has_checkpoint:
-            checkpoints.pop(key, None)
-            done.append(key)
+        elif isinstance(entry, r.Ended):
+            key = entry.facts.key
+            tasks[key] = entry
+            if entry.state == r.SUCCEEDED and entry.has_checkpoint:
+                checkpoints.pop(key, None)
+                done.append(key)
     queued, running, succeeded, ended = [], [], [], []
     for last in tasks.values():
         if isinstance(last, r.Succeeded):
             succeeded.append(r.succeeded_row(last, run))
-        elif isinstance(last, (r.Asked, r.Retrying)):
-            queued.append(r.queued_row(last, run))
         elif isinstance(last, r.Started):
             running.append(r.running_row(last, run))
+        elif isinstance(last, r.Retrying):
+            queued.append(r.queued_row(last, run))
         else:
             ended.append(r.ended_row(last, run))
     _insert(connection, "tasks", r.QUEUED_COLUMNS, queued, _REPLACED_BY_QUEUED)

@@ -80,6 +80,7 @@ class Writer:
                 network,
             )
         self._queue: queue.SimpleQueue[r.Entry | None] = queue.SimpleQueue()
+        self.put: Callable[[r.Entry], None] = self._queue.put  # have an entry written: a call less
         self._thread: threading.Thread | None = None
         self._has_ended = threading.Event()
         self._kept: list[r.Entry] = []
@@ -94,10 +95,6 @@ class Writer:
             thread = threading.Thread(target=self._run, name=f"{name}-journal", daemon=True)
             thread.start()
             self._thread = thread
-
-    def put(self, entry: r.Entry) -> None:
-        """Have an entry written."""
-        self._queue.put(entry)
 
     def stop(self, timeout_s: float) -> bool:
         """Write what is left and close the file; return False when that has not ended after `timeout_s`."""
@@ -137,7 +134,8 @@ class Writer:
         entry = self._queue.get()
         while entry is not None:
             group.append(entry)
-            size += _bytes_of(entry)
+            if type(entry) is not r.Asked:
+                size += _bytes_of(entry)
             if len(group) >= GROUP_ENTRIES or size >= GROUP_BYTES:
                 return group, False
             try:
@@ -170,14 +168,13 @@ class Writer:
         else:
             self._note_success()
             for each in group:
-                if isinstance(each, r.Gone):
+                if type(each) is r.Gone:
                     spools.remove(self.spool, each.pid)
         asked: list[tuple[Any, Found]] = []
         ended: list[r.Succeeded | r.Ended] = []
         for entry in group:
-            if isinstance(entry, (r.Succeeded, r.Ended)):
-                if entry.subject is not None:
-                    ended.append(entry)
+            if isinstance(entry, r.Succeeded) or (isinstance(entry, r.Ended) and entry.subject is not None):
+                ended.append(entry)
             elif isinstance(entry, r.Asked):
                 asked.append((entry.subject, answers.get(entry.facts.key, NOTHING)))
         if asked or ended:
@@ -219,28 +216,23 @@ class Writer:
 
 def _commit(connection: sqlite3.Connection, run: int, entries: list[r.Entry]) -> dict[str, Found]:
     """Write entries and commit them; return what is found for those that ask."""
-    # Only a result has to survive a power cut: without the rest of the record, a task just runs again.
-    has_results = any(isinstance(entry, (r.Succeeded, r.Ended)) for entry in entries)
-    connection.execute("PRAGMA synchronous = FULL" if has_results else "PRAGMA synchronous = NORMAL")
-    connection.execute("BEGIN IMMEDIATE")
     asked: list[r.Asked] = []
     others: list[r.Entry] = []
-    last: dict[str, r.Entry] = {}
     for entry in entries:
         if isinstance(entry, r.Asked):
             asked.append(entry)
         else:
             others.append(entry)
-            if isinstance(entry, r.Gone):
-                continue
-        last[entry.facts.key] = entry
+    has_results = any(isinstance(entry, (r.Succeeded, r.Ended)) for entry in others)
+    # Only a result has to survive a power cut: without the rest of the record, a task just runs again.
+    connection.execute("PRAGMA synchronous = FULL" if has_results else "PRAGMA synchronous = NORMAL")
+    connection.execute("BEGIN IMMEDIATE")
     statements.write(connection, others, run)
-    # After the results of this group, which may be what is asked for.
+    # After the results of this group, which may be what is asked for. Of its key, an `Asked` is the last in a group.
     answers, tried = statements.answer(connection, asked)
     if tried:
         statements.keep_last_attempts(connection, tried)
-    new = [entry for entry in asked if answers.get(entry.facts.key, NOTHING).form is None]
-    statements.write(connection, [entry for entry in new if last[entry.facts.key] is entry], run)
+    statements.queue(connection, [each for each in asked if answers.get(each.facts.key, NOTHING).form is None], run)
     connection.execute("COMMIT")
     return answers
 
@@ -254,10 +246,10 @@ def _roll_back(connection: sqlite3.Connection | None) -> None:
 
 
 def _bytes_of(entry: r.Entry) -> int:
-    if isinstance(entry, r.Saved):
-        return len(entry.state)
     if isinstance(entry, r.Succeeded):
         return len(entry.body)
+    if isinstance(entry, r.Saved):
+        return len(entry.state)
     if isinstance(entry, r.Ended) and entry.body is not None:
         return len(entry.body) if isinstance(entry.body, bytes) else entry.body.size
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from procbackground._state import attempt as a
@@ -97,15 +98,18 @@ def _may_queue(state: State, job: Job) -> bool:
     return False
 
 
-def admit(state: State, job: Job) -> None:
-    """Queue a job that was aside, for the first time."""
-    state.aside.discard(job)
-    if _may_queue(state, job):
-        if job.recipe.retry is not None or job.recipe.isolate:
-            state.keeps_spare = True
-        job.state = a.QUEUED
-        state.queue_of(job).push(job)
-        state.needs_staff = True
+def admit(state: State, jobs: Iterable[Job]) -> None:
+    """Queue jobs that were aside, for the first time."""
+    for job in jobs:
+        state.aside.discard(job)
+        if _may_queue(state, job):
+            recipe = job.recipe
+            if recipe.retry is not None or recipe.isolate:
+                state.keeps_spare = True
+            job.state = a.QUEUED
+            queue = state.queue if recipe.needs is None and not recipe.isolate else state.queue_of(job)
+            queue.push(job)
+            state.needs_staff = True
 
 
 def rule(state: State, job: Job, delay_s: float | None, now_s: float) -> str:

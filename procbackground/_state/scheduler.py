@@ -9,7 +9,7 @@ neither command nor event object ("shortcut" marks where it bypasses the tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from operator import attrgetter
 from typing import Any
@@ -130,9 +130,9 @@ class Scheduler(State):
         job.state = job_state
         self.aside.add(job)
 
-    def admit(self, job: Job) -> None:
-        """Queue a job that was set aside: it has to be run. Call `staff` afterwards."""
-        outcomes.admit(self, job)
+    def admit(self, jobs: Iterable[Job]) -> None:
+        """Queue jobs that were set aside: they have to be run. Call `staff` afterwards."""
+        outcomes.admit(self, jobs)
 
     def end_aside(self, job: Job) -> None:
         """End a job that was set aside. The handle is the caller's to settle."""

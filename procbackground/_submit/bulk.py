@@ -86,7 +86,7 @@ class BulkCalls(Executor):
         load("procbackground._submit.checks").check_map(
             fn, iterables, timeout, chunksize, buffersize, self._submitter.fields
         )
-        is_apart = self._supervisor.is_inline or self._submitter.with_key is not None
+        is_apart = self._supervisor.is_inline or self._submitter.make_keyed_job is not None
         return load("procbackground._submit.map.start").start_map(  # type: ignore[no-any-return]
             self._submitter,
             fn,

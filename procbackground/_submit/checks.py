@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from procbackground._state.ledger import Needs
     from procbackground._status.server import StatusServer
     from procbackground._submit.carry import Carrier
-    from procbackground._submit.keyed import WithKey
+    from procbackground._submit.keyed import MakeKeyedJob
     from procbackground._submit.recipes import Submitter
     from procbackground._submit.setup import Setup
     from procbackground._supervisor.supervisor import Supervisor
@@ -223,12 +223,12 @@ def discard_all(servers: list[StatusServer]) -> None:
         server.discard()
 
 
-def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, WithKey | None]:
-    """Open the journal at `path`, if there is one; return it and what gives jobs their keys. Raises: `JournalError`."""
+def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, MakeKeyedJob | None]:
+    """Open the journal at `path`, if there is one; return it and what makes jobs with keys. Raises: `JournalError`."""
     if path is None:
         return None, None
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
-    return writer.Writer(path), keyed.with_key
+    return writer.Writer(path), keyed.make_keyed_job
 
 
 def needs_finder(

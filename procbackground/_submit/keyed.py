@@ -1,4 +1,4 @@
-"""Gives a job its key, in a manager with a journal."""
+"""Makes jobs that have keys, in a manager with a journal."""
 
 from __future__ import annotations
 
@@ -6,29 +6,36 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from procbackground._journal.keys import call_text, default_key, function_name
+from procbackground._journal.keys import default_key, describe
 from procbackground._journal.records import Facts, text
-from procbackground._state.job import Job, KeyedJob
-from procbackground.errors import JournalError, ProcbackgroundError
+from procbackground._state.job import KeyedJob, Recipe
+from procbackground.errors import JournalError
+from procbackground.handle import TaskHandle
 
-# Job, function, arguments and the key that the user gave → the job with its key, or why it has none.
-WithKey: TypeAlias = (
-    "Callable[[Job, Callable[..., Any], tuple[Any, ...], Mapping[str, Any], str | None], Job | ProcbackgroundError]"
-)
+# `make_keyed_job`, whose last four arguments are those of `Job`.
+MakeKeyedJob: TypeAlias = "Callable[..., KeyedJob | JournalError]"
 
 
-def with_key(
-    job: Job, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: Mapping[str, Any], key: str | None
+def make_keyed_job(
+    fn: Callable[..., Any],
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    key: str | None,
+    handle: TaskHandle[Any],
+    recipe: Recipe,
+    payload: Any,
+    flags: int,
 ) -> KeyedJob | JournalError:
-    """Return the job with its key, or why it has none. Runs the user's `__reduce_ex__` and `__repr__`."""
+    """Return the job of a call, or why it has no key. Runs the user's `__reduce_ex__` and `__repr__`."""
     try:
         if key is None:
-            key, command = default_key(fn, args, kwargs)
+            key, command, function = default_key(fn, args, kwargs)
         else:
-            command = call_text(fn, args, kwargs)
+            key = text(key)
+            command, function = describe(fn, args, kwargs)
     except Exception as error:
         refusal = JournalError(f"no key can be made of the arguments ({error!r}); give the task one: Task(key=...)")
         refusal.__cause__ = error
         return refusal
-    facts = Facts(text(key), text(job.recipe.name), text(function_name(fn)), text(command), time.time())
-    return KeyedJob(job.handle, job.recipe, job.payload, job.flags, facts)
+    facts = Facts(key, text(recipe.name), text(function), text(command), time.time())
+    return KeyedJob(handle, recipe, payload, flags, facts)

@@ -91,7 +91,7 @@ def make_parts(
     servers = [checks.status_server(name, max_workers)] if status else []
     with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
         undo.callback(checks.discard_all, servers)
-        writer, with_key = checks.journal_at(journal)
+        writer, make_keyed_job = checks.journal_at(journal)
         supervisor: Supervisor = checks.supervisor_for(engine)(
             context=context_in_use,
             max_workers=max_workers,
@@ -116,4 +116,4 @@ def make_parts(
     register_for_exit(load("procbackground._supervisor.supervisor").close_all_at_exit)
     for server in servers:
         server.start(load("procbackground._supervisor.overview").Overview(supervisor))
-    return supervisor, checks.submitter_for(engine)(supervisor, defaults, {}, carrier, with_key), max_workers
+    return supervisor, checks.submitter_for(engine)(supervisor, defaults, {}, carrier, make_keyed_job), max_workers

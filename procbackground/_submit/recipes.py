@@ -25,7 +25,7 @@ from procbackground.task import NO_LIMIT, Task, TaskType, resolve
 if TYPE_CHECKING:
     from procbackground._submit.carry import Carrier
     from procbackground._submit.defaults import Defaults
-    from procbackground._submit.keyed import WithKey
+    from procbackground._submit.keyed import MakeKeyedJob
     from procbackground._submit.port import Port
 
 KEPT_RECIPES = 512
@@ -42,19 +42,19 @@ class Submitter:
     Args:
         fields: of `Task`, for calls that bring only a function and arguments, and for tasks that lack them.
         carrier: of the context variables that travel with every call, if there are any.
-        with_key: gives one-offs their keys, in a manager with a journal: `keyed.with_key`.
+        make_keyed_job: makes the jobs of one-offs, in a manager with a journal: `keyed.make_keyed_job`.
     """
 
     def __init__(
         self, port: Port, defaults: Defaults, fields: dict[str, Any], carrier: Carrier | None = None,
-        with_key: WithKey | None = None,
+        make_keyed_job: MakeKeyedJob | None = None,
     ) -> None:  # fmt: skip
         self.port = port
         self.defaults = defaults
         self.fields = fields
         self.carrier = carrier
         self.is_patient: bool = False  # waits for room in the queue, also where the manager refuses others
-        self.with_key = with_key
+        self.make_keyed_job = make_keyed_job
         # By function, of calls that may not take the shortcut: with a journal, or an engine.
         self._long_way_recipes: dict[Any, Recipe] = {}
         self.make_task: Callable[..., Task[Any]] = partial(_make_task, fields)
@@ -66,7 +66,7 @@ class Submitter:
 
     def with_fields(self, fields: dict[str, Any]) -> Submitter:
         """Return a submitter whose calls run under other fields of `Task`."""
-        view = type(self)(self.port, self.defaults, fields, self.carrier, self.with_key)
+        view = type(self)(self.port, self.defaults, fields, self.carrier, self.make_keyed_job)
         view._chunk_rows = self._chunk_rows
         return view
 
@@ -85,7 +85,7 @@ class Submitter:
         """Return a submitter whose calls have the values that the context variables have now."""
         if self.carrier is None:
             return self
-        frozen = type(self)(self.port, self.defaults, self.fields, self.carrier.frozen(), self.with_key)
+        frozen = type(self)(self.port, self.defaults, self.fields, self.carrier.frozen(), self.make_keyed_job)
         # Recipes do not contain the values.
         frozen._task_recipes, frozen._chunk_recipes = self._task_recipes, self._chunk_recipes
         frozen._long_way_recipes = self._long_way_recipes
@@ -95,7 +95,7 @@ class Submitter:
     @property
     def may_shorten(self) -> bool:
         """Whether calls of a function that was called before may take the shortcut of `Manager.run`."""
-        return self.with_key is None
+        return self.make_keyed_job is None
 
     @property
     def runs_apart(self) -> bool:
@@ -182,7 +182,7 @@ class Submitter:
         task = handle.task
         recipe, error = self._recipe_of_call(task)
         job = error or make_job(handle, recipe, args, {}, self.carrier)
-        if isinstance(job, SerializationError):
+        if not isinstance(job, Job):
             raise job
         if saved is not None:
             job.with_history().checkpoint = saved
@@ -201,7 +201,7 @@ class Submitter:
             recipe, error = self._new_recipe(self._chunk_recipes, fn, self.make_task(fn, (), {}), is_chunk=True)
         chunk._make, chunk._args = recipe.make_task, ()
         job = error or make_job(chunk, recipe, columns, {}, self.carrier, wire.MAY_END_EARLY if may_end_early else 0)
-        if isinstance(job, SerializationError):
+        if not isinstance(job, Job):
             raise job
         chunk._job = job
         self.port.accept(job, self.is_patient)
@@ -231,9 +231,10 @@ class Submitter:
         kwargs: Mapping[str, Any],
         key: str | None,
     ) -> None:
-        job: Job | ProcbackgroundError = error or make_job(handle, recipe, args, kwargs, self.carrier)
-        if self.with_key is not None and isinstance(job, Job) and not recipe.is_loop:
-            job = self.with_key(job, fn, args, kwargs, key)
+        make: Any = Job
+        if self.make_keyed_job is not None and not recipe.is_loop:
+            make = partial(self.make_keyed_job, fn, args, kwargs, key)
+        job = error or make_job(handle, recipe, args, kwargs, self.carrier, make=make)
         if not isinstance(job, Job):
             self.reject(handle, recipe, job)
             return
@@ -249,7 +250,7 @@ class Submitter:
         self.port.reject(Job(handle, recipe, b""), error)
 
     def _recipe_of_call(self, task: Task[Any]) -> tuple[Recipe, SerializationError | None]:
-        if self.fields or self.carrier is not None or self.with_key is not None:
+        if self.fields or self.carrier is not None or self.make_keyed_job is not None:
             return self._recipe_of_task(task)
         recipe = self.call_recipes.get(task.fn) if type(task.fn) in HASHED_BY_IDENTITY else None
         return self._new_recipe(self.call_recipes, task.fn, task) if recipe is None else (recipe, None)
@@ -332,12 +333,14 @@ def make_job(
     kwargs: Mapping[str, Any],
     carrier: Carrier | None = None,
     flags: int = 0,
-) -> Job | SerializationError:
+    make: Callable[[TaskHandle[Any], Recipe, Any, int], Job | ProcbackgroundError] = Job,
+) -> Job | ProcbackgroundError:
     """Pickle the arguments of a call, or the columns of a chunk; return the job, or why that is not possible.
 
     Args:
         carrier: adds the values of context variables.
         flags: of the request, beside those that follow from the other arguments.
+        make: makes the job, or says why it cannot be made.
     """
     if recipe.carried:
         args = ([recipe.carried[0]] * len(args[0]), *args) if recipe.is_chunk else (*recipe.carried, *args)
@@ -359,7 +362,7 @@ def make_job(
         flags |= wire.PER_ITEM
     if type(payload) is Parcel:
         flags |= wire.PARCEL
-    return Job(handle, recipe, payload, flags)
+    return make(handle, recipe, payload, flags)
 
 
 def task_type(type_: Any) -> TaskType:

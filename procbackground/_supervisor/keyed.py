@@ -108,6 +108,7 @@ class KeyedJobs:
                 self._settle_together(at_once)  # first, as they came first
                 entry.subject()
         self._settle_together(at_once)
+        to_run: list[KeyedJob] = []
         for job, found in asked:
             if job.state != LOOKED_UP:
                 continue  # it was cancelled
@@ -117,15 +118,14 @@ class KeyedJobs:
                 if found.checkpoint is not None:
                     job.with_history().checkpoint = found.checkpoint
                     job.flags |= wire.HAS_SAVED
-                self._admit(job)
-        self._staff()  # once, for all: a worker gets several at once
+                to_run.append(job)
+        self._admit(to_run)
 
-    def _admit(self, job: KeyedJob) -> None:
-        job.is_entered = True
-        self._scheduler.admit(job)
-
-    def _staff(self) -> None:
-        if self._scheduler.needs_staff:
+    def _admit(self, jobs: list[KeyedJob]) -> None:
+        for job in jobs:
+            job.is_entered = True
+        self._scheduler.admit(jobs)
+        if self._scheduler.needs_staff:  # once, for all: a worker gets several at once
             self._scheduler.staff(time.monotonic())
 
     def _give_stored(self, job: KeyedJob, found: Found) -> None:
@@ -142,8 +142,7 @@ class KeyedJobs:
             if job.state == LOOKED_UP:
                 text = "the stored result of %s cannot be loaded, so it runs again: %r"
                 self._user_code.put(logger.warning, text, job.facts.command, error)
-                self._admit(job)
-                self._staff()
+                self._admit([job])
 
         assert found.form is not None
         form = found.form

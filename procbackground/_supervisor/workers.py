@@ -250,7 +250,7 @@ class Workers:
 
 
 # Of requests whose beginning is not the same for each job.
-_VARYING = wire.PARCEL | wire.HAS_SAVED | wire.HAS_KEY | wire.HAS_OUTPUT
+_VARYING = wire.PARCEL | wire.HAS_SAVED | wire.HAS_OUTPUT
 
 
 def call_frame(job: Job) -> bytes:
@@ -266,6 +266,8 @@ def call_frame(job: Job) -> bytes:
         key = job.facts.key.encode()
         flags |= wire.HAS_KEY
         payload = wire.KEY_HEAD.pack(len(key)) + key + payload
+        if flags == recipe.first_flags and job.attempt == 1:
+            return wire.call_frame(job.sequence, recipe.first_call, payload)
     if flags & wire.HAS_SAVED:
         assert job.history is not None
         assert job.history.checkpoint is not None
