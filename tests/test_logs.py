@@ -256,6 +256,34 @@ def test_a_handler_that_blocks_does_not_keep_a_close_from_its_bound(
     assert report.left == ("a log handler",)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_a_task_is_not_far_ahead_of_a_slow_handler(
+    make_manager: MakeManager, slow_handler: SlowHandler, method: str, monkeypatch
+):
+    leads: list[float] = []
+
+    def measure(record: logging.LogRecord) -> None:
+        progress = handle.progress
+        leads.append((progress.done if progress is not None else 0) - len(leads))
+        time.sleep(0.001)
+
+    monkeypatch.setattr(slow_handler, "emit", measure)
+    handle = make_manager(mp_context=multiprocessing.get_context(method)).run(logs.log_and_count, 1500)
+    handle.result(timeout=PATIENCE_S)
+    assert len(leads) == 1500
+    assert max(leads) < 750  # 256 KiB, and what two reads and the pipe hold
+
+
+def test_a_task_that_waits_for_a_slow_handler_is_stopped_and_killed_as_others(
+    make_manager: MakeManager, slow_handler: SlowHandler
+):
+    manager = make_manager(timeout=0.5, grace=0.5)
+    for _ in range(2):
+        with pytest.raises(TaskTimeoutError):
+            manager.run(logs.log_and_count, 10**9).result(timeout=PATIENCE_S)
+    assert manager.run(pow, 2, 5).result(timeout=PATIENCE_S) == 32
+
+
 def test_a_task_waits_for_a_blocked_handler_only_for_a_time(
     make_manager: MakeManager, blocking_handler: BlockingHandler, monkeypatch
 ):

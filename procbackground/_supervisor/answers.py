@@ -30,6 +30,10 @@ from procbackground._wire.page import ITERATIONS
 from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.plain import STACK_GLOBAL
 
+# Of a worker's log records, of some 500 bytes each, that wait for the parent's handlers; then the worker waits, as it
+# would for handlers of its own.
+UNRELAYED_BYTES = 256 << 10
+
 
 class Answers:
     """Reads the result pipes."""
@@ -53,6 +57,10 @@ class Answers:
         self._log_records = log_records
         self.progress: ProgressReports = ProgressReports(page, events)
         self.outputs = Outputs(watches, events, log_records)
+
+    def watch(self, worker: Worker) -> None:
+        """Read the worker's result pipe whenever it holds something."""
+        self._watches.watch(worker.process.channel.result_fd, lambda: self.read_once(worker))
 
     def read_once(self, worker: Worker) -> bool:
         """Take what the worker's result pipe holds; return whether there may be more."""
@@ -142,6 +150,7 @@ class Answers:
             else:
                 if kind == wire.LOG_RECORD:
                     process.relayed.add(sequence)
+                    process.unrelayed_bytes += len(body)
                 messages.append((kind, sequence, body, worker.current))
         if values:
             self._match(worker, process, values, last, now_s)
@@ -151,6 +160,19 @@ class Answers:
             self._workers.send(worker, jobs)
         for message in messages:
             self.take_message(worker, *message)
+        if process.unrelayed_bytes > UNRELAYED_BYTES and not process.is_dead:
+            self._pause(worker, process)
+
+    def _pause(self, worker: Worker, process: WorkerProcess) -> None:
+        """Read no more from the worker until the parent's handlers have had its records, or are blocked."""
+        process.unrelayed_bytes = 0
+
+        def resume() -> None:
+            if not process.is_dead and process.channel.result_fd >= 0:
+                self.watch(worker)
+
+        self._watches.forget(process.channel.result_fd)
+        self._log_records.after_records(resume)
 
     def _receive_parcel(self, process: WorkerProcess, label: bytes) -> ReceivedParcel | bytes:
         try:

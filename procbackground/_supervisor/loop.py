@@ -332,7 +332,7 @@ class Loop:
         worker = process.worker
         worker.process = process
         worker.pid = process.pid
-        self.watches.watch(process.channel.result_fd, lambda: self.answers.read_once(worker))
+        self.answers.watch(worker)
         self.watches.watch(process.death_fd, lambda: self.exits.process_ended(worker))
         if worker.was_killed:
             process.signal_group(signal.SIGKILL)

@@ -77,7 +77,7 @@ class WorkerProcess:
     __slots__ = (
         "channel", "cpu_s", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher",
         "logged", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd", "process",
-        "protocol_error", "relayed", "stack", "worker",
+        "protocol_error", "relayed", "stack", "unrelayed_bytes", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -106,6 +106,7 @@ class WorkerProcess:
         # Requests whose records or lines of output are on their way: their handles wait for these. Several, because the
         # next request may log before the end of the one before is dealt with.
         self.relayed: set[int] = set()
+        self.unrelayed_bytes = 0  # of records, since the last pause for the parent's handlers
         self.output: Pipes | None = None  # of the attempt that runs
         self.is_dead = False  # it has ended; it is a zombie until it is released
         self.is_held = pidfd is not None  # when it ends it stays a zombie until it is released

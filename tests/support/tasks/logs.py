@@ -9,6 +9,7 @@ import sys
 import time
 from typing import Any
 
+from procbackground import current
 from tests.support.gate import Address, stop_at_gate, tell_gate
 
 NAME = "tests.logs.library"
@@ -26,6 +27,13 @@ def log(count: int, text: str = "record") -> int:
     for number in range(count):
         logger.info("%s %d", text, number)
     return count
+
+
+def log_and_count(count: int) -> None:
+    """Log records of a KiB, and report how many as progress."""
+    for number in range(count):
+        logging.getLogger(NAME).info("%d %s", number, "x" * 1000)
+        current().progress(number)
 
 
 def log_and_fail(text: str) -> None:
