@@ -66,9 +66,8 @@ class StatusServer(Observer):
         with ExitStack() as undo:
             self._selector = undo.enter_context(selectors.DefaultSelector())
             self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            self._stop_read_fd, self._stop_write_fd = os.pipe()
-            undo.callback(os.close, self._stop_read_fd)
-            undo.callback(os.close, self._stop_write_fd)
+            # Sockets, which can be closed twice, as an observer of the end may be called after `start` has failed.
+            self._stopped, self._stop = map(undo.enter_context, socket.socketpair())
             self._listen()
             undo.pop_all()
         _living.add(self)
@@ -85,30 +84,25 @@ class StatusServer(Observer):
         self._listener.listen(8)
         self._listener.setblocking(False)
         self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._selector.register(self._stop_read_fd, selectors.EVENT_READ, None)
+        self._selector.register(self._stopped, selectors.EVENT_READ, None)
 
     def start(self, managed: Managed) -> None:
         """Answer from now on. Raises: `RuntimeError` when the system has no thread to give."""
         self._managed = managed
         managed.mark_arrivals()
         self._thread = threading.Thread(target=self._serve, name="procbackground-status", daemon=True)
-        try:
-            self._thread.start()
-        except BaseException:
-            os.close(self._stop_write_fd)
-            self._release()
-            raise
+        self._thread.start()
 
-    def discard(self) -> None:
-        """Listen no more: there is no manager after all."""
-        os.close(self._stop_write_fd)
-        self._release()
+    def stop(self) -> None:
+        """Listen no more."""
+        self._stop.close()
+        if self._thread is None or self._thread.ident is None:
+            self._release()
+        else:
+            self._thread.join()
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
-        thread = self._thread
-        os.close(self._stop_write_fd)
-        if thread is not None:
-            thread.join()
+        self.stop()
 
     # -- the thread ----------------------------------------------------------------------------------------
 
@@ -116,7 +110,7 @@ class StatusServer(Observer):
         try:
             while True:
                 for key, _ in self._selector.select():
-                    if key.fd == self._stop_read_fd:
+                    if key.fileobj is self._stopped:
                         return
                     if key.fileobj is self._listener:
                         self._accept()
@@ -154,18 +148,18 @@ class StatusServer(Observer):
         client.connection.close()
 
     def _release(self) -> None:
-        _living.discard(self)
         for key in list((self._selector.get_map() or {}).values()):
             if key.data is not None:
                 key.data.connection.close()
         self._selector.close()
         self._listener.close()
-        os.close(self._stop_read_fd)
+        self._stopped.close()
         if os.getpid() == self._pid:
             try:
                 os.unlink(self.path)
             except OSError:
                 pass
+        _living.discard(self)  # only now: a fork closes what is open still
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -230,7 +224,7 @@ class StatusServer(Observer):
 def _leave_to_parent() -> None:
     """In a fork of the process: close the copies, or clients would wait here after the end of the parent."""
     for server in list(_living):
-        os.close(server._stop_write_fd)
+        server._stop.close()
         server._release()
 
 

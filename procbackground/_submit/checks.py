@@ -220,7 +220,7 @@ def carrier_of(
 def discard_all(servers: list[StatusServer]) -> None:
     """Have these listen no more: there is no manager after all."""
     for server in servers:
-        server.discard()
+        server.stop()
 
 
 def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, MakeKeyedJob | None]:

@@ -31,7 +31,6 @@ def manager():
         yield manager
 
 
-
 def client() -> Client:
     [place] = living_places()
     return Client(place)
@@ -54,6 +53,27 @@ def test_a_manager_that_cannot_be_made_leaves_no_socket_and_its_journal_free(tmp
     with pytest.raises((TypeError, SerializationError)):
         Manager(status=True, journal=journal, **wrong)
     assert places.all_places() == []
+    with Manager(max_workers=1, journal=journal) as manager:
+        assert manager.run(pow, 2, 3).result(timeout=20) == 8
+
+
+def test_a_manager_whose_status_has_no_thread_leaves_nothing(tmp_path, monkeypatch):
+    start = threading.Thread.start
+
+    def refuse(thread: threading.Thread) -> None:
+        if thread.name == "procbackground-status":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    journal = tmp_path / "batch.sqlite"
+    with Manager(max_workers=1) as manager:  # what a first manager loads and keeps is there
+        assert manager.run(pow, 2, 3).result(timeout=20) == 8
+    before = os.listdir("/proc/self/fd")
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        Manager(status=True, journal=journal)
+    assert places.all_places() == []
+    assert os.listdir("/proc/self/fd") == before
     with Manager(max_workers=1, journal=journal) as manager:
         assert manager.run(pow, 2, 3).result(timeout=20) == 8
 
