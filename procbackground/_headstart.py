@@ -122,6 +122,8 @@ def _is_usual_start() -> bool:
         return False
     if os.environ.get("PROCBACKGROUND_PLATFORM") == "portable":
         return False
+    if "gevent.os" in sys.modules:
+        return False  # whose `os.fork` is of the main thread only
     loaded: Any = sys.modules.get
     process, spawn, server = (loaded(f"multiprocessing.{name}") for name in ("process", "spawn", "forkserver"))
     if process is not None and (process.parent_process() or hasattr(process.current_process(), "_inheriting")):

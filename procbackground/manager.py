@@ -237,7 +237,7 @@ class Manager(TaskCalls, ExecutorInternals):
         handlers are back, and a close that was started is over. Handlers that the program has set by `signal.signal`
         are called, too, and those of an event loop are, whether they were set before or within the block. A handler
         that `signal.signal` sets within the block replaces the one of the block.
-        Raises: `ValueError` in another thread.
+        Raises: `ValueError` in another thread, or without signals.
         """
         timeout = load("procbackground._submit.checks").checked_timeout(timeout)
         with load("procbackground._submit.closing").closing_on_signals(self._supervisor, signals, timeout):

@@ -56,8 +56,12 @@ class Retry:
         import tenacity
 
         for name, strategy in (("stop", stop), ("wait", wait), ("retry", retry)):
-            if strategy is not None and not callable(strategy):
-                raise TypeError(f"{name} must be a tenacity strategy or a callable, not {strategy!r}")
+            # A class can be called, too, and whatever it makes counts as true: a retry for ever, or no retry at all.
+            if strategy is not None and (not callable(strategy) or isinstance(strategy, type)):
+                example = "stop_after_attempt(3)" if name == "stop" else "wait_fixed(1)"
+                if name == "retry":
+                    example = "retry_if_exception_type(ConnectionError)"
+                raise TypeError(f"{name} takes a tenacity strategy or a callable, such as {example}, not {strategy!r}")
         self.stop: Callable[[Any], Any] = tenacity.stop_never if stop is None else stop
         self.wait: Callable[[Any], Any] = tenacity.wait_none() if wait is None else wait
         self.retry: Callable[[Any], Any] = tenacity.retry_if_exception_type() if retry is None else retry

@@ -107,6 +107,10 @@ class Task(Generic[R]):
             object.__setattr__(self, "args", check_args("args", self.args))
         if type(self.kwargs) is not dict and not isinstance(self.kwargs, Mapping):
             raise TypeError(f"kwargs takes a dict, such as kwargs={{'name': value}}, not {_shown(self.kwargs)}")
+        if type(self.meta) is not dict and not isinstance(self.meta, Mapping):
+            raise TypeError(f"meta takes a dict, such as meta={{'order': 17}}, not {_shown(self.meta)}")
+        if type(self.isolate) is not bool:
+            check_flag("isolate", self.isolate)
         if not self.name:
             object.__setattr__(self, "name", qualified_name(self.fn))
         elif not isinstance(self.name, str):
@@ -192,6 +196,12 @@ def as_duration(name: str, seconds: Any, *, may_be_zero: bool = False) -> float:
 def check_duration(name: str, seconds: Any) -> float | None:
     """Return `seconds` as `as_duration` does, or None for None."""
     return None if seconds is None else as_duration(name, seconds)
+
+
+def check_flag(name: str, flag: Any) -> None:
+    """Raise `TypeError` unless `flag` is True or False, or equal to one of them as numpy's are: "no" counts as true."""
+    if not hasattr(type(flag), "__bool__") or flag not in (True, False):
+        raise TypeError(f"{name} takes True or False, not {_shown(flag)}")
 
 
 def check_count(name: str, count: Any) -> None:

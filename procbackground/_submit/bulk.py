@@ -84,7 +84,7 @@ class BulkCalls(Executor):
         Raises (now): `ValueError` for a chunk or buffer size below 1; as `run`.
         """
         load("procbackground._submit.checks").check_map(
-            fn, iterables, timeout, chunksize, buffersize, self._submitter.fields
+            fn, iterables, timeout, chunksize, buffersize, self._submitter.fields, return_exceptions, progress
         )
         is_apart = self._supervisor.is_inline or self._submitter.make_keyed_job is not None
         return load("procbackground._submit.map.start").start_map(  # type: ignore[no-any-return]
@@ -122,6 +122,7 @@ class BulkCalls(Executor):
         """
         checks = load("procbackground._submit.checks")
         checks.check_buffersize(buffersize)
+        checks.check_flag("ordered", ordered)
         checks.check_iterable("stream", tasks, "an iterable of tasks")
         submit_task = self._submitter.waiting_for_room().submit_task
         make: type[Stream[R]] = load("procbackground._submit.stream").Stream

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import os
+import select
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import nullcontext
 from contextvars import ContextVar
@@ -12,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from procbackground._load import load
 from procbackground._wire.mainmodule import look_again, main_by_value
 from procbackground._wire.surroundings import Surroundings
-from procbackground.task import Task, TaskFields, as_duration, check_function, check_size
+from procbackground.task import Task, TaskFields, as_duration, check_flag, check_function, check_size
 
 if TYPE_CHECKING:
     from multiprocessing.context import BaseContext
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from procbackground._submit.setup import Setup
     from procbackground._supervisor.supervisor import Supervisor
     from procbackground.engines import Engine
+
+GREEN_MODULES = ("gevent.thread", "gevent.os", "gevent.select", "eventlet.green.thread", "eventlet.green.select")
 
 
 def checked_timeout(timeout: float | None, name: str = "timeout") -> float | None:
@@ -72,9 +76,13 @@ def check_map(
     chunksize: int | None,
     buffersize: int | None,
     fields: Mapping[str, Any],
+    returns_exceptions: bool,
+    shows_progress: bool,
 ) -> None:
     """Raise `TypeError` or `ValueError` for what `map` cannot take."""
     time_left(timeout)
+    check_flag("return_exceptions", returns_exceptions)
+    check_flag("progress", shows_progress)
     if fields.get("key") is not None:
         raise ValueError("map cannot give all items one key: they would be the same work, done once")
     if chunksize is not None:
@@ -100,7 +108,11 @@ def checked_preload(preload: Any) -> tuple[str, ...]:
     if isinstance(preload, str):
         raise TypeError(f"preload takes the names of modules, not one; write preload=({preload!r},)")
     check_iterable("preload", preload, "the names of modules, such as preload=('numpy',)")
-    return tuple(preload)
+    names = tuple(preload)
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"preload takes the names of modules, such as preload=('numpy',), not {name!r}")
+    return names
 
 
 def check_workers(
@@ -139,6 +151,24 @@ def checked_when_full(when_full: str, max_pending_bytes: float | str | None) -> 
     if max_pending_bytes is None or max_pending_bytes == math.inf:
         return None if max_pending_bytes is None else math.inf
     return check_size("max_pending_bytes", max_pending_bytes)
+
+
+def check_plain(name: str | None, **flags: bool) -> None:
+    """Raise `TypeError` unless `name` is a text or None, and each flag True or False."""
+    if name is not None and not isinstance(name, str):
+        raise TypeError(f"name takes a text, such as name='crunch', not {name!r}")
+    for flag, value in flags.items():
+        check_flag(flag, value)
+
+
+def check_threads() -> None:
+    """Raise `RuntimeError` where another library has replaced what starts threads and processes, as gevent does."""
+    for start in (_thread.start_new_thread, getattr(os, "fork", None), select.select):
+        if getattr(start, "__module__", None) in GREEN_MODULES:
+            raise RuntimeError(
+                f"a manager needs threads and processes of the system, and {start.__module__} has replaced them "
+                "(monkey.patch_all()): make it in a program without that, or give Manager(inline=True)"
+            )
 
 
 def what_children_get(main_import: str, engine: object) -> dict[str, Any]:
@@ -198,9 +228,7 @@ def setup_of_children(
     return make_setup(threads_per_task=threads_per_task, env=env, cwd=cwd, nice=nice, cpu_affinity=cpu_affinity)
 
 
-def carrier_of(
-    context: Iterable[ContextVar[Any]], observers: Iterable[Any], engine: Engine | None
-) -> Carrier | None:
+def carrier_of(context: Iterable[ContextVar[Any]], observers: Iterable[Any], engine: Engine | None) -> Carrier | None:
     """Return what carries the context variables, and what observers send along, if there is anything.
 
     Raises: as `carry.make_carrier`.
@@ -227,6 +255,8 @@ def journal_at(path: str | os.PathLike[str] | None) -> tuple[Writer | None, Make
     """Open the journal at `path`, if there is one; return it and what makes jobs with keys. Raises: `JournalError`."""
     if path is None:
         return None, None
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"journal takes the path of a file, such as journal='batch.sqlite', not {path!r}")
     writer, keyed = load("procbackground._journal.writer"), load("procbackground._submit.keyed")
     return writer.Writer(path), keyed.make_keyed_job
 

@@ -245,8 +245,10 @@ def closing_on_signals(closing: Closing, signals: tuple[int, ...], timeout_s: fl
     # Python lets the main thread alone set handlers. To find that out later would leave a thread and descriptors.
     if threading.current_thread() is not threading.main_thread():
         raise ValueError("closing_on sets signal handlers, which Python allows in the main thread only")
+    if not signals:
+        raise ValueError("closing_on takes the signals to close on, such as closing_on(signal.SIGTERM, signal.SIGINT)")
     for number in signals:
-        if not isinstance(number, int):
+        if not isinstance(number, int) or isinstance(number, bool):
             raise TypeError(f"closing_on takes signals, such as signal.SIGTERM, not {number!r}")
         if number in (getattr(signal, "SIGKILL", 0), getattr(signal, "SIGSTOP", 0)):
             raise ValueError(f"closing_on: no program can handle {signal.Signals(number).name}; write signal.SIGTERM")

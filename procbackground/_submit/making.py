@@ -64,6 +64,7 @@ def make_parts(
 
     The options are `Manager`'s. It is long because they are many: each is checked here, and goes to its part.
     """
+    checks.check_plain(name, progress=progress, inline=inline, status=status)
     context_in_use = checks.context_of(mp_context)
     checks.check_workers(max_workers, context_in_use, initializer, max_tasks_per_child, max_pending)
     max_pending_bytes = checks.checked_when_full(when_full, max_pending_bytes)
@@ -88,6 +89,7 @@ def make_parts(
         home = load("procbackground._supervisor.inline")
         stand_in = home.InlineSupervisor(context_in_use, first_call, observers, slots or {}, grace)
         return stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers
+    checks.check_threads()
     servers = [checks.status_server(name, max_workers)] if status else []
     with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
         undo.callback(checks.discard_all, servers)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import _thread
 import math
 import re
 import signal
 
+import numpy
 import pytest
+import tenacity
 
-from procbackground import Manager, Task, current
+from procbackground import Manager, Retry, Task, current
 from tests.support.gate import PATIENCE_S
 
 NOT_DURATIONS = ["3", [3], True, {}, b"3"]
@@ -67,6 +70,9 @@ def test_no_limit_of_memory_is_a_limit_as_no_limit_of_time():
         ({"initializer": print, "initargs": 3}, TypeError, "initargs takes a tuple of arguments, not 3"),
         ({"preload": "json"}, TypeError, "write preload=('json',)"),
         ({"preload": 3}, TypeError, "preload takes the names of modules"),
+        ({"preload": [3]}, TypeError, "preload takes the names of modules, such as preload=('numpy',), not 3"),
+        ({"journal": 3}, TypeError, "journal takes the path of a file, such as journal='batch.sqlite', not 3"),
+        ({"name": 3}, TypeError, "name takes a text, such as name='crunch', not 3"),
         ({"min_free_memory": True}, TypeError, "min_free_memory: a size is a number of bytes"),
         ({"max_pending_bytes": -1}, ValueError, "max_pending_bytes: a size must be 1 byte or more"),
         ({"grace": True}, TypeError, "grace takes a number of seconds"),
@@ -97,6 +103,52 @@ def test_a_name_that_is_no_text_is_refused():
         Task(print, name=[3])
 
 
+@pytest.mark.parametrize("meta", [3, "order 17", [("order", 17)]])
+def test_meta_that_is_no_dict_is_refused(meta):
+    with pytest.raises(TypeError, match=re.escape("meta takes a dict, such as meta={'order': 17}, not ")):
+        Task(print, meta=meta)
+
+
+@pytest.mark.parametrize("flag", ["no", "", None, [], 2])
+def test_a_flag_that_is_neither_true_nor_false_is_refused(flag):
+    with pytest.raises(TypeError, match="isolate takes True or False, not "):
+        Task(print, isolate=flag)
+    for name in ("progress", "inline", "status"):
+        with pytest.raises(TypeError, match=f"{name} takes True or False, not "):
+            Manager(**{name: flag})
+
+
+@pytest.mark.parametrize("flag", [True, False, 1, 0, numpy.True_])
+def test_what_equals_true_or_false_is_a_flag(flag):
+    assert Task(print, isolate=flag).isolate == flag
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stop": 3}, "stop takes a tenacity strategy or a callable, such as stop_after_attempt(3), not 3"),
+        ({"stop": tenacity.stop_after_attempt}, "stop takes a tenacity strategy or a callable, such as stop_after_"),
+        ({"wait": tenacity.wait_fixed}, "such as wait_fixed(1), not <class"),
+        ({"retry": ValueError}, "such as retry_if_exception_type(ConnectionError), not <class 'ValueError'>"),
+        ({"retry": (KeyError, ValueError)}, "such as retry_if_exception_type(ConnectionError), not (<class"),
+    ],
+)
+def test_a_class_is_no_strategy(options, message):
+    with pytest.raises(TypeError, match=re.escape(message)):
+        Retry(**options)
+
+
+def test_green_threads_are_refused_and_said_how_to_do_without(monkeypatch):
+    def start_new_thread() -> None: ...
+
+    start_new_thread.__module__ = "gevent.thread"
+    monkeypatch.setattr(_thread, "start_new_thread", start_new_thread)
+    with pytest.raises(RuntimeError, match=re.escape("gevent.thread has replaced them (monkey.patch_all())")):
+        Manager()
+    with Manager(inline=True) as manager:
+        assert manager.run(pow, 2, 3).result() == 8
+
+
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
@@ -114,6 +166,12 @@ def test_a_name_that_is_no_text_is_refused():
         (lambda m: m.map(print, [1], chunksize=math.inf), TypeError, "chunksize takes an int"),
         (lambda m: m.wait("3"), TypeError, "timeout takes a number of seconds"),
         (lambda m: m.close(True), TypeError, "timeout takes a number of seconds"),
+        (lambda m: m.map(print, [1], return_exceptions="no"), TypeError, "return_exceptions takes True or False"),
+        (lambda m: m.map(print, [1], progress="no"), TypeError, "progress takes True or False, not 'no'"),
+        (lambda m: m.stream([], ordered="no"), TypeError, "ordered takes True or False, not 'no'"),
+        (lambda m: m.options(isolate="no"), TypeError, "isolate takes True or False, not 'no'"),
+        (lambda m: m.closing_on().__enter__(), ValueError, "such as closing_on(signal.SIGTERM, signal.SIGINT)"),
+        (lambda m: m.closing_on(True).__enter__(), TypeError, "such as signal.SIGTERM, not True"),
         (lambda m: m.closing_on("SIGTERM").__enter__(), TypeError, "such as signal.SIGTERM, not 'SIGTERM'"),
         (lambda m: m.closing_on(signal.SIGKILL).__enter__(), ValueError, "no program can handle SIGKILL"),
         (lambda m: m.closing_on(timeout="3").__enter__(), TypeError, "timeout takes a number of seconds"),
@@ -123,4 +181,3 @@ def test_a_name_that_is_no_text_is_refused():
 def test_a_call_says_what_it_takes(manager, call, error, message):
     with pytest.raises(error, match=re.escape(message)):
         call(manager)
-
