@@ -213,14 +213,13 @@ class TaskHandle(Future[R]):
 
     def __repr__(self) -> str:
         state = self._state
-        text = "running" if self.running() else state.lower()
-        if state == CANCELLED_AND_NOTIFIED:
-            text = "cancelled"
-        elif state == FINISHED:
+        text = "running" if self.running() else state.partition("_")[0].lower()
+        if state == FINISHED:
             error = self._exception
             kind = type(self._result if error is None else error).__name__
             text = f"finished {'returned' if error is None else 'raised'} {kind}"
-        return f"<{type(self).__name__} {self.task.name[:100]!r} at {id(self):#x} state={text}>"
+        last = "".join(f" attempt={attempt.number} pid={attempt.pid}" for attempt in self.attempts[-1:])
+        return f"<{type(self).__name__} {self.task.name[:100]!r} at {id(self):#x} state={text}{last}>"
 
     def running(self) -> bool:
         """Whether an attempt is in a process now."""

@@ -6,14 +6,13 @@ import asyncio
 import concurrent.futures
 import gc
 import random
-import re
 import threading
 import weakref
 from concurrent.futures import ALL_COMPLETED, FIRST_COMPLETED, FIRST_EXCEPTION, Executor, Future
 
 import pytest
 
-from procbackground import Manager, TaskHandle, TaskTimeoutError, WorkerDiedError
+from procbackground import Manager, Task, TaskHandle, TaskTimeoutError, WorkerDiedError
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import failing, gated, plain
@@ -60,12 +59,27 @@ def test_asking_too_early_times_out_and_the_task_goes_on(manager, gate):
 
 
 def test_a_handle_has_a_readable_repr(manager, gate):
-    handle = manager.run(stop_at_gate, gate.address)
-    gate.wait_for_arrival()
-    assert "TaskHandle" in repr(handle)
+    handle = manager.run_task(Task(gated.stop_and_fail_first, (gate.address,), name="two tries", retry=2))
+    head = f"<TaskHandle 'two tries' at {id(handle):#x} state="
+    first = gate.wait_for_arrival()
+    assert repr(handle) == f"{head}running attempt=1 pid={first}>"
+    gate.release(first)
+    second = gate.wait_for_arrival()
+    assert repr(handle) == f"{head}running attempt=2 pid={second}>"
     gate.open()
     handle.result(timeout=PATIENCE_S)
-    assert "TaskHandle" in repr(handle)
+    assert repr(handle) == f"{head}finished returned NoneType attempt=2 pid={second}>"
+
+
+def test_a_handle_that_never_ran_has_a_readable_repr(make_manager, gate):
+    manager = make_manager(max_workers=1)
+    manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    handle = manager.run(plain.nothing)
+    assert repr(handle) == f"<TaskHandle 'nothing' at {id(handle):#x} state=pending>"
+    handle.cancel()
+    assert repr(handle) == f"<TaskHandle 'nothing' at {id(handle):#x} state=cancelled>"
+    gate.open()
 
 
 # -- concurrent.futures -----------------------------------------------------------------------------------
@@ -440,15 +454,15 @@ def test_the_text_of_a_handle_agrees_with_running(make_manager, gate):
     pid = gate.wait_for_arrival()
     queued = manager.run(pow, 2, 3)
     assert (running.running(), queued.running()) == (True, False)
-    assert re.fullmatch(r"<TaskHandle 'stop_at_gate' at 0x[0-9a-f]+ state=running>", repr(running))
+    assert repr(running).endswith(f"state=running attempt=1 pid={pid}>")
     assert repr(queued).endswith("state=pending>")
     assert "_condition" not in queued.__dict__  # looking costs nothing
     gate.release(pid)
     assert queued.result(timeout=PATIENCE_S) == 8
-    assert repr(queued).endswith("state=finished returned int>")
+    assert "state=finished returned int attempt=1 pid=" in repr(queued)
     failed = manager.run(divmod, 1, 0)
     failed.exception(timeout=PATIENCE_S)
-    assert repr(failed).endswith("state=finished raised ZeroDivisionError>")
+    assert "state=finished raised ZeroDivisionError attempt=1 pid=" in repr(failed)
     cancelled = manager.run(stop_at_gate, gate.address)
     assert cancelled.cancel()
-    assert repr(cancelled).endswith("state=cancelled>")
+    assert " state=cancelled" in repr(cancelled)

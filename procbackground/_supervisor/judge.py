@@ -209,7 +209,7 @@ def _explain_end(command: c.Judge) -> ProcbackgroundError:
         limit_bytes = job.recipe.memory_limit or 0
         return MemoryLimitError(
             f"task {job.recipe.name!r} (process {worker.pid}) held {peak_bytes / 2**20:.0f} MiB, over its memory_limit "
-            f"of {limit_bytes / 2**20:.0f} MiB, and was killed",
+            f"of {limit_bytes / 2**20:.0f} MiB, and was killed; if it needs so much, give it a higher one",
             limit=limit_bytes,
             peak=peak_bytes,
         )

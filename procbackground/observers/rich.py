@@ -30,7 +30,8 @@ class RichProgressObserver(RunObserver):
     error is no terminal, or NO_COLOR is set, plain lines are written instead; see `PlainProgressObserver`. Needs the
     extra `rich`.
 
-    Output that tasks themselves write to the terminal does not pass through the parent and may cut through the display.
+    What tasks write to the terminal themselves does not pass through the parent, and cuts through the display; with
+    `Manager(output="relay")` it appears above it, too.
 
     Args:
         console: a `rich.console.Console`; one for standard error by default.

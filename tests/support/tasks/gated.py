@@ -22,6 +22,12 @@ def stop_then_do(address: Address) -> Any:
     return answer
 
 
+def stop_and_fail_first(address: Address) -> None:
+    stop_at_gate(address)
+    if procbackground.current().attempt == 1:
+        raise Flaky("first attempt")
+
+
 def tell_and_return(address: Address, value: Any) -> Any:
     tell_gate(address, value)
     return value
