@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from procbackground import Manager, Observer
 from procbackground.observers import JsonLinesObserver, LoggingObserver
+from procbackground.observers.base import EVENT_NAMES
 
 TASKS = 20_000
 RECORDS = 100_000
@@ -33,6 +34,18 @@ class Counting(Observer):
 
     def on_task_succeeded(self, event: object) -> None:
         self.ended += 1
+
+
+def counting_all() -> Observer:
+    """Counts events of every kind."""
+    observer = Counting()
+
+    def count(event: object) -> None:
+        observer.ended += 1
+
+    for name in EVENT_NAMES:
+        setattr(observer, name, count)
+    return observer
 
 
 def prometheus() -> Observer:
@@ -59,6 +72,7 @@ def traces() -> Observer:
 OBSERVERS: dict[str, Callable[[], Observer | None]] = {
     "none": lambda: None,
     "counting": Counting,
+    "counting, of all events": counting_all,
     "logging, successes muted": LoggingObserver,
     "JSON lines": lambda: JsonLinesObserver(io.StringIO()),
     "Prometheus": prometheus,
