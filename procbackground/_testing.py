@@ -109,7 +109,7 @@ class View:
     @property
     def has_waiting_callbacks(self) -> bool:
         """Whether a done-callback, or other code of the user's, waits for a thread."""
-        return self._loop.user_code.has_backlog
+        return bool(self._loop.user_code.work)
 
     @property
     def supervisor_thread(self) -> threading.Thread | None:

@@ -52,7 +52,7 @@ class _Reader:
         elif kind == "task_started":
             added_s = self._added_s.pop(event["id"], None)
             if added_s is not None:
-                self.figures.of(event["task"]).waited.add(max(0.0, event["time"] - added_s))
+                self.figures.waited(event["task"], max(0.0, event["time"] - added_s))
         elif kind == "task_retrying":
             self.figures.of(event["task"]).retried += 1
             self._take_attempt(event)

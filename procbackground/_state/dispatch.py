@@ -15,7 +15,7 @@ def send_alone(state: State, worker: Worker, job: Job, now_s: float) -> None:
     worker.enter(fleet.BUSY, now_s)
     worker.pipeline.head_since_s = now_s
     if job.attempt == 1 and not job.recipe.is_loop:
-        state.figures.of(job.recipe.name).waited.add(now_s - job.started_s)
+        state.figures.waited(job.recipe.name, now_s - job.started_s)
     worker.pipeline.sent += 1
     job.sequence = worker.pipeline.sent
     job.worker = worker

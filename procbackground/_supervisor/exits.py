@@ -71,7 +71,7 @@ class Exits:
         self._stacks = stacks
         self._read_last = read_last  # reads what a worker's result pipe still holds
         self.awaited: dict[Worker, _Awaited] = {}
-        self._unwatched: dict[Worker, _Unwatched] = {}
+        self.unwatched: dict[Worker, _Unwatched] = {}
         self.unclosed: list[WorkerProcess] = []  # processes that have ended, with descriptors to close
         self._oom_kills = OomKills()
         self.killed_descendants: dict[int, float] = {}  # pid -> start time
@@ -85,7 +85,7 @@ class Exits:
         now_s = time.monotonic()
         # A sentinel is a pipe: the fork server's, which may have died, or one that the process closes before it ends.
         if process.pidfd is None and (start := _platform.start_time(process.pid)) is not None:
-            self._unwatched[worker] = _Unwatched(start, now_s)
+            self.unwatched[worker] = _Unwatched(start, now_s)
             return
         self._note_end(worker, now_s)
 
@@ -115,26 +115,22 @@ class Exits:
             self._finish_exit(worker)
 
     @property
-    def has_looks(self) -> bool:
-        """Whether there is something to look for, at `next_due_s`."""
-        return bool(self.awaited or self._unwatched)
-
-    @property
     def next_due_s(self) -> float:
+        """When to look for what is `awaited` or `unwatched`."""
         looks_s = [each.look_s for each in self.awaited.values()]
-        looks_s += [each.look_s for each in self._unwatched.values()]
+        looks_s += [each.look_s for each in self.unwatched.values()]
         return min(looks_s, default=float("inf"))
 
     def look(self, now_s: float) -> None:
         """Look for ends that nothing reports, and again for exit codes that are late; do without those too late."""
-        for worker, unwatched in list(self._unwatched.items()):
+        for worker, unwatched in list(self.unwatched.items()):
             if now_s < unwatched.look_s:
                 continue
             if _platform.start_time(worker.pid) == unwatched.start:
                 unwatched.pause_s = min(2 * unwatched.pause_s, LONGEST_PAUSE_S)
                 unwatched.look_s = now_s + unwatched.pause_s
                 continue
-            del self._unwatched[worker]
+            del self.unwatched[worker]
             self._note_end(worker, now_s)
         for worker, awaited in list(self.awaited.items()):
             if now_s < awaited.look_s or worker not in self.awaited:

@@ -190,11 +190,8 @@ class Loop:
             undo.pop_all()
 
     def _start_thread(self) -> None:
-        """Start the thread. Where `start` raises though it runs, such as `MemoryError` at the end, it has started.
-
-        Thread and starter both try to take one pass: a thread that comes too late for it ends at once.
-        """
-        passes = deque([None])
+        """Start the thread. Where `start` raises though it runs, such as `MemoryError` at the end, it has started."""
+        passes = deque([None])  # which thread and starter both try to take: a thread that comes too late ends at once
         thread = threading.Thread(target=self._run, args=(passes,), name=f"{self.name}-supervisor", daemon=True)
         self.thread = thread
         try:
@@ -257,7 +254,8 @@ class Loop:
     def _step(self) -> None:
         """Wait for facts, report them to the scheduler, and have its commands carried out."""
         inbox, scheduler, watches = self.inbox, self.scheduler, self.watches
-        ready = inbox.sleep(watches.poll, self._seconds_to_wait())
+        due_s, has_chores = scheduler.next_due_s, self._has_chores  # what this step brings is for the next one
+        ready = inbox.sleep(watches.poll, self._seconds_to_wait(due_s, has_chores))
         # First, before times are read that go by it: the machine may have been suspended meanwhile.
         self.wall.note(time.monotonic())
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before
@@ -266,13 +264,14 @@ class Loop:
             act = watches.actions.get(fd)
             if act is not None:
                 act()
-        watches.run_deferred()
+        while watches.deferred:
+            watches.deferred.pop()()
         now_s = time.monotonic()
-        if now_s >= scheduler.next_due_s:
+        if now_s >= due_s:
             scheduler.clock_advanced(now_s, self.clocks_of)
         if self.settler.batches:
             self.settler.settle_results()
-        if self._has_chores:
+        if has_chores:
             self._do_chores(now_s)
         while scheduler.commands:
             commands, scheduler.commands = scheduler.commands, []
@@ -289,8 +288,8 @@ class Loop:
     def _has_chores(self) -> bool:
         """Whether something is under way that takes a look now and then; not while short tasks come and go."""
         return bool(
-            self.stacks.dumps or self.exits.has_looks or self.launcher.is_starting or self.user_code.has_backlog
-            or self.answers.progress.looks or self.log_records.is_awaited
+            self.stacks.dumps or self.exits.awaited or self.exits.unwatched or self.launcher.is_starting
+            or self.user_code.work or self.answers.progress.looks or self.log_records.waiting
         )  # fmt: skip
 
     def _do_chores(self, now_s: float) -> None:
@@ -312,11 +311,10 @@ class Loop:
             self._unchecked_steps = 0
             self.scheduler.check()
 
-    def _seconds_to_wait(self) -> float | None:
+    def _seconds_to_wait(self, due_s: float, has_chores: bool) -> float | None:
         if self.scheduler.commands:
             return 0.0
-        due_s = self.scheduler.next_due_s
-        if self._has_chores:
+        if has_chores:
             due_s = min(
                 due_s, self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
                 self.answers.progress.next_due_s, self.log_records.look_s,

@@ -33,7 +33,7 @@ class RecordRelay:
     def __init__(self, name: str, wake: Callable[[], None], post: Callable[[Callable[[], object]], None]) -> None:
         self._runner = UserCodeRunner(name, wake)  # of one thread: `add_thread_if_blocked` is never called
         self.post = post  # to the supervisor
-        self._waiting: dict[int, tuple[Callable[[], object], float]] = {}  # by ticket: what to do, since when it waits
+        self.waiting: dict[int, tuple[Callable[[], object], float]] = {}  # by ticket; what to do, since when it waits
         self._tickets = 0
         self._patience_ends_s = float("inf")  # nothing waits after this: a close must be over then
         self.owns = self._runner.owns
@@ -50,7 +50,7 @@ class RecordRelay:
             act()
             return
         self._tickets = ticket = self._tickets + 1
-        self._waiting[ticket] = (act, now_s)
+        self.waiting[ticket] = (act, now_s)
         self._runner.put(self.post, lambda: self._serve(ticket))
 
     def bound(self, end_s: float | None) -> None:
@@ -60,13 +60,9 @@ class RecordRelay:
             self._patience_ends_s = min(self._patience_ends_s, max(end_s - MARGIN_S, (now_s + end_s) / 2))
 
     @property
-    def is_awaited(self) -> bool:
-        """Whether something waits, so that `look` is due at `look_s`."""
-        return bool(self._waiting)
-
-    @property
     def look_s(self) -> float:
-        if not self._waiting:
+        """When `look` is due."""
+        if not self.waiting:
             return float("inf")
         if self._runner.is_stranded:
             return time.monotonic() + STRANDED_S
@@ -75,17 +71,17 @@ class RecordRelay:
     def look(self, now_s: float) -> None:
         """Let go what waits in vain."""
         self._runner.add_thread_if_stranded()
-        if self._waiting and now_s >= min(self._patience_ends_s, self._blocked_from_s()):
-            for ticket in list(self._waiting):
+        if self.waiting and now_s >= min(self._patience_ends_s, self._blocked_from_s()):
+            for ticket in list(self.waiting):
                 self._serve(ticket)
 
     def _blocked_from_s(self) -> float:
         since_s = self._runner.busy_since_s
-        waiting_s = next((since_s for _, since_s in self._waiting.values()), float("inf"))
+        waiting_s = next((since_s for _, since_s in self.waiting.values()), float("inf"))
         return max(waiting_s, since_s or 0.0) + BLOCKED_S
 
     def _serve(self, ticket: int) -> None:
-        waiting = self._waiting.pop(ticket, None)
+        waiting = self.waiting.pop(ticket, None)
         if waiting is not None:
             waiting[0]()
 

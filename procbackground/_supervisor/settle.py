@@ -148,13 +148,15 @@ class Settler:
             if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    self._add_successes(pid, row_recipe.name, tasks, row_since_s, row_end_s)
+                    self._figures.note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, row_end_s)
                     row_since_s = row_end_s
                 row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
             tasks += job.handle.plain_rows() if recipe.is_chunk else 1  # type: ignore[attr-defined]
         if in_a_row:
-            self._add_successes(pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ()))
+            self._figures.note(
+                self._add_successes, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ())
+            )
         return count
 
     def _add_successes(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:

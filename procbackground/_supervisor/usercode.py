@@ -27,7 +27,7 @@ class UserCodeRunner:
     def __init__(self, name: str, wake: Callable[[], None]) -> None:
         self._name = name
         self._wake = wake  # has the supervisor call `add_thread_if_blocked`
-        self._work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
+        self.work: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()  # that waits for a thread
         self._changed = threading.Condition(threading.Lock())
         self._threads: dict[threading.Thread, float | None] = {}  # since when each is at its present work
         self._idle = 0
@@ -37,7 +37,7 @@ class UserCodeRunner:
     def put(self, fn: Callable[..., object], *args: Any) -> None:
         """Have `fn(*args)` run soon. What it raises is logged."""
         with self._changed:
-            self._work.append((fn, args))
+            self.work.append((fn, args))
             if not self._threads:
                 self._add_thread()
             elif self._idle:
@@ -46,7 +46,7 @@ class UserCodeRunner:
     @property
     def look_s(self) -> float:
         """When to call `add_thread_if_blocked`; `inf` while no work waits."""
-        if not self._work:
+        if not self.work:
             return float("inf")
         since_s = [since_s for since_s in list(self._threads.values()) if since_s is not None]
         return (max(since_s) if since_s else time.monotonic()) + BLOCKED_S
@@ -62,18 +62,18 @@ class UserCodeRunner:
             are_blocked = all(
                 since_s is not None and now_s - since_s >= BLOCKED_S for since_s in self._threads.values()
             )
-            if self._work and are_blocked and not self._idle and len(self._threads) < MAX_THREADS:
+            if self.work and are_blocked and not self._idle and len(self._threads) < MAX_THREADS:
                 self._add_thread()
 
     @property
     def is_stranded(self) -> bool:
         """Whether work waits and there is no thread, since none could be started."""
-        return bool(self._work) and not self._threads
+        return bool(self.work) and not self._threads
 
     def run_without_threads(self) -> None:
         """Run the work here where the interpreter exits and starts no threads any more."""
-        while self._has_no_threads and not self._threads and self._work:
-            _run_one(*self._work.popleft())
+        while self._has_no_threads and not self._threads and self.work:
+            _run_one(*self.work.popleft())
 
     def add_thread_if_stranded(self) -> None:
         """Try again to start a first thread, or do without where the interpreter exits."""
@@ -88,17 +88,13 @@ class UserCodeRunner:
         """Since when the first thread is at its present piece of work; None if it is at none, or there is no thread."""
         return next(iter(list(self._threads.values())), None)
 
-    @property
-    def has_backlog(self) -> bool:
-        return bool(self._work)
-
     def owns(self, thread: threading.Thread) -> bool:
         return thread in self._threads
 
     def stop(self, timeout_s: float) -> bool:
         """Let the threads end when all work is done; return False where one still is at it after `timeout_s`."""
-        while self._work and not self._threads:
-            _run_one(*self._work.popleft())  # none could be started, and this is the last chance
+        while self.work and not self._threads:
+            _run_one(*self.work.popleft())  # none could be started, and this is the last chance
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
@@ -126,17 +122,17 @@ class UserCodeRunner:
         while True:
             with self._changed:
                 self._threads[me] = None
-                while not self._work:
+                while not self.work:
                     if self._is_stopping or len(self._threads) - self._idle > KEPT_IDLE:
                         del self._threads[me]
                         return
                     self._idle += 1
                     was_notified = self._changed.wait(IDLE_THREAD_S)
                     self._idle -= 1
-                    if not was_notified and not self._work:
+                    if not was_notified and not self.work:
                         del self._threads[me]
                         return
-                fn, args = self._work.popleft()
+                fn, args = self.work.popleft()
                 self._threads[me] = time.monotonic()
             _run_one(fn, args)
             del fn, args  # keeps nothing of a finished task alive while it waits

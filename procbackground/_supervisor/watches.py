@@ -14,7 +14,7 @@ class Watches:
         self._poller = poller
         self.poll = poller.poll
         self.actions: dict[int, Callable[[], object]] = {}
-        self._deferred: list[Callable[[], object]] = []
+        self.deferred: list[Callable[[], object]] = []  # for whoever polls to call, after everything else
 
     def watch(self, fd: int, act: Callable[[], object], *, writable: bool = False) -> None:
         """Have `act` called when `fd` can be read, or with `writable` when it can be written."""
@@ -35,16 +35,12 @@ class Watches:
 
     def defer(self, act: Callable[[], object]) -> None:
         """Have `act` called after everything else that is ready now."""
-        self._deferred.append(act)
+        self.deferred.append(act)
 
     def forget(self, fd: int) -> None:
         """Watch `fd` no more; nothing happens if it is not watched."""
         if self.actions.pop(fd, None) is not None:
             self._poller.forget(fd)
-
-    def run_deferred(self) -> None:
-        while self._deferred:
-            self._deferred.pop()()
 
     def close(self) -> None:
         self.actions.clear()

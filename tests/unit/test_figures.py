@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from procbackground._figures import MAX_NAMES, MAX_SLICES, MAX_SPANS, Figures, Histogram, Span, merged
+from procbackground._figures import HANDFUL, MAX_NAMES, MAX_SLICES, MAX_SPANS, Figures, Histogram, Span, merged
 
 SECONDS = st.floats(min_value=1e-6, max_value=1e6)
 
@@ -72,6 +72,23 @@ def test_a_copy_does_not_change():
     assert copy.names["f"].attempts == {"raised": 1}
     assert (copy.names["f"].peak_bytes, copy.names["f"].errors) == (1000, ["ValueError"])
     assert (len(copy.spans), copy.ended_s, copy.busy_s) == (1, 2.0, pytest.approx(1.0))
+
+
+def test_what_is_noted_is_in_every_copy_and_takes_no_room():
+    figures = Figures()
+    for number in range(2 * HANDFUL + 1):
+        figures.note(figures.waited, "f", 1.0, 2)
+        assert len(figures._noted) < HANDFUL
+        assert figures.copy().names["f"].waited.count == 2 * (number + 1)
+        figures.note(figures.end, "f", "succeeded")
+    assert figures.copy().names["f"].ended["succeeded"] == 2 * HANDFUL + 1
+
+
+def test_a_copy_has_a_handful_of_its_own():
+    figures = Figures()
+    copy = figures.copy()
+    figures.note(figures.end, "f", "succeeded")
+    assert not copy.copy().names
 
 
 def test_an_attempt_that_ended_before_it_began_is_no_time():
