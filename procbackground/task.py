@@ -26,7 +26,7 @@ Output: TypeAlias = Literal["inherit", "capture", "relay", "tagged"] | str | os.
 
 _UNITS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 _IS_ASYNC = 0x80 | 0x200  # CO_COROUTINE and CO_ASYNC_GENERATOR of `inspect`, which takes 7 ms to import
-_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*", re.IGNORECASE)
+_SIZE = r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(I?)B?\s*"  # compiled by its first use
 
 
 class TaskType(StrEnum):
@@ -313,7 +313,7 @@ def qualified_name(fn: Callable[..., Any]) -> str:
 def parse_size(size: int | str) -> int:
     """Return `size` in bytes. Strings take decimal (`"2GB"`) and binary (`"512MiB"`, `"2G"`) units."""
     if isinstance(size, str):
-        match = _SIZE.fullmatch(size)
+        match = re.fullmatch(_SIZE, size, re.IGNORECASE)
         if match is None:
             raise ValueError(f"not a size: {size!r}; write bytes as an int, or a string such as '512MiB'")
         number, unit, binary = match.groups()

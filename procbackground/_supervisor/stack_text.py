@@ -12,8 +12,9 @@ import re
 from procbackground._named import NamedTuple
 from procbackground._supervisor.stacks import EXECUTOR, OURS
 
-_THREAD = re.compile(r"^(?:Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):$")
-_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$')
+# Compiled by their first use: that is not before a program's first result.
+_THREAD = r"^(?:Current thread|Thread) 0x[0-9a-f]+.* \(most recent call first\):$"
+_FRAME = r'^  File "(?P<file>.*)", line (?P<line>\d+|\?\?\?) in (?P<function>.*)$'
 
 _LIBRARY = os.path.dirname(os.__file__) + os.sep
 # What starts a process or a thread, and so is below the user's frames; "<string>" is the code of `python -c`.
@@ -44,9 +45,9 @@ def _parse(raw: str) -> list[list[_Frame]]:
     """Return the frames of each thread, the last call last."""
     stacks: list[list[_Frame]] = []
     for line in raw.splitlines():
-        if _THREAD.match(line):
+        if re.match(_THREAD, line):
             stacks.append([])
-        elif stacks and (found := _FRAME.match(line)):
+        elif stacks and (found := re.match(_FRAME, line)):
             number = found["line"]
             stacks[-1].insert(0, _Frame(found["file"], int(number) if number.isdigit() else 0, found["function"]))
     return stacks

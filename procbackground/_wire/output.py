@@ -22,7 +22,7 @@ TO_FILE = 3
 TO_NEW_FILE = 4  # which is emptied first
 
 _TAIL = struct.Struct("<IB")  # length of the path before it, and where the output goes
-_NOT_IN_NAMES = re.compile(r"[^\w.-]+")
+_NOT_IN_NAMES = r"[^\w.-]+"
 _LONGEST_NAME = 100  # characters of a task's name in that of a file
 
 DEFAULT_FILE = "{name}-{id}.log"
@@ -44,7 +44,7 @@ class Plan:
 
     def file_of(self, name: str, number: int, attempt: int) -> str:
         """Return the path of the file for an attempt of task `number`."""
-        name = _NOT_IN_NAMES.sub("_", name)[:_LONGEST_NAME]
+        name = re.sub(_NOT_IN_NAMES, "_", name)[:_LONGEST_NAME]
         path = self.path
         for field, value in (("{name}", name), ("{id}", str(number)), ("{attempt}", str(attempt))):
             path = path.replace(field, value)

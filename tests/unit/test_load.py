@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import signal
 import sys
 
@@ -56,6 +57,37 @@ def test_a_handler_that_raises_leaves_the_module_whole(slow_module, on_signal):
 def test_a_module_that_is_absent_raises_as_its_import_does():
     with pytest.raises(ModuleNotFoundError, match="nowhere_at_all"):
         load("nowhere_at_all")
+
+
+COLLECTING = """
+import gc, os
+is_on = gc.isenabled()
+pid = os.fork()
+if pid == 0:
+    os._exit(gc.isenabled())
+forks_is_on = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+"""
+
+
+@pytest.mark.parametrize("is_on", [True, False])
+def test_the_collector_is_paused_and_then_as_before_in_a_fork_too(tmp_path, monkeypatch, is_on):
+    (tmp_path / "collecting.py").write_text(COLLECTING)
+    monkeypatch.syspath_prepend(tmp_path)
+    (gc.enable if is_on else gc.disable)()
+    try:
+        module = load("collecting")
+        assert (module.is_on, module.forks_is_on, gc.isenabled()) == (False, is_on, is_on)
+    finally:
+        gc.enable()
+        sys.modules.pop("collecting", None)
+
+
+def test_the_collector_goes_on_after_an_import_that_fails(tmp_path, monkeypatch):
+    (tmp_path / "failing_to_load.py").write_text("raise LookupError")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(LookupError):
+        load("failing_to_load")
+    assert gc.isenabled()
 
 
 CALLS = """
