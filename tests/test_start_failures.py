@@ -71,6 +71,11 @@ def test_a_directory_that_is_gone_is_an_error(tmp_path, method):
     assert text.count("the current directory is gone") == 2
 
 
+def test_a_folder_for_temporary_files_with_a_long_path_is_told_what_to_do(tmp_path):
+    before = "tempfile.tempdir = tempfile.mkdtemp(dir=os.getcwd(), suffix='x' * 110)"
+    assert errors_of(before, "forkserver", tmp_path).count("set TMPDIR to a shorter one") == 2
+
+
 def test_a_daemonic_process_is_told_what_to_do(tmp_path):
     before = "multiprocessing.current_process()._config['daemon'] = True"
     assert errors_of(before, "forkserver", tmp_path).count("daemon=False") == 2

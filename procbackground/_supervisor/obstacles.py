@@ -64,6 +64,11 @@ def advice(error: BaseException) -> str:
             "; make the manager in a process that is not daemonic: a `multiprocessing.Process` with daemon=False, or "
             "a `concurrent.futures.ProcessPoolExecutor` in place of a `multiprocessing.Pool`"
         )
+    if isinstance(error, OSError) and "AF_UNIX path too long" in str(error):
+        return (
+            "; the fork server has a socket in the folder for temporary files, whose path is too long: set TMPDIR to "
+            "a shorter one, or give mp_context='spawn'"
+        )
     if isinstance(error, OSError) and error.errno in _REFUSALS:
         return (
             "; the system refuses a call that starting a process takes: look at the permissions of this user, and at "
