@@ -12,8 +12,11 @@ import pytest
 from procbackground import Manager
 from tests.support.facts import Living
 from tests.support.gate import Gate
+from tests.support.measured import follow_raw_threads
 from tests.support.memory import memory_to_itself  # noqa: F401  # a fixture, for the tests that name it
 from tests.support.recorder import Recorder
+
+follow_raw_threads()
 
 CLOSE_S = 10.0  # bounds the closing after a test; a passing test leaves next to nothing to close
 LEAK_PATIENCE_S = 5.0  # how long an ended process may take to be collected by the forkserver
