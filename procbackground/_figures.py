@@ -104,8 +104,8 @@ class Span(NamedTuple):
 class Figures:
     """Collects. All seconds are of one clock; a copy may be read in another thread.
 
-    What comes with every task is only noted at first, and added up when there is a handful: adding up one task takes
-    20 calls, and between two tasks of 20 ms their code is in no cache, which was a fifth of the parent's CPU time.
+    What comes with every longer task is only noted at first, and added up when there is a handful: adding up one task
+    takes 20 calls, and between two tasks of 20 ms their code is in no cache: a fifth of the parent's CPU time.
     """
 
     def __init__(self) -> None:

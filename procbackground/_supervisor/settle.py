@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
+COLD_S = 0.002  # between tasks that take longer, the supervisor's code leaves the caches
 PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would delay other tasks
 
 
@@ -148,19 +149,26 @@ class Settler:
             if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    self._figures.note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, row_end_s)
+                    self._add_successes(each_s, pid, row_recipe.name, tasks, row_since_s, row_end_s)
                     row_since_s = row_end_s
                 row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
             tasks += job.handle.plain_rows() if recipe.is_chunk else 1  # type: ignore[attr-defined]
         if in_a_row:
-            self._figures.note(
-                self._add_successes, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ())
-            )
+            self._add_successes(each_s, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ()))
         return count
 
-    def _add_successes(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
-        """Add consecutive successes of a worker to the figures."""
+    def _add_successes(self, each_s: float, *successes: Any) -> None:
+        """Add consecutive successes of a worker to the figures: at once while short tasks keep that code in the caches.
+
+        A round trip would pay for all that were noted before.
+        """
+        if each_s < COLD_S:
+            self._add_successes_now(*successes)
+        else:
+            self._figures.note(self._add_successes_now, *successes)
+
+    def _add_successes_now(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
         self._figures.succeeded(pid, name, tasks, began_s, ended_s, *cost)
         if self.keyed is None:  # else all jobs have a key, and are counted when they are recorded
             self._figures.end(name, "succeeded", count=tasks)
