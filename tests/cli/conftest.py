@@ -39,6 +39,15 @@ def given(x):
     from procbackground import current
     return [current().slots, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")]
 def dies(x): os._exit(3)
+def hoards(x):
+    held = b"x" * (200 << 20)
+    time.sleep(60)
+def niceness(x): return os.nice(0)
+def begins(x): return time.monotonic()
+def logs(x):
+    import logging
+    logging.getLogger("tasks").warning("warning of %s", x)
+    logging.getLogger("tasks").info("information of %s", x)
 def sleeps(x, seconds="60"):
     print("begun", flush=True)
     time.sleep(float(seconds))

@@ -7,8 +7,11 @@ import os
 import pickle
 import subprocess
 import sys
+import urllib.request
 
 import pytest
+
+from tests.cli.conftest import PATIENCE_S
 
 
 def test_results_are_lines_of_json_and_all_else_goes_to_stderr(command):
@@ -44,6 +47,9 @@ def test_exit_code_stops_at_101(command):
     ("arguments", "outcome", "attempts"),
     [
         (["tasks:sleeps", "x", "--timeout", "300ms"], "timed out", 1),
+        (["tasks:sleeps", "x", "--deadline", "300ms"], "timed out", 1),
+        (["tasks:hoards", "x", "--memory", "100MiB"], "over memory", 1),
+        (["tasks:double", "1", "--min-free-memory", "1000TiB"], "over memory", 0),
         (["tasks:dies", "x", "--retries", "2"], "died", 3),
     ],
 )
@@ -114,6 +120,45 @@ def test_joblog_has_the_columns_of_gnu_parallel(command):
     assert [(row[0], row[6], row[7], row[8]) for row in rows] == [
         ("1", "0", "0", "tasks.picky('good')"), ("2", "1", "0", "tasks.picky('bad')"),
     ]  # fmt: skip
+
+
+def test_workers_are_as_nice_as_asked(command):
+    assert command("map", "tasks:niceness", "x", "--nice", "3").values == [os.nice(0) + 3]
+
+
+def test_starts_are_apart_by_the_delay(command):
+    began = command("map", "tasks:begins", "a", "b", "c", "-j", "3", "--keep-order", "--delay", "400ms").values
+    # The second may follow a slow start of the first; from there on, all is warm.
+    assert began[2] - began[0] >= 0.5
+
+
+def test_no_task_begins_while_the_load_is_above_the_limit(command):
+    assert command("map", "tasks:double", "1", "--load", "100000%").values == ["11"]
+    with command.running("map", "tasks:double", "1", "2", "--load", "0.000001") as process:
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(3)  # the load of a machine that runs this is above that
+        process.terminate()
+        out, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, out) == (143, "")
+    assert "finishing 0, 2 not started" in err
+
+
+def test_log_lines_are_shown_from_the_level_on(command):
+    assert "information of" not in command("map", "tasks:logs", "x").err
+    told = command("map", "tasks:logs", "x", "--log-level", "info").err
+    assert "WARNING tasks: warning of x" in told
+    assert "INFO tasks: information of x" in told
+
+
+def test_metrics_are_offered_at_the_port(command):
+    pytest.importorskip("prometheus_client")
+    with command.running("map", "tasks:sleeps", "60", "--prometheus", "0") as process:
+        address = next(line.split()[-1] for line in process.stderr if "metrics at" in line)
+        with urllib.request.urlopen(address, timeout=PATIENCE_S) as answer:
+            assert b"procbackground_tasks" in answer.read()
+        with command.running("map", "tasks:double", "1", "--prometheus", address.split(":")[2].split("/")[0]) as other:
+            assert "metrics cannot be offered at port" in other.communicate(timeout=PATIENCE_S)[1]
+            assert other.returncode == 2
 
 
 def test_a_run_halts_soon_or_now(command):
