@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+ERASE_LINE = b"\r\x1b[K"
+
 
 def print_to_stderr() -> None:
     """Send what tasks print to standard error: the initializer of the workers."""
@@ -69,8 +71,10 @@ def _flush() -> None:
 
 def _mark_lines(read_fd: int, write_fd: int, tag: bytes) -> None:
     with os.fdopen(read_fd, "rb") as lines, os.fdopen(write_fd, "wb", buffering=0) as out:
+        # On a terminal the bar may be where this line goes: the line takes its place, and the bar is drawn below it.
+        start = ERASE_LINE if out.isatty() and os.environ.get("TERM", "dumb") != "dumb" else b""
         for line in lines:
             try:
-                out.write(tag + b"\t" + line.rstrip(b"\n") + b"\n")
+                out.write(start + tag + b"\t" + line.rstrip(b"\n") + b"\n")
             except OSError:
                 pass  # read on, or the task would wait for room in the pipe

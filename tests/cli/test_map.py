@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import pty
 import subprocess
 import sys
 import urllib.request
@@ -90,6 +91,22 @@ def test_lines_that_tasks_print_bear_their_task(command):
     lines = ran.err.splitlines()
     for name in ("a", "b"):
         assert {f"{name}\tsays {name}", f"{name}\tsub {name}", f"{name}\twarns {name}"} <= set(lines)
+
+
+def test_a_tagged_line_takes_the_place_of_the_bar_on_a_terminal(command):
+    terminal, its_end = pty.openpty()
+    command.environment["TERM"] = "xterm"
+    with command.running("map", "tasks:chatty", "a", "--tag", stdout=subprocess.DEVNULL, stderr=its_end) as process:
+        os.close(its_end)
+        shown = b""
+        try:
+            while data := os.read(terminal, 4096):
+                shown += data
+        except OSError:
+            pass  # all that had the terminal have ended
+        os.close(terminal)
+        assert process.wait(PATIENCE_S) == 0
+    assert b"\r\x1b[Ka\tsays a\r\n" in shown
 
 
 def test_results_have_a_folder_each(command):
