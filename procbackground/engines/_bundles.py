@@ -6,7 +6,8 @@ its reports, its limits and its end, and a node that does not get to them soon g
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from procbackground._wire import attempts as w
@@ -16,16 +17,23 @@ BUNDLE_S = 0.05  # of work in a bundle; a tenth of it is what dask takes
 LEAST_S = 0.0005  # that a request counts for: what its reports and its process cost a node
 MOST_TOGETHER = 64  # requests in a bundle
 MOST_BYTES = 1 << 18  # of arguments in a bundle
+MOST_IN_MESSAGE = 1000  # bundles
+MOST_BYTES_OF_MESSAGE = 8 << 20  # of arguments, unless they are those of one bundle
 
 
 class Bundle:
-    """One task of dask, and those of its requests that have not ended. Its number is that of its first request."""
+    """One task of dask, and those of its requests that have not ended. Its number is that of its first request.
 
-    def __init__(self, requests: Sequence[w.Request]) -> None:
+    Args:
+        unwanted: takes the future once no request is left. Dask forgets the task when the future is released.
+    """
+
+    def __init__(self, requests: Sequence[w.Request], unwanted: deque[Any]) -> None:
         self.number: int = requests[0].number
-        self.has_several: bool = len(requests) > 1
         self.has_shares: bool = bool(requests[0].shares)
         self.left: set[int] = {request.number for request in requests}
+        self.has_result: bool = False  # its dask task returns reports that are too large for events
+        self._unwanted = unwanted
         self._future: Any = None
 
     @property
@@ -36,21 +44,21 @@ class Bundle:
     def came(self, future: Any) -> None:
         """Take the future. Reports may have come before it, in another thread."""
         self._future = future
-        self._release_if_over()
+        self._let_go_if_over()
 
     def end(self, number: int) -> None:
         """A request has ended, or was cancelled."""
         self.left.discard(number)
-        self._release_if_over()
+        self._let_go_if_over()
 
-    def _release_if_over(self) -> None:
-        """Have dask forget the task once nothing of it is left: it would run it again, were its node lost.
+    def _let_go_if_over(self) -> None:
+        """Let go of the future once nothing is left.
 
         `came` sets the future before it looks at what is left, and `end` the other way round: one of them sees both.
         """
         if not self.left and (future := self._future) is not None:
             self._future = None
-            future.release()
+            self._unwanted.append(future)
 
 
 def in_bundles(requests: Sequence[w.Request], free: int) -> list[list[w.Request]]:
@@ -71,6 +79,20 @@ def in_bundles(requests: Sequence[w.Request], free: int) -> list[list[w.Request]
     if together:
         bundles.append(together)
     return bundles
+
+
+def in_messages(bundles: list[list[w.Request]]) -> Iterator[list[list[w.Request]]]:
+    """Cut bundles into lists that are neither long nor large."""
+    together: list[list[w.Request]] = []
+    size = 0
+    for bundle in bundles:
+        added = sum(len(request.payload) for request in bundle)
+        if together and (size + added > MOST_BYTES_OF_MESSAGE or len(together) == MOST_IN_MESSAGE):
+            yield together
+            together, size = [], 0
+        together.append(bundle)
+        size += added
+    yield together
 
 
 def key_of(name: str, bundle: int) -> tuple[str, int]:

@@ -1,19 +1,20 @@
 """The connection of one manager to a dask cluster: gives work, and takes what becomes of it.
 
-Reports come as events of a topic, and large ones as the result of the task. A future is released at the last report:
-as long as one exists, dask runs the task again if the node with its result is lost.
+Reports come as events of a topic, and large ones as the result of the task. As long as dask knows a task that has
+ended, it runs it again if the node with its result is lost. So the scheduler forgets the task with its last report,
+before that comes here; see `_dask_scheduler`. The future is of no more use then, and is released later.
 """
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import queue
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask.config
@@ -21,9 +22,9 @@ from distributed.scheduler import KilledWorker
 
 from procbackground._wire import attempts as w
 from procbackground.engines._answers import Answers
-from procbackground.engines._bundles import Bundle, in_bundles, key_of
+from procbackground.engines._bundles import Bundle, in_bundles, in_messages, key_of
 from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
-from procbackground.engines._dask_scheduler import ASK, WITHDRAW, SchedulerSide
+from procbackground.engines._dask_scheduler import ASK, FORGET, WITHDRAW, SchedulerSide
 from procbackground.engines._dask_shares import SharesOfManager
 from procbackground.engines._resources import CORES, resources_of
 
@@ -43,8 +44,9 @@ ENOUGH = 256  # requests that dask has
 GATHER_S = 0.1  # for more, while it has so many tasks
 GATHER_SHORT_S = 0.01  # ... or so many requests in fewer tasks, which are short
 PER_THREAD = 2  # tasks of dask for each thread of a node: one runs, and the next is there
-MOST_TOGETHER = 1000  # tasks in one message
-MOST_BYTES = 8 << 20  # of arguments in one message, unless they are those of one task
+# dask's client sends one message each 10 ms. One that only releases a future would delay the next request by that. So
+# futures are released together, here or at the next look.
+MOST_UNWANTED = 64
 LOST = "the connection to the scheduler is lost"
 
 
@@ -60,6 +62,7 @@ class Connection:
         self._listener = listener
         self._bundles: dict[int, Bundle] = {}  # of each request that has not ended
         self._tasks: dict[int, Bundle] = {}  # of dask, by the number of the bundle
+        self._unwanted: deque[Any] = deque()  # futures of bundles that are over
         self._threads_of_nodes = 0
         self._answers = Answers()
         self.shares = SharesOfManager(client)
@@ -68,7 +71,7 @@ class Connection:
         self._is_lost = self._is_closing = False
         self._work: queue.SimpleQueue[tuple[Callable[..., None], Any] | None] = queue.SimpleQueue()
         self._next: tuple[Any] | None = None  # what was taken from there too early
-        self._large: queue.SimpleQueue[int | None] = queue.SimpleQueue()  # requests whose last report is a result
+        self._results: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()  # of tasks: large reports, packed
         self._client: Any = client
         try:
             self._client.subscribe_topic(self._name, self._take_event)
@@ -135,8 +138,17 @@ class Connection:
             alike[request.priority, request.needs, request.shares].append(request)
         for (priority, *_), each in sorted(alike.items(), key=lambda item: item[0][0], reverse=True):
             free = PER_THREAD * self._threads_of_nodes - len(self._tasks)
-            for together in _in_messages(in_bundles(each, max(0, free))):
+            for together in in_messages(in_bundles(each, max(0, free))):
                 self._submit(together, priority)
+        if len(self._unwanted) > MOST_UNWANTED:
+            self._release_unwanted()
+
+    def _release_unwanted(self) -> None:
+        try:
+            while True:
+                self._unwanted.popleft().release()
+        except IndexError:
+            pass  # that was all; two threads call this
 
     def _submit(self, lists: list[list[w.Request]], priority: int) -> None:
         resources = resources_of(lists[0][0])
@@ -147,7 +159,7 @@ class Connection:
         except TimeoutError:  # no node is there: after what came meanwhile
             self.put(self.submit, [request for requests in lists for request in requests])
             return
-        bundles = [Bundle(requests) for requests in lists]
+        bundles = [Bundle(requests, self._unwanted) for requests in lists]
         for bundle in bundles:
             self._tasks[bundle.number] = bundle
             self._bundles.update(dict.fromkeys(bundle.left, bundle))
@@ -168,6 +180,8 @@ class Connection:
             )
         for bundle, future in zip(bundles, futures, strict=True):
             bundle.came(future)
+            if bundle.has_result:
+                self._fetch_soon(bundle)
 
     def _note_needs(self, resources: dict[str, float]) -> None:
         key = tuple(sorted(resources.items()))
@@ -194,6 +208,7 @@ class Connection:
                 withdrawn.append((bundle.number, number))
         if withdrawn:
             self._client.sync(getattr(self._client.scheduler, WITHDRAW), name=self._name, numbers=withdrawn)
+        self._release_unwanted()
 
     def end_loop(self, number: int) -> None:
         self._client.run(end_loop, self._name, number, on_error="ignore")
@@ -210,12 +225,15 @@ class Connection:
 
     # -- taking --------------------------------------------------------------------------------------------
 
-    def _take_event(self, event: tuple[float, tuple[Any, bytes]]) -> None:
+    def _take_event(self, event: tuple[float, tuple[Any, Any, bytes]]) -> None:
         """Take reports, in the thread of dask's client."""
         reports = []
-        for report in w.unpack(event[1][1]):
+        for report in w.unpack(event[1][-1]):
             if report[1] == LARGE:
-                self._large.put(report[0])
+                bundle = self._bundles.get(report[0])
+                if bundle is not None:
+                    bundle.has_result = True  # before the look at its future; `_submit` looks the other way round
+                    self._fetch_soon(bundle)
                 continue
             if report[1] == w.ANSWER:
                 self._answers.take(*report)
@@ -235,16 +253,16 @@ class Connection:
         return bundle
 
     def _take(self) -> None:
-        """Take what is no report: large results, failures of dask's own, and the loss of the scheduler."""
+        """Take what is no event: large results, failures of dask's own, and the loss of the scheduler."""
         look_s = time.monotonic() + LOOK_S
         while not self._is_closing:
             try:
-                number = self._large.get(timeout=max(0.0, look_s - time.monotonic()))
+                result = self._results.get(timeout=max(0.0, look_s - time.monotonic()))
             except queue.Empty:
-                number = None
+                result = None
             try:
-                if number is not None:
-                    self._fetch(number)
+                if result is not None:
+                    self._take_result(result)
                 if time.monotonic() >= look_s:
                     self._look()
                     if time.monotonic() >= self._size_up_s and not self._is_lost:
@@ -253,23 +271,34 @@ class Connection:
             except Exception as error:
                 self._lose(f"dask's client failed: {type(error).__name__}: {error}")
 
-    def _fetch(self, number: int) -> None:
-        """Take the large last reports of the bundle of a request: they are the result of its dask task."""
-        bundle = self._bundles.get(number)
-        future = None if bundle is None else bundle.future
-        if future is None or self._is_lost:
-            return
+    def _fetch_soon(self, bundle: Bundle) -> None:
+        future = bundle.future
+        if future is not None and not self._is_lost:
+            self._client.loop.add_callback(self._fetch, bundle, future)
+
+    async def _fetch(self, bundle: Bundle, future: Any) -> None:
+        """Fetch the result of a dask task; in the thread of dask's client.
+
+        It waits as long as it takes: where the node is lost meanwhile, dask runs the task again. Nothing waits for it.
+        """
         try:
-            data = future.result()  # it is there, or will be in a moment; if its node is lost, after it has run again
-        except CancelledError:
-            return  # its last request was cancelled meanwhile; else the next look sees what has happened
-        reports = [] if data is None else list(w.unpack(data).values())
+            data = await self._client.gather(future, asynchronous=True)
+            await getattr(self._client.scheduler, FORGET)(name=self._name, bundle=bundle.number)
+        except (Exception, asyncio.CancelledError):
+            return  # its requests were cancelled meanwhile; else the next look sees what has happened
+        if data is not None:
+            self._results.put(data)
+
+    def _take_result(self, data: bytes) -> None:
+        """Take the large last reports of a bundle."""
+        reports = list(w.unpack(data).values())
         for report in reports:
             self._forget(report[0])
         self._listener.reports_came(reports)
 
     def _look(self) -> None:
         """Look whether dask has given up requests, or is gone."""
+        self._release_unwanted()
         if self._client.status != "running":
             self._lose(LOST)
         elif self._unchecked_needs and time.monotonic() >= self._unchecked_needs[0][0]:
@@ -331,7 +360,7 @@ class Connection:
         until_s = time.monotonic() + timeout_s
         self._is_closing = True
         self._work.put(None)
-        self._large.put(None)
+        self._results.put(None)
         for thread in self._threads:
             thread.join(max(0.0, until_s - time.monotonic()))
         closer = threading.Thread(target=self._disconnect, args=(timeout_s,), name=f"{self._name}-close", daemon=True)
@@ -342,6 +371,7 @@ class Connection:
     def _disconnect(self, timeout_s: float) -> None:
         self._bundles.clear()
         self._tasks.clear()
+        self._unwanted.clear()
         self.shares.clear()
         if not self._is_lost and self._client.status == "running":
             try:
@@ -354,17 +384,3 @@ class Connection:
 
 def _threads_of(nodes: dict[str, Any]) -> int:
     return sum(node["nthreads"] for node in nodes.values())
-
-
-def _in_messages(bundles: list[list[w.Request]]) -> Iterator[list[list[w.Request]]]:
-    """Cut bundles into lists that are neither long nor large."""
-    together: list[list[w.Request]] = []
-    size = 0
-    for bundle in bundles:
-        added = sum(len(request.payload) for request in bundle)
-        if together and (size + added > MOST_BYTES or len(together) == MOST_TOGETHER):
-            yield together
-            together, size = [], 0
-        together.append(bundle)
-        size += added
-    yield together

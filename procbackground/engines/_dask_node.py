@@ -100,12 +100,10 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         with self._lock:
             reports, self._reports = self._reports, []
         if reports:
-            over = [
-                (self._bundles[report[0]], report[0])
-                for report in reports
-                if report[1] in w.ENDS and report[0] in self._bundles
-            ]
-            self._worker.log_event(self.name, (over, w.pack(reports)))
+            ended = [report[0] for report in reports if report[1] in w.ENDS]
+            over = [(self._bundles[number], number) for number in ended if number in self._bundles]
+            over_bundles = [number for number in ended if number not in self._bundles]  # of which they are all
+            self._worker.log_event(self.name, (over, over_bundles, w.pack(reports)))
 
     def run(self, bundle: int, data: bytes, shares: dict[int, ShareOnNode]) -> bytes | None:
         """Run the requests of a bundle; return the last reports that are too large for an event, by their requests."""

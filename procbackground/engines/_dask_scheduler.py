@@ -1,12 +1,14 @@
-"""What runs in the scheduler of a dask cluster, for one manager: it knows which requests of a bundle are over.
+"""What runs in the scheduler of a dask cluster, for one manager: it knows which requests are over.
 
-dask runs a bundle anew where its node is lost. Some of its requests may have ended by then, and must not run again. So
-a node asks here before it begins a bundle. The answer is up to date: the reports of nodes pass this process.
+dask runs a bundle anew where its node is lost. What had ended by then must not run again. The reports of nodes pass
+this process: at the end of a request that is alone in its bundle, dask is made to forget the bundle at once, before the
+manager has the report. Before a node begins a bundle of several, it asks here which of them are over.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
 
 OVER = "procbackground_over"  # asked by nodes
 WITHDRAW = "procbackground_withdraw"  # asked by managers
+FORGET = "procbackground_forget"
 ASK = "procbackground_ask"
 DECLARE = "procbackground_declare"  # asked by nodes
 WITHDRAWN = "procbackground-withdrawn"  # sent to a node
@@ -40,6 +43,7 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         plugins: dict[str, Any] = scheduler.plugins
         scheduler.handlers[OVER] = lambda name, bundle: sorted(plugins[name].over(bundle))
         scheduler.handlers[WITHDRAW] = lambda name, numbers: plugins[name].withdraw(numbers)
+        scheduler.handlers[FORGET] = lambda name, bundle: plugins[name].forget([bundle])
         scheduler.handlers[DECLARE] = lambda name, **what: plugins[name].declare(**what)
         scheduler.handlers[ASK] = lambda name, **what: plugins[name].ask(**what)
 
@@ -50,8 +54,16 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
     def log_event(self, topic: str, msg: Any) -> None:
         """Called by dask for each message of a node: note what ends by it."""
         if topic == self.name:
-            for bundle, number in msg[0]:
+            over, over_bundles, _ = msg
+            for bundle, number in over:
                 self._note(bundle, number)
+            if over_bundles:
+                self.forget(over_bundles)
+
+    def forget(self, bundles: Sequence[int]) -> None:
+        """Have dask forget bundles, as if the manager had released them: it would run them again with a lost node."""
+        keys = [key_of(self.name, bundle) for bundle in bundles]
+        self._scheduler.client_releases_keys(keys=keys, client=self._client)
 
     def _note(self, bundle: int, number: int) -> None:
         known = self._over.get(bundle)

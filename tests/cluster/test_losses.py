@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections import Counter
 
+import distributed
 import psutil
 import pytest
 
@@ -42,6 +44,50 @@ def test_lost_node_costs_no_task_and_nothing_that_was_reported_runs_again(
     assert {event.handle.result() for event in reassigned} <= set(again)  # its first milliseconds nobody knows of
     assert reassigned
     assert all(event.lost_node and event.node != event.lost_node for event in reassigned)
+
+
+@pytest.mark.parametrize("size", [0, 1 << 20])
+def test_task_that_has_ended_never_runs_again_however_late_its_future_is_released(
+    make_cluster, make_manager, tmp_path, monkeypatch, size
+):
+    monkeypatch.setattr(distributed.Future, "release", lambda future: None)
+    cluster = make_cluster(nthreads=1)
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster)
+    handles = [manager.run(counting.count_and_return, log, number, size) for number in range(6)]
+    assert [handle.result(PATIENCE_S) for handle in handles] == [bytes(size)] * 6
+    cluster.nodes[0].kill()
+    later = [manager.run(counting.count, log, number) for number in range(6, 12)]  # dask runs these after the first
+    assert [handle.result(PATIENCE_S) for handle in later] == list(range(6, 12))
+    assert sorted(counting.lines(log, "begins")) == list(range(12))
+
+
+def test_large_result_that_is_lost_while_it_is_fetched_comes_again_and_delays_no_other(
+    make_cluster, make_manager, gate, monkeypatch
+):
+    gather = distributed.Client._gather
+
+    async def lose_the_node_first(client, *args, **kwargs):
+        if not killed.is_set():
+            killed.set()
+            node.kill()
+        return await gather(client, *args, **kwargs)
+
+    killed = threading.Event()
+    monkeypatch.setattr(distributed.Client, "_gather", lose_the_node_first)
+    cluster = make_cluster(nthreads=1)
+    manager = make_manager(cluster)
+    lost = manager.run(gated.stop_and_return_bytes, gate.address, 1 << 20)
+    pid = gate.wait_for_arrival()
+    node = next(node for node in cluster.nodes if pid in node.pids())
+    gate.release(pid)
+    assert killed.wait(PATIENCE_S)
+    cluster.add_node(nthreads=2)
+    again = gate.wait_for_arrival(PATIENCE_S)
+    assert len(manager.run(plain.bytes_of_size, 1 << 20).result(PATIENCE_S)) == 1 << 20
+    assert not lost.done()
+    gate.release(again)
+    assert len(lost.result(PATIENCE_S)) == 1 << 20
 
 
 def test_killed_worker_takes_its_children_along_and_its_nanny_goes_on(make_cluster, make_manager, gate):

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 from concurrent.futures import CancelledError
 
 import pytest
+from distributed import Client
 from tenacity import stop_after_attempt, wait_none
 
 from procbackground import (
@@ -60,23 +61,23 @@ def test_large_arguments_and_results_cross(manager):
 
 
 def test_a_cancel_while_a_large_result_is_fetched_costs_no_other_task(manager, monkeypatch):
-    from procbackground.engines._bundles import Bundle
+    gather = Client._gather
 
-    def release_first(bundle):
-        """Have the task cancelled between the look at the future and its use, in the thread that fetches."""
-        future = bundle._future
-        if sys._getframe(1).f_code.co_name == "_fetch" and not cancelled.is_set():
-            wait_until(lambda: future.status == "finished", "the result is there")
+    async def cancel_first(client, futures, *args, **kwargs):
+        """Have the task cancelled between the look at the future and its use."""
+        if not cancelled.is_set():
             cancelled.set()
             handle.cancel()
-            wait_until(lambda: future.status == "cancelled", "dask is let go of it")
-        return future
+            while futures.status != "cancelled":
+                await asyncio.sleep(0.01)
+        return await gather(client, futures, *args, **kwargs)
 
     cancelled = threading.Event()
-    monkeypatch.setattr(Bundle, "future", property(release_first))
+    monkeypatch.setattr(Client, "_gather", cancel_first)
     handle = manager.run(plain.bytes_of_size, MIB)
     with pytest.raises(CancelledError):
         handle.result(PATIENCE_S)
+    assert cancelled.wait(PATIENCE_S)
     monkeypatch.undo()
     assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
 

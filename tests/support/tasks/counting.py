@@ -21,6 +21,11 @@ def count(log: str, number: int, seconds: float = 0.0) -> int:
     return number
 
 
+def count_and_return(log: str, number: int, size: int) -> bytes:
+    count(log, number)
+    return bytes(size)
+
+
 def count_and_stop(log: str, number: int, address: Address) -> int:
     note(log, f"{number} begins\n")
     stop_at_gate(address, number)

@@ -51,6 +51,11 @@ def tell_time(address: Address) -> None:
     tell_gate(address, time.monotonic())
 
 
+def stop_and_return_bytes(address: Address, size: int) -> bytes:
+    stop_at_gate(address)
+    return bytes(size)
+
+
 def tell_then_return_bytes(address: Address, size: int) -> bytes:
     value = bytes(size)
     tell_gate(address, size)
