@@ -31,7 +31,7 @@ from procbackground._wire.shares import SharedFile
 from procbackground._wire.surroundings import Surroundings
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
 
-# After which requests that have not begun are given back. A task that was expected to be short, and is not, holds more
+# Between two looks whether requests have to be given back. A task that was expected to be short, and is not, holds more
 # than the thread of the engine that brought it: others came with it.
 GIVE_BACK_S = 1.0
 
@@ -110,7 +110,7 @@ class NodeAgent:
     ) -> None:
         """Run requests to their ends. Return once those are reported, and the processes of withdrawn ones are gone.
 
-        Requests that have not begun after `GIVE_BACK_S` are given back: here others take longer than was expected.
+        Those that wait for others which take longer than was expected are given back; see `_are_held_up`.
 
         Args:
             find_over: returns the numbers of those that are not to be run. Called once a cancel finds them here.
@@ -126,12 +126,7 @@ class NodeAgent:
                     run.handle.has_ended = True
                 else:
                     self._begin(run, request, shares or {})
-            give_back_s: float | None = time.monotonic() + GIVE_BACK_S
-            for run in runs:
-                if not self._await_end(run, give_back_s):
-                    give_back_s = None
-                    self._give_back(runs, all_of_them=False)
-                    self._await_end(run, None)
+            self._await_ends(runs)
         finally:
             with self._changed:
                 for request in requests:
@@ -164,6 +159,27 @@ class NodeAgent:
             handle.end(w.STOPPED)
         except (ProcbackgroundError, OSError, RuntimeError) as error:
             handle.end(w.REFUSED, dump_failure(error, frames_to_skip=0))
+
+    def _await_ends(self, runs: Sequence[_Run]) -> None:
+        look_s: float | None = time.monotonic() + GIVE_BACK_S
+        for run in runs:
+            while not self._await_end(run, look_s):
+                look_s = None if len(runs) == 1 else time.monotonic() + GIVE_BACK_S
+                if self._are_held_up(runs):
+                    look_s = None
+                    self._give_back(runs, all_of_them=False)
+
+    def _are_held_up(self, runs: Sequence[_Run]) -> bool:
+        """Return whether those that have not begun wait for others that run here, and not for a process to start.
+
+        One that is alone has the place of its thread, unless a task of several cores has that. It must not be given
+        back for a slow start: a task that takes nodes down is known by how many it has begun on.
+        """
+        with self._changed:
+            here = tuple(self._running.values())
+        if len(runs) == 1:
+            return any(run.has_needs for run in here)
+        return any(run.handle.has_begun and not run.handle.has_ended for run in here)
 
     def _await_end(self, run: _Run, until_s: float | None) -> bool:
         """Wait until a request has ended, or it is `until_s`; return whether it has."""

@@ -92,7 +92,7 @@ class Places(Workers):
             if not is_anew:
                 place.begins = place.losses = place.refusals = 0
             self._workers[place.number] = worker
-            self._requests.append(request_of(job, place.number, payload, place.losses > 0))
+            self._requests.append(request_of(job, place.number, payload, place.losses > 0 or place.begins > 1))
 
     def _share(self, share: SharedFile) -> None:
         """Have the engine know a shared value, until nothing here refers to it."""

@@ -24,6 +24,7 @@ from procbackground import (
     TaskTimeoutError,
     WorkerDiedError,
 )
+from procbackground._node.agent import GIVE_BACK_S
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import failing, gated, hoarding, logs, plain, printing, reporting, saving
@@ -258,6 +259,12 @@ def test_initializer_runs_on_nodes_and_its_failure_is_told(make_manager):
 def test_environment_reaches_the_children(make_manager):
     manager = make_manager(env={"PB_TEST_OF_NODES": "yes"})
     assert manager.run(os.getenv, "PB_TEST_OF_NODES").result(PATIENCE_S) == "yes"
+
+
+def test_task_whose_process_is_slow_to_start_is_given_to_the_cluster_once(make_manager):
+    manager = make_manager(initializer=time.sleep, initargs=(2 * GIVE_BACK_S,))
+    assert manager.run(pow, 2, 2).result(PATIENCE_S) == 4
+    assert manager._supervisor._loop.workers._last_number == 1
 
 
 def test_journal_keeps_results_of_nodes(make_manager, tmp_path):
