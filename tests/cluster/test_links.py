@@ -28,6 +28,7 @@ from tests.support.facts import wait_until
 from tests.support.tasks import counting
 
 PATIENCE_S = 60.0
+MIB = 1 << 20
 LOST_S = "3s"  # without a heartbeat, until dask gives up a node
 SILENT_S = "12s"  # until it gives up a connection, the least that it allows
 
@@ -103,6 +104,17 @@ class Net:
     def cut(self, index: int) -> None:
         """Cut the link of a place: what is sent to or from it is lost, and nobody is told."""
         ip("link", "set", self._places[index], "down")
+
+    def slow_down(self, index: int) -> None:
+        """Let a place send a megabyte a second."""
+        place = self._places[index]
+        shape = ("tbf", "rate", "8mbit", "burst", "16000", "latency", "1s")
+        command = ["ip", "netns", "exec", place, "tc", "qdisc", "add", "dev", f"{place}i", "root", *shape]
+        subprocess.run(command, check=True, capture_output=True)
+
+    def bytes_from(self, index: int) -> int:
+        """Return how much a place has sent."""
+        return int(Path(f"/sys/class/net/{self._places[index]}/statistics/rx_bytes").read_text())
 
     def mend(self, index: int) -> None:
         ip("link", "set", self._places[index], "up")
@@ -206,6 +218,38 @@ def test_way_to_the_scheduler_that_is_cut_for_good_ends_every_handle(net, run):
     began = time.monotonic()
     manager.close(timeout=1)
     assert time.monotonic() - began < 8
+
+
+@pytest.mark.parametrize("lost", ["node", "scheduler"])
+def test_large_result_whose_way_is_cut_while_it_is_fetched_ends_in_time(net, cluster, make_manager, tmp_path, lost):
+    if not has("tbf", "rate", "8mbit", "burst", "16000", "latency", "1s"):
+        pytest.skip("this kernel can shape no links")
+    with pytest.warns(RuntimeWarning, match="encrypted"):
+        manager = make_manager(cluster)
+    with dask.config.set({"distributed.comm.timeouts.tcp": SILENT_S}):
+        assert manager.run(pow, 2, 2).result(PATIENCE_S) == 4
+        log = str(tmp_path / "log")
+        senders = (FIRST, SECOND) if lost == "node" else (SCHEDULER,)
+        before = [net.bytes_from(index) for index in senders]
+        for index in senders:
+            net.slow_down(index)
+        handle = manager.run(counting.count_and_return, log, 7, 10 * MIB)
+
+        def sender() -> int | None:
+            sent = [net.bytes_from(index) - first for index, first in zip(senders, before, strict=True)]
+            return next((index for index, much in zip(senders, sent, strict=True) if much > MIB), None)
+
+        wait_until(lambda: sender() is not None, "a part of the result is on its way", PATIENCE_S)
+        cut = sender()
+        assert cut is not None
+        net.cut(cut)
+        began = time.monotonic()
+        if lost == "node":
+            assert handle.result(PATIENCE_S) == bytes(10 * MIB)
+            assert counting.lines(log, "begins") == [7, 7]
+        else:
+            assert isinstance(handle.exception(PATIENCE_S), EngineLostError)
+            assert time.monotonic() - began < 30
 
 
 # Of each, the first that the kernel has. A token bucket delays what is over its rate, and drops what its queue cannot
