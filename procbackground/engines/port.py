@@ -36,9 +36,16 @@ class Listener(Protocol):
 class Engine(Protocol):
     """Runs attempts on the nodes of a cluster. No method but `start`, `ask` and `close` blocks.
 
-    A node runs each request by `procbackground._node.agent.NodeAgent`, which makes the reports. Where a node is lost,
-    the engine runs its requests on others: so each is run at least once, and exactly once while no node is lost. It
-    forgets a request at its last report, such that it is not run again then.
+    On each node the engine makes a `procbackground._node.agent.NodeAgent` for the manager, in a process of its own, as
+    soon as the node is there. It calls `run` of the agent in as many threads as attempts may run at once there, and
+    passes what the agent sends to `Listener.reports_came`: of one request in order, and whole. Requests, settings and
+    reports cross by `_wire.attempts.pack` and `unpack`. `tests/support/engine.py` is the shortest engine there is.
+
+    Where a node is lost, the engine runs its requests on others: so each is run at least once, and exactly once while
+    no node is lost. It forgets a request at its last report, before the listener has that, so that it never runs again;
+    the kinds of last reports are `_wire.attempts.ENDS`. What has taken several nodes down goes to
+    `Listener.node_lost`. When the manager's process or the connection to it is gone, nodes close their agents, which
+    ends all that they run; one that is asked to end calls `drain` first.
     """
 
     def start(self, name: str, settings: NodeSettings, listener: Listener) -> None:
