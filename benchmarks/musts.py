@@ -67,6 +67,8 @@ _ALL = (
     Must("shared_200m", "over_noop_us", 50),
     Must("shared_200m", "growth", 1.1),
     Must("memory_per_queued_task", "bytes_per_task", 0.25, BASELINE, aim=0.12),
+    Must("idle", "pss_mib", 1, BASELINE),
+    Must("idle", "wake_ups", 0),
     Must("cpu_batch", "efficiency_percent", 97),
     Must("cpu_batch", "efficiency_percent", 1, NOISE),
     Must("cold_start", "first_result_ms", 1, BASELINE),

@@ -83,6 +83,7 @@ _GROWTH_MIB = Metric("growth_mib", "growth of RSS", "MiB")
 _GB_PER_S = Metric("gb_per_s", "both ways summed", "GB/s", higher_is_better=True)
 _GROWERS = frozenset({OURS, BASELINE})
 _ONLY_OURS = frozenset({OURS})
+_POOLS = frozenset({OURS, BASELINE, "ppe-fork", "ppe-spawn", "mp-pool", "pebble", "deadpool", "loky", "mpire"})
 _KIB, _MIB = 1024, 1024**2
 
 _ALL = (
@@ -215,6 +216,19 @@ _ALL = (
         metrics=(Metric("bytes_per_task", "growth of RSS", "bytes"),),
         full={"tasks": 100_000},
         quick={"tasks": 2_000},
+    ),
+    Measure(
+        name="idle",
+        title="An idle pool",
+        explanation=(
+            "A warm pool that has nothing to do for 30 seconds: voluntary context switches of all its threads and "
+            "processes, and the memory of all of them (PSS, in which shared pages count once), the parent's included."
+        ),
+        run=_HERE + "memory:idle",
+        metrics=(Metric("pss_mib", "memory (PSS)", "MiB"), Metric("wake_ups", "wake-ups", "")),
+        full={"watched_s": 30},
+        quick={"watched_s": 1},
+        contenders=_POOLS,
     ),
     Measure(
         name="stream_memory",

@@ -1,7 +1,11 @@
-"""Memory: what the parent holds for each task that waits."""
+"""Memory: what the parent holds for each task that waits, and what a pool takes and does that is idle."""
 
 import gc
+import os
+import threading
 import time
+from collections import Counter
+from pathlib import Path
 
 import psutil
 
@@ -58,3 +62,33 @@ def streamed(contest: Contest) -> Readings:
         took_s = time.perf_counter() - started_s
     expect((done, total) == (count, count * (count - 1) // 2), "number and sum of the streamed results")
     return Readings({"growth_mib": (rss_most_bytes - rss_before_bytes) / 2**20, "tasks_per_s": count / took_s})
+
+
+def idle(contest: Contest) -> Readings:
+    """Let a warm pool alone: count the wake-ups of its threads and processes, and add up their memory (PSS).
+
+    A wake-up is a voluntary context switch of any thread but this one, which sleeps meanwhile.
+    """
+    with contest.open() as pool:
+        warm(pool, contest.workers)
+        time.sleep(SETTLE_S)
+        gc.collect()
+        parent = psutil.Process()
+        others = parent.children(recursive=True)
+        before = _switches([parent, *others])
+        time.sleep(contest.count("watched_s"))
+        wake_ups = sum((_switches([parent, *others]) - before).values())
+        parent_mib, *others_mib = (each.memory_full_info().pss / 2**20 for each in (parent, *others))
+    note = f"parent {parent_mib:.1f} MiB, {len(others)} processes " + ", ".join(f"{mib:.1f}" for mib in others_mib)
+    return Readings({"wake_ups": wake_ups, "pss_mib": parent_mib + sum(others_mib)}, note)
+
+
+def _switches(processes: list[psutil.Process]) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for process in processes:
+        for thread in os.listdir(f"/proc/{process.pid}/task"):
+            if thread != str(threading.get_native_id()):
+                path = Path(f"/proc/{process.pid}/task/{thread}")
+                lines = (path / "status").read_text(encoding="ascii").splitlines()
+                found[path.name] = next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt"))
+    return found

@@ -227,6 +227,8 @@ def _draw_verdicts(verdicts: Sequence[Verdict]) -> Any | None:
 
 def _margin(verdict: Verdict) -> float:
     """Return how many times better than its bound the demand was met, cut to what a plot can show."""
+    if not verdict.bound:  # there is no "times better" than none
+        return 1.0 if verdict.is_met else 1 / MOST_SHOWN
     reached = max(verdict.reached or 0.0, verdict.bound / MOST_SHOWN)
     margin = reached / verdict.bound if verdict.higher_is_better else verdict.bound / reached
     return min(max(margin, 1 / MOST_SHOWN), MOST_SHOWN)
