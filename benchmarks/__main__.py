@@ -60,15 +60,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure procbackground and its peers."
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="tiny sizes, one repetition: a test of the benchmarks"
-    )
-    parser.add_argument(
-        "--only", nargs="+", choices=list(MEASURES), metavar="MEASURE", help="only these measures"
-    )
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="Measure procbackground and its peers.")
+    parser.add_argument("--quick", action="store_true", help="tiny sizes, one repetition: a test of the benchmarks")
+    parser.add_argument("--only", nargs="+", choices=list(MEASURES), metavar="MEASURE", help="only these measures")
     parser.add_argument(
         "--peers",
         nargs="*",
@@ -79,9 +73,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--repetitions", type=_positive, help=f"default {REPETITIONS}, or 1 with --quick")
     parser.add_argument("--workers", type=_positive, default=2, help="size of every pool, default 2")
-    parser.add_argument(
-        "--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the report"
-    )
+    parser.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the report")
     return parser
 
 

@@ -111,9 +111,7 @@ def _rival(must: Must, measure: Measure, metric: Metric, summary: Summary) -> st
     return summary.best_peer(measure, metric) if must.against in (BEST_PEER, NOISE) else must.against
 
 
-def _reached(
-    must: Must, measure: Measure, metric: Metric, rival: str | None, summary: Summary
-) -> float | None:
+def _reached(must: Must, measure: Measure, metric: Metric, rival: str | None, summary: Summary) -> float | None:
     if must.against is not None:
         return summary.ratio(measure, metric, OURS, rival)
     ours = summary.spread(measure.name, metric.key, OURS)
@@ -145,9 +143,7 @@ def _demand(must: Must, metric: Metric) -> str:
 
 
 def _judge_growth(measure: Measure, summary: Summary) -> Verdict:
-    exponents = growth_exponents(
-        [(x, summary.spread(measure.name, "seconds", OURS, x)) for x in summary.xs(measure)]
-    )
+    exponents = growth_exponents([(x, summary.spread(measure.name, "seconds", OURS, x)) for x in summary.xs(measure)])
     steepest = max(exponents[-STEPS_LOOKED_AT:], default=None)
     return Verdict(
         measure=measure.name,
@@ -166,6 +162,5 @@ def growth_exponents(curve: list[tuple[float, Spread | None]]) -> list[float]:
     """Return the exponent with which wall time grew in each step: 1 is linear, 0 is constant."""
     known = [(x, spread.median) for x, spread in curve if spread is not None and spread.median > 0]
     return [
-        log(later_s / earlier_s) / log(larger / smaller)
-        for (smaller, earlier_s), (larger, later_s) in pairwise(known)
+        log(later_s / earlier_s) / log(larger / smaller) for (smaller, earlier_s), (larger, later_s) in pairwise(known)
     ]

@@ -55,9 +55,7 @@ class Summary:
                 self.notes[measure, contender] = result.note
             for metric, value in result.values.items():
                 readings[Place(measure, x, metric, contender)].append(value)
-        self.spreads: Mapping[Place, Spread] = {
-            place: Spread.of(values) for place, values in readings.items()
-        }
+        self.spreads: Mapping[Place, Spread] = {place: Spread.of(values) for place, values in readings.items()}
 
     def spread(self, measure: str, metric: str, contender: str, x: float | None = None) -> Spread | None:
         """Return the spread there, or None if nothing was read."""

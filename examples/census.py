@@ -37,9 +37,7 @@ from tenacity import retry_if_exception_type, stop_after_attempt, wait_random_ex
 from procbackground import Manager, ProcbackgroundError, Retry, Task, TaskTimeoutError, WorkerDiedError
 
 SKIPPED_FOLDERS = frozenset({"site-packages", "dist-packages", "__pycache__"})
-RANKED = (
-    10  # functions shown; as many come home from every file, so the ranking is exact and results are small
-)
+RANKED = 10  # functions shown; as many come home from every file, so the ranking is exact and results are small
 
 # A syntax error is there the next time too; a death or a timeout may be the machine's fault, not the file's.
 RETRY = Retry(
@@ -87,9 +85,7 @@ def by_length(function: FunctionCensus) -> tuple[int, str, int]:
     return function.lines, function.path, function.line
 
 
-ONE_BRANCH = frozenset(
-    {ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case}
-)
+ONE_BRANCH = frozenset({ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case})
 
 
 def branches_at(node: ast.AST) -> int:
@@ -212,9 +208,7 @@ def walk(folder: str) -> Iterator[str]:
     if os.path.isfile(folder):
         yield folder
     for parent, subfolders, names in os.walk(folder):
-        subfolders[:] = [
-            name for name in subfolders if name not in SKIPPED_FOLDERS and not name.startswith(".")
-        ]
+        subfolders[:] = [name for name in subfolders if name not in SKIPPED_FOLDERS and not name.startswith(".")]
         for name in names:
             path = os.path.join(parent, name)
             if name.endswith(".py") and os.path.exists(path):  # a dangling link does not exist
@@ -307,9 +301,7 @@ def as_json(
 ) -> dict[str, Any]:
     return {
         "folders": list(folders),
-        "totals": {
-            name: getattr(census, name) for name in ("files", "lines", "functions", "classes", "branches")
-        },
+        "totals": {name: getattr(census, name) for name in ("files", "lines", "functions", "classes", "branches")},
         "most_complex": [asdict(function) for function in census.most_complex],
         "longest": None if census.longest is None else asdict(census.longest),
         "unparsed": dict(sorted(census.unparsed.items())),
@@ -400,9 +392,7 @@ def parse_arguments(argv: Sequence[str] | None) -> tuple[argparse.Namespace, lis
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="default: the standard library")
     parser.add_argument("--jobs", type=at_least_one, default=usable_cores(), help="processes (%(default)s)")
-    parser.add_argument(
-        "--timeout", type=seconds, default=60.0, help="seconds for one attempt at a file (%(default)g)"
-    )
+    parser.add_argument("--timeout", type=seconds, default=60.0, help="seconds for one attempt at a file (%(default)g)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument(
         "--compare", action="store_true", help="do it all in one process too, and print the measured speed-up"

@@ -85,9 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manager.closing_on(signal.SIGTERM, signal.SIGINT, timeout=arguments.close_timeout),
         suppress(ManagerClosedError),  # the signal may come before everything is started
     ):
-        loop = manager.run_task(
-            Task(report_load, args=(os.getcwd(),), type=TaskType.LOOP, interval=arguments.interval)
-        )
+        loop = manager.run_task(Task(report_load, args=(os.getcwd(),), type=TaskType.LOOP, interval=arguments.interval))
         for path in arguments.files:
             handle = manager.run_task(Task(checksum, args=(path,), name=f"checksum of {path}"))
             handle.add_done_callback(partial(log_checksum, path))

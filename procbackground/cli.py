@@ -36,9 +36,7 @@ def task(
 ) -> Callable[[F], F]: ...
 
 
-def task(
-    fn: Any = None, /, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **fields: Any
-) -> Any:
+def task(fn: Any = None, /, *, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **fields: Any) -> Any:
     """Register the function below for `procbackground run`; the function itself stays as it is.
 
     `@task` or `@task(timeout=..., retry=...)`. Takes the fields of `Task` by name. A function may be registered more

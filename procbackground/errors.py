@@ -106,9 +106,7 @@ class TaskTimeoutError(ProcbackgroundError, TimeoutError):
     moment as text, or None where it could not be taken.
     """
 
-    def __init__(
-        self, message: str = "", *, timeout: float = 0.0, stack: str | None = None, **facts: Any
-    ) -> None:
+    def __init__(self, message: str = "", *, timeout: float = 0.0, stack: str | None = None, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.timeout = timeout
         self.stack = stack
@@ -153,9 +151,7 @@ class QueueFullError(ProcbackgroundError, RuntimeError):
     Attributes: `max_pending` and `max_pending_bytes`, the limits; 0 where there is none.
     """
 
-    def __init__(
-        self, message: str = "", *, max_pending: int = 0, max_pending_bytes: float = 0, **facts: Any
-    ) -> None:
+    def __init__(self, message: str = "", *, max_pending: int = 0, max_pending_bytes: float = 0, **facts: Any) -> None:
         super().__init__(message, **facts)
         self.max_pending = max_pending
         self.max_pending_bytes = max_pending_bytes

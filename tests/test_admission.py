@@ -23,12 +23,7 @@ pytestmark = [
     pytest.mark.usefixtures("memory_to_itself"),
 ]
 
-HOLD = (
-    "import sys\n"
-    "held = bytearray(b'1') * int(sys.argv[1])\n"
-    "print('held', flush=True)\n"
-    "sys.stdin.read()\n"
-)
+HOLD = "import sys\nheld = bytearray(b'1') * int(sys.argv[1])\nprint('held', flush=True)\nsys.stdin.read()\n"
 
 
 class Swelling:

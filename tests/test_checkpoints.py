@@ -208,4 +208,3 @@ def test_example_that_is_killed_ten_times_comes_to_the_same_answer(tmp_path):
     assert kills == 10
     assert output.splitlines()[0] == expected
     assert expected.startswith("pi is about 3.14")
-

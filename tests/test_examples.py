@@ -22,9 +22,7 @@ from tests.support.example import PATIENCE_S, ROOT, Program, run
 
 STDLIB = sysconfig.get_path("stdlib")
 
-PROMPT_S = (
-    10.0  # a stop by a signal: the workers end at SIGTERM, well before the manager's grace of 5 s is over
-)
+PROMPT_S = 10.0  # a stop by a signal: the workers end at SIGTERM, well before the manager's grace of 5 s is over
 
 
 # -- census.py ------------------------------------------------------------------------------------------
@@ -49,9 +47,7 @@ def census() -> Iterator[ModuleType]:
 def tree(tmp_path: Path) -> Path:
     """Two files that parse."""
     (tmp_path / "package").mkdir()
-    (tmp_path / "package" / "larger.py").write_text(
-        "class A:\n    def f(self, x):\n        return x or 1\n\n" * 5
-    )
+    (tmp_path / "package" / "larger.py").write_text("class A:\n    def f(self, x):\n        return x or 1\n\n" * 5)
     (tmp_path / "smaller.py").write_text("def g():\n    return 2\n")
     return tmp_path
 
@@ -200,9 +196,7 @@ def test_census_rewrites_one_line_on_a_terminal(tree: Path) -> None:
     assert "\n" not in shown
 
 
-@pytest.mark.parametrize(
-    "arguments", [["no/such/folder"], ["--jobs", "0"], ["--timeout", "-1"], ["--timeout", "nan"]]
-)
+@pytest.mark.parametrize("arguments", [["no/such/folder"], ["--jobs", "0"], ["--timeout", "-1"], ["--timeout", "nan"]])
 def test_census_refuses_wrong_arguments(arguments: Sequence[str]) -> None:
     program = run("census.py", *arguments, code=2)
     assert "census.py: error: " in program.stderr

@@ -417,9 +417,7 @@ def test_a_call_interrupted_at_any_line_leaves_the_manager_whole(
 
 
 @pytest.mark.slow
-def test_the_first_call_interrupted_at_any_line_leaves_a_manager_that_starts(
-    make_manager: Callable[..., Manager]
-):
+def test_the_first_call_interrupted_at_any_line_leaves_a_manager_that_starts(make_manager: Callable[..., Manager]):
     made: list[Manager] = []
 
     def operation() -> Operation:
@@ -452,9 +450,7 @@ def test_a_loop_interrupted_at_any_line_leaves_the_manager_whole(make_manager: C
 
 @pytest.mark.slow
 @pytest.mark.parametrize("timeout", [None, 0.0])
-def test_a_close_interrupted_at_any_line_can_be_repeated(
-    make_manager: Callable[..., Manager], timeout: float | None
-):
+def test_a_close_interrupted_at_any_line_can_be_repeated(make_manager: Callable[..., Manager], timeout: float | None):
     made: list[Manager] = []
 
     def operation() -> Operation:

@@ -401,5 +401,3 @@ def test_stored_result_that_cannot_be_loaded_is_made_again(path, log, caplog, mo
         monkeypatch.setattr(journaled, "Point", renamed, raising=False)
         handle.exception(PATIENCE_S)
     assert "runs again" in caplog.text
-
-

@@ -114,9 +114,7 @@ def test_what_ends_with_a_task_disturbs_no_other(make_manager, gate):
 
 
 def test_what_the_initializer_has_started_serves_all_tasks(make_manager, gate):
-    manager = make_manager(
-        max_workers=1, initializer=leaving.leave, initargs=(gate.address, "without environment")
-    )
+    manager = make_manager(max_workers=1, initializer=leaving.leave, initargs=(gate.address, "without environment"))
     workers = {manager.run(plain.own_pid_after_a_moment, None).result(timeout=PATIENCE_S) for _ in range(3)}
     left = gate.wait_for_label()
     assert len(workers) == 1
@@ -282,9 +280,7 @@ def test_no_zombie_is_left_where_the_manager_is_the_first_process(tmp_path: Path
     script.write_text(INIT)
     command = ["unshare", "--pid", "--fork", "--mount-proc", sys.executable, str(script), method, victim]
     try:
-        done = subprocess.run(
-            command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S, check=False
-        )
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
     except FileNotFoundError:
         pytest.skip("needs unshare")
     if done.stderr.startswith("unshare: "):

@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.scripts import ENVIRONMENT
 
-PROGRAM = '''
+PROGRAM = """
 import enum, functools, multiprocessing, os
 from procbackground import Manager
 
@@ -78,7 +78,7 @@ if __name__ == "__main__":
         print("fine")
 
     main()
-'''
+"""
 LINE = "manager.run(lambda: 1 / 0)"
 LAUNCHER = """
 import multiprocessing, runpy, sys, types

@@ -116,9 +116,7 @@ _ALL = (
     Measure(
         name="latency",
         title="Round trip",
-        explanation=(
-            "One task at a time, submit to result, in a warm pool; 1,500 round trips or three seconds."
-        ),
+        explanation=("One task at a time, submit to result, in a warm pool; 1,500 round trips or three seconds."),
         run=_HERE + "throughput:latency",
         metrics=(Metric("p50_us", "p50", "µs"), Metric("p99_us", "p99", "µs")),
         full={"rounds": 1_500, "limit_s": 3.0},
@@ -285,8 +283,7 @@ _ALL = (
         name="loop_iteration",
         title="Loop iteration",
         explanation=(
-            "A loop task counts its own iterations, then runs the same body under a plain `while`"
-            " in the same process."
+            "A loop task counts its own iterations, then runs the same body under a plain `while` in the same process."
         ),
         run=_HERE + "looping:loop_iteration",
         metrics=(
@@ -319,9 +316,7 @@ _ALL = (
     Measure(
         name="growth_workers",
         title="Growth: number of workers",
-        explanation=(
-            "Ten sleeps of 50 ms per worker, so that no core is short: the ideal is 0.5 s at any size."
-        ),
+        explanation=("Ten sleeps of 50 ms per worker, so that no core is short: the ideal is 0.5 s at any size."),
         run=_HERE + "throughput:sleepers",
         metrics=(
             _TASKS_PER_S,

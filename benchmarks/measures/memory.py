@@ -37,9 +37,7 @@ def per_queued_task(contest: Contest) -> Readings:
         (folder / "release").touch()
         for blocker in blockers:
             pool.result_of(blocker)
-        expect(
-            [pool.result_of(handle) for handle in handles] == list(range(count)), "results of queued tasks"
-        )
+        expect([pool.result_of(handle) for handle in handles] == list(range(count)), "results of queued tasks")
     return Readings({"bytes_per_task": (rss_after_bytes - rss_before_bytes) / count})
 
 

@@ -92,9 +92,7 @@ def _tables(measure: Measure, summary: Summary) -> Iterator[str]:
         )
 
 
-def _rows(
-    measure: Measure, metric: Metric, best_peer: str | None, summary: Summary
-) -> Iterator[tuple[str, ...]]:
+def _rows(measure: Measure, metric: Metric, best_peer: str | None, summary: Summary) -> Iterator[tuple[str, ...]]:
     spreads = {
         name: spread
         for name in summary.row_names(measure)
@@ -123,10 +121,7 @@ def _growth_tables(measure: Measure, summary: Summary) -> Iterator[str]:
         yield from _table(
             (measure.x_title, *(CONTENDERS[name].title for name in names)),
             "r" * (1 + len(names)),
-            (
-                (f"{x:,.0f}", *(_cell(measure, metric, name, x, summary) for name in names))
-                for x in summary.xs(measure)
-            ),
+            ((f"{x:,.0f}", *(_cell(measure, metric, name, x, summary) for name in names)) for x in summary.xs(measure)),
         )
 
 

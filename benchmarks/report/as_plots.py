@@ -135,9 +135,7 @@ def _draw_growth(measure: Measure, summary: Summary) -> Any | None:
     for axis, metric in zip(axes[0], metrics, strict=True):
         for name in summary.row_names(measure):
             known = [
-                (x, spread)
-                for x in xs
-                if (spread := summary.spread(measure.name, metric.key, name, x)) is not None
+                (x, spread) for x in xs if (spread := summary.spread(measure.name, metric.key, name, x)) is not None
             ]
             _draw_curve(axis, name, known)
         axis.set_xscale("log")
@@ -187,9 +185,7 @@ def _label_points(axis: Any, measure: Measure, xs: Sequence[float]) -> None:
 def _draw_verdicts(verdicts: Sequence[Verdict]) -> Any | None:
     # An exponent of growth is no multiple of anything; it is told in the table only.
     measured = [
-        verdict
-        for verdict in verdicts
-        if verdict.reached is not None and not MEASURES[verdict.measure].is_growth
+        verdict for verdict in verdicts if verdict.reached is not None and not MEASURES[verdict.measure].is_growth
     ]
     if not measured:
         return None

@@ -1,5 +1,7 @@
 """How to test code that runs in workers: results, errors, logs, and what a test patches.
 
+To run them:
+
     python -m pytest examples/testing
     python -m pytest -n 2 examples/testing                                              with pytest-xdist
     python -m coverage run --rcfile examples/testing/coveragerc -m pytest examples/testing    lines in workers count

@@ -1,5 +1,7 @@
 """The command `procbackground`. It needs click and rich: the extra `cli`.
 
+The modules:
+
     start                   `main`: says how to get the extra where it is missing
     app, settings           the group of commands; their settings from pyproject.toml
     options, values         options that several commands have; types of their values

@@ -264,4 +264,3 @@ def window_of(jobs: int, pace: Pace, halt: Halt | None) -> int:
     # With a pace a call is given when it may begin, and that is when a worker is free. So it is where the end of one
     # call may keep the next from beginning.
     return jobs if pace.is_any or halt is not None else max(64, 8 * jobs)
-

@@ -71,6 +71,7 @@ def product_of(lists: Sequence[tuple[str, list[str]]]) -> list[tuple[str, ...]]:
 
 def of_arguments(rows: Sequence[Sequence[str]], typed: bool, why_not: WhyNot) -> Inputs:
     """Return calls with the given positional arguments."""
+
     def each() -> Iterator[Row]:
         for number, row in enumerate(rows, 1):
             yield tuple(map(typed_value, row) if typed else row), {}, f"input {number}"
@@ -90,6 +91,7 @@ def of_matches(patterns: Sequence[str], why_not: WhyNot) -> Inputs:
 
 def of_lines(path: str, typed: bool, is_null: bool, why_not: WhyNot) -> Inputs:
     """Return a call with one argument for each line; blank ones are skipped."""
+
     def each() -> Iterator[Row]:
         with _opened(path) as file:
             lines = _split_at_null(file) if is_null else (line.rstrip("\n") for line in file)
@@ -160,6 +162,7 @@ def typed_value(text: str) -> Any:
 
 def _checked(rows: Callable[[], Iterator[Row]], is_repeatable: bool, why_not: WhyNot) -> Inputs:
     """Return the rows as calls; read through now if that can be done twice."""
+
     def checked() -> Iterator[Call]:
         for index, (args, kwargs, place) in enumerate(rows()):
             reason = why_not(args, kwargs)

@@ -69,8 +69,14 @@ def failed(file: str, as_json: bool) -> int:
 
 @command.command()
 @FILE
-@click.option("--format", "form", type=click.Choice(["jsonl", "csv", "joblog"]), default="jsonl", show_default=True,
-              help="JSON lines, CSV, or the columns of GNU parallel's joblog.")
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["jsonl", "csv", "joblog"]),
+    default="jsonl",
+    show_default=True,
+    help="JSON lines, CSV, or the columns of GNU parallel's joblog.",
+)
 @click.option("-o", "--output", metavar="FILE", help="Write there, and not to standard output.")
 def export(file: str, form: str, output: str | None) -> int:
     """Write all tasks in another form."""

@@ -25,14 +25,21 @@ an iteration is silent for longer than --stalled-after. For systemd add SuccessE
 @click.argument("arguments", nargs=-1, metavar="[ARGUMENT]...")
 @option("--interval", type=values.Duration(may_be_least=True), default=0.0, metavar="TIME", help="Between iterations.")
 @option("--retries", type=click.IntRange(0), default=0, metavar="N", help="Further attempts of an iteration.")
-@option("--retry-delay", type=values.Duration(may_be_least=True), default=0.0, metavar="TIME", help="Before a further "
-        "attempt; doubles each time, with jitter.")
+@option(
+    "--retry-delay",
+    type=values.Duration(may_be_least=True),
+    default=0.0,
+    metavar="TIME",
+    help="Before a further attempt; doubles each time, with jitter.",
+)
 @option("--timeout", type=values.Duration(), metavar="TIME", help="Longest an iteration may run.")
 @option("--memory", type=values.Size(), metavar="SIZE", help="Most memory that an iteration may hold.")
-@option("--stalled-after", type=values.Duration(), metavar="TIME", help="Report an iteration that is silent "
-        "for so long.")
-@option("--grace", type=values.Duration(), default=5.0, metavar="TIME", help="Between SIGTERM and SIGKILL. "
-        "[default: 5]")
+@option(
+    "--stalled-after", type=values.Duration(), metavar="TIME", help="Report an iteration that is silent for so long."
+)
+@option(
+    "--grace", type=values.Duration(), default=5.0, metavar="TIME", help="Between SIGTERM and SIGKILL. [default: 5]"
+)
 @option("--nice", type=int, metavar="N", help="Added to the niceness of the worker.")
 @click.option("--types", is_flag=True, help="Pass arguments that are numbers, true or false as such.")
 @PLACE

@@ -55,9 +55,7 @@ def _show_calls(inputs: Inputs, fields_of: FieldsOf, lines: Lines) -> int:
 class _Work:
     """One run. Everything happens in the main thread, but for the reading of the input: see `batch`."""
 
-    def __init__(
-        self, inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, Any], lines: Lines
-    ) -> None:
+    def __init__(self, inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, Any], lines: Lines) -> None:
         self._inputs = shuffled(inputs) if asked.get("shuffle") else inputs
         self._fields_of = fields_of
         self._title = title
@@ -304,4 +302,3 @@ def set_log_level(level: str) -> None:
     if loguru is not None:
         loguru.logger.remove()
         loguru.logger.add(sys.stderr, level=level.upper())
-

@@ -244,9 +244,7 @@ class NodeAgent:
             supervisor.close(0.0)
 
 
-def make_job(
-    handle: NodeHandle, request: w.Request, slots: Collection[str], shares: Mapping[int, SharedFile]
-) -> Job:
+def make_job(handle: NodeHandle, request: w.Request, slots: Collection[str], shares: Mapping[int, SharedFile]) -> Job:
     """Return the job of a request, on a node with these slots and shared values.
 
     Raises: `OSError` where a large payload finds no memory.

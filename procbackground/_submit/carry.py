@@ -200,7 +200,6 @@ def _home_of(variable: Any) -> Home:
 def _checked(module: str, name: str) -> Home:
     if module in MAIN_NAMES and not main_module().has(name):
         raise ValueError(
-            f"context: {name!r} is a variable of `__main__`, which a child cannot import here; define it in "
-            "a module"
+            f"context: {name!r} is a variable of `__main__`, which a child cannot import here; define it in a module"
         )
     return "__main__" if module in MAIN_NAMES else module, name

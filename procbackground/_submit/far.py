@@ -24,9 +24,7 @@ class FarSubmitter(Submitter):
     def may_shorten(self) -> bool:
         return False  # the shortcut pickles by reference
 
-    def submit_call(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> TaskHandle[Any]:
+    def submit_call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         with main_by_value():
             return super().submit_call(fn, args, kwargs)
 
@@ -55,9 +53,7 @@ class FarSubmitter(Submitter):
         with main_by_value():
             super().submit_chunk(chunk, fn, columns, may_end_early)
 
-    def _make_recipe(
-        self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool
-    ) -> Recipe:
+    def _make_recipe(self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool) -> Recipe:
         recipe = super()._make_recipe(task, blob, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk)
         recipe.node_needs, recipe.needs = recipe.needs, None
         recipe.is_apart = recipe.isolate

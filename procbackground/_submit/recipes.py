@@ -105,9 +105,7 @@ class Submitter:
 
     # -- giving work ---------------------------------------------------------------------------------------
 
-    def submit_call(
-        self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> TaskHandle[Any]:
+    def submit_call(self, fn: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> TaskHandle[Any]:
         """Give `fn(*args, **kwargs)` to the supervisor, under the fields, and return its handle."""
         recipe = self.call_recipes.get(fn) if type(fn) in HASHED_BY_IDENTITY else None
         if recipe is not None:
@@ -293,9 +291,7 @@ class Submitter:
             self.port.preload(fn.__module__)
         return recipe, None
 
-    def _make_recipe(
-        self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool
-    ) -> Recipe:
+    def _make_recipe(self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool) -> Recipe:
         defaults = self.defaults
         retry = task.retry if task.retry is not None else defaults.retry
         if is_chunk:

@@ -119,9 +119,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
         job.record(outcome, now_s, wall, pid=getattr(error, "pid", None), error=error)
     if worker is not None:
         exit_code = None if command.kind in (c.VALUE, c.FAILURE) else death.exit_code
-        job.record(
-            outcome, now_s, wall, pid=pid, exit_code=exit_code, error=error, cost=command.cost
-        )
+        job.record(outcome, now_s, wall, pid=pid, exit_code=exit_code, error=error, cost=command.cost)
     delay_s = None
     if job.recipe.retry is not None and can_retry:
         try:

@@ -354,11 +354,7 @@ class KeyedJobs:
 
 def _is_plain_data(pickled: bytes) -> bool:
     """Whether loading this is quick and runs none of the user's code."""
-    return (
-        not EXTENSION_CODES
-        and len(pickled) <= PLAIN_LIMIT
-        and (STACK_GLOBAL not in pickled or is_plain(pickled))
-    )
+    return not EXTENSION_CODES and len(pickled) <= PLAIN_LIMIT and (STACK_GLOBAL not in pickled or is_plain(pickled))
 
 
 def _form_of(body: bytes | ReceivedParcel) -> tuple[str, bytes]:

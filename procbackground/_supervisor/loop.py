@@ -117,7 +117,7 @@ class Loop:
         self.settler = self.make_settler(
             self.scheduler, self.events, self.user_code, self.acceptance, self.figures, self.inbox, self.unseen,
             self.log_records,
-        )
+        )  # fmt: skip
         self.keyed: KeyedJobs | None = None
         if options.journal is not None:
             self.keyed = load("procbackground._supervisor.keyed").KeyedJobs(

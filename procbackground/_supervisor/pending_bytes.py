@@ -25,9 +25,7 @@ class PendingBytes:
         limit_bytes: None for the default, a share of the free memory; `inf` for none.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, limit_bytes: float | None, free_memory_bytes: Callable[[], int]
-    ) -> None:
+    def __init__(self, scheduler: Scheduler, limit_bytes: float | None, free_memory_bytes: Callable[[], int]) -> None:
         self._scheduler = scheduler
         self._is_known = limit_bytes is not None
         self._free_memory_bytes = free_memory_bytes

@@ -140,4 +140,3 @@ def request_of(job: Job, number: int, payload: bytes, is_suspect: bool) -> w.Req
         shares=tuple(share.number for share in shares_of(job)),
         expected_s=recipe.mean_s if is_plain and recipe.mean_s >= 0 else w.NEVER,
     )
-

@@ -277,9 +277,9 @@ class Places(Workers):
                 self._gone(worker, death)
             case w.REFUSED, body:
                 self._take_refusal(worker, load_failure_safely(body)[0])
-            case w.LOOP_ENDED, :
+            case (w.LOOP_ENDED,):
                 self._places.loop_ended(worker, now_s)
-            case w.STOPPED, :
+            case (w.STOPPED,):
                 self._take_stop(worker, job)
 
     def _take_value(self, worker: Worker, job: Job, body: Any, cost: w.Cost, now_s: float) -> None:

@@ -1,5 +1,7 @@
 """What crosses between parent and child, both ways.
 
+The modules:
+
     frames        the messages in a worker's two pipes
     pickling      pickles of functions, arguments and values; names the part that cannot be pickled
     failures      pickles of how a call failed

@@ -176,9 +176,7 @@ def pack(
     return parcel
 
 
-def _open(
-    label: bytes, files: list[OwnedFile], shares: ReceivedShares | Sequence[SharedFile]
-) -> ReceivedParcel:
+def _open(label: bytes, files: list[OwnedFile], shares: ReceivedShares | Sequence[SharedFile]) -> ReceivedParcel:
     """Map the files of the parcel with this label. Raises: `OSError`, `EOFError`."""
     mapped_count, passed_count, part_count, share_count = _COUNTS.unpack_from(label)
     if len(files) != mapped_count + passed_count:

@@ -1,5 +1,7 @@
 """The child's side: what runs in a worker process around the user's function, and the helper processes.
 
+The modules:
+
     entry                   the functions that a new `multiprocessing` process runs: a worker or the zygote
     alone                   a worker that no zygote has forked
     adopted                 an interpreter that had a head start, and becomes the zygote

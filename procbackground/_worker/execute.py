@@ -303,9 +303,7 @@ class Executor:
         self.output.end()
         self.channel.send(wire.LOOP_ENDED, sequence, prefix=self.reporter.pending(sequence))
 
-    def _iterate(
-        self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool
-    ) -> bool:
+    def _iterate(self, fn: Callable[..., Any], args: Any, kwargs: Any, interval_s: float, notes_starts: bool) -> bool:
         """Run iterations until one fails or a stop is requested; return whether to continue."""
         words = self.words
         stop, count, began, paused = (self.base + word for word in (STOP, ITERATIONS, BEGAN_NS, PAUSED))

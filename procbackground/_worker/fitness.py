@@ -68,7 +68,6 @@ class Traces:
         made = _find_generator()
         return None if made is None else f"it made a random generator ({made})"
 
-
     def _has_new_threads(self) -> bool:
         """Whether threads run that did not before, those excepted that end with a fork, or are about to end.
 

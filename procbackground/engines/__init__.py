@@ -1,5 +1,7 @@
 """Engines run a manager's attempts on other machines: `Manager(engine=DaskEngine("tls://scheduler:8786"))`.
 
+The modules:
+
     port              what a manager asks of an engine, and what that reports
     dask              `DaskEngine`: on the workers of a dask.distributed cluster
     _dask_connection  the connection of one manager to the cluster

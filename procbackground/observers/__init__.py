@@ -1,5 +1,7 @@
 """Observers of a manager's events.
 
+The modules:
+
     base                `Observer`, the class to derive from
     callback            `CallbackObserver`: plain functions
     lines, log, loguru  `LoggingObserver` and `LoguruObserver`: events as log records, and what both have in common

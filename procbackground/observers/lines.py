@@ -57,9 +57,7 @@ class LogLines(Observer):
         """Whether a line of that level would go nowhere."""
         return False
 
-    def _task(
-        self, level: int, event: Any, text: str, error: BaseException | None = None, **facts: Any
-    ) -> None:
+    def _task(self, level: int, event: Any, text: str, error: BaseException | None = None, **facts: Any) -> None:
         if not self._is_muted(level):
             task = event.task
             facts = {"task": task.name, "attempt": event.attempt, "meta": dict(task.meta), **facts}

@@ -36,4 +36,3 @@ class LoggingObserver(LogLines):
             source.function or None, extra,
         )  # fmt: skip
         logger.handle(record)
-

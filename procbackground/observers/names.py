@@ -56,6 +56,7 @@ def progress_observer() -> Any:
 
 def display() -> str:
     """Return the name of what shows progress here: "rich", "tqdm" or "plain"."""
+
     def can_import(module: str) -> bool:
         try:
             import_module(module)

@@ -21,7 +21,7 @@ if not all(map(find_spec, ("click", "rich"))):
 
 PATIENCE_S = 60.0
 
-FUNCTIONS = '''
+FUNCTIONS = """
 import os, signal, sys, time
 
 def double(x): return 2 * x
@@ -61,7 +61,7 @@ def third_time(folder):
     with open(path, "a") as file: file.write("x")
     if os.path.getsize(path) < 3: raise OSError("not yet")
     return os.path.getsize(path)
-'''
+"""
 
 
 class Ran(NamedTuple):

@@ -1,5 +1,7 @@
 """Scheduler and nodes in network namespaces of their own, whose links are cut: no connection is closed then.
 
+The links:
+
     this process ── bridge ─┬─ scheduler
                             ├─ node 1
                             └─ node 2

@@ -175,9 +175,7 @@ def test_short_calls_are_put_into_batches():
     sizes = []
     completed = backend.batch_completed
     backend.batch_completed = lambda size, duration: (sizes.append(size), completed(size, duration))
-    assert Parallel(n_jobs=2, backend=backend)(delayed(square)(x) for x in range(5000)) == [
-        x * x for x in range(5000)
-    ]
+    assert Parallel(n_jobs=2, backend=backend)(delayed(square)(x) for x in range(5000)) == [x * x for x in range(5000)]
     assert sum(sizes) == 5000
     assert max(sizes) > 1
     assert backend.compute_batch_size() == 1  # reset for the next call
@@ -357,9 +355,7 @@ def test_joblib_s_timeout_stops_what_runs(gate):
 
 def test_leaving_a_generator_stops_what_runs(gate):
     with parallel_config(backend="procbackground", n_jobs=2, grace=1):
-        results = Parallel(return_as="generator", batch_size=1)(
-            delayed(stop_at_gate)(gate.address) for _ in range(4)
-        )
+        results = Parallel(return_as="generator", batch_size=1)(delayed(stop_at_gate)(gate.address) for _ in range(4))
         pids = [gate.wait_for_arrival(), gate.wait_for_arrival()]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # joblib warns of what we do here on purpose

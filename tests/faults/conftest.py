@@ -21,9 +21,7 @@ def method(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make_scene(
-    make_manager: Callable[..., Manager], method: str, gate: Gate, tmp_path: Path
-) -> Callable[..., Scene]:
+def make_scene(make_manager: Callable[..., Manager], method: str, gate: Gate, tmp_path: Path) -> Callable[..., Scene]:
     """A function that sets the scene, with options for its manager."""
 
     def make(**options: Any) -> Scene:

@@ -40,9 +40,7 @@ class Program:
         self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
         self._news: queue.Queue[str | None] = queue.Queue()
         streams = (("stdout", self.process.stdout), ("stderr", self.process.stderr))
-        self._readers = [
-            threading.Thread(target=self._read, args=(name, stream)) for name, stream in streams if stream
-        ]
+        self._readers = [threading.Thread(target=self._read, args=(name, stream)) for name, stream in streams if stream]
         for reader in self._readers:
             reader.start()
 

@@ -715,4 +715,3 @@ def short(name: str = "short", **limits: Any) -> Recipe:
     recipe = Recipe(name, b"", **limits)
     recipe.learn(0.0001)
     return recipe
-

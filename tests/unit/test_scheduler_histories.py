@@ -22,9 +22,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "long": lambda: Recipe("long", b""),
     "urgent": lambda: short("urgent", priority=1),
     "retried": lambda: short("retried", retry=Retry.of_attempts(3)),
-    "retried later": lambda: short(
-        "retried later", retry=Retry(stop=stop_after_attempt(3), wait=wait_fixed(0.05))
-    ),
+    "retried later": lambda: short("retried later", retry=Retry(stop=stop_after_attempt(3), wait=wait_fixed(0.05))),
     "result judged": lambda: short(
         "result judged", retry=Retry(stop=stop_after_attempt(2), retry=retry_if_result(bool))
     ),
@@ -57,21 +55,21 @@ class SchedulerMachine(RuleBasedStateMachine):
     )
     def make(self, max_workers: int, tasks_per_child: int | None, min_free_bytes: int | None) -> None:
         self.world = World(
-            max_workers, is_obedient=False, max_tasks_per_child=tasks_per_child, grace_s=0.5, lines=8,
-            slots={"gpu": 2}, min_free_bytes=min_free_bytes, memory_patience_s=0.2,
+            max_workers,
+            is_obedient=False,
+            max_tasks_per_child=tasks_per_child,
+            grace_s=0.5,
+            lines=8,
+            slots={"gpu": 2},
+            min_free_bytes=min_free_bytes,
+            memory_patience_s=0.2,
         )
         recipes = self.recipes.items()
-        self.recipes = {
-            name: each for name, each in recipes if each.needs is None or each.needs.cores <= max_workers
-        }
+        self.recipes = {name: each for name, each in recipes if each.needs is None or each.needs.cores <= max_workers}
 
     def child(self, index: int, wanted: Callable[[Child], object]) -> Worker | None:
         """Return the worker of one of the children that are as wanted."""
-        fitting = [
-            worker
-            for worker in self.world.workers()
-            if wanted(self.world.children[worker])
-        ]
+        fitting = [worker for worker in self.world.workers() if wanted(self.world.children[worker])]
         return fitting[index % len(fitting)] if fitting else None
 
     def recipe(self, name: str) -> Recipe:

@@ -1,5 +1,7 @@
 """`Manager.map`: rows of arguments that travel in chunks; a row that fails fails alone.
 
+The modules:
+
     sizing      how many rows the next chunk gets
     chunk       one chunk, and what follows from its answer
     rest        rows that are not in a chunk yet
