@@ -132,9 +132,22 @@ def test_successes_and_cancelled_tasks_are_not_reported(make_manager, reports):
     assert reports() == []
 
 
-def test_of_many_at_the_close_some_are_named_and_the_rest_counted(manager, reports):
-    handles = [manager.run(failing.fail) for _ in range(25)]
+def test_of_many_some_are_named_and_the_rest_counted(manager, reports):
+    handles = [manager.run(failing.fail, f"fault {number}") for number in range(25)]
     manager.close()
     assert all(handle.done() for handle in handles)
     assert len(reports()) == 10 + 1
     assert "15 more" in reports()[-1].getMessage()
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_of_failures_that_are_alike_one_is_named_and_the_rest_counted(manager, reports, is_kept):
+    handles = [manager.run(failing.fail) for _ in range(25)]
+    handles.append(manager.run(failing.fail, "another fault"))
+    manager.wait(PATIENCE_S)
+    if not is_kept:
+        handles.clear()
+        gc.collect()
+    manager.close()
+    assert len(reports()) == 2 + 1
+    assert "24 more" in reports()[-1].getMessage()

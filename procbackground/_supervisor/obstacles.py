@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import current_process
 from typing import Any
 
 from procbackground._state import launches
@@ -75,6 +76,20 @@ def advice(error: BaseException) -> str:
             "the security profile (seccomp, AppArmor, SELinux) of the container or service"
         )
     return ""
+
+
+def check_main_is_imported(method: str) -> None:
+    """Raise `WorkerStartError` in a process that `multiprocessing` is starting, while that imports the main module.
+
+    The lines that start a manager are not for it. `multiprocessing` refuses each start there, too, but by a fork.
+    """
+    if method != "fork" and getattr(current_process(), "_inheriting", False):
+        from procbackground.errors import WorkerStartError
+
+        raise WorkerStartError(
+            "a worker imports the main module, and that starts a manager of its own; put the lines that start one "
+            "below `if __name__ == '__main__':`"
+        )
 
 
 def check_executable() -> None:

@@ -25,6 +25,7 @@ from procbackground._supervisor import ending, exiting
 from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._supervisor.forks import forget_parents_helpers
 from procbackground._supervisor.loop import Loop
+from procbackground._supervisor.obstacles import check_main_is_imported
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.questions import Questions
 from procbackground._sync import acquire_within
@@ -136,11 +137,12 @@ class Supervisor(Questions):
         return self._loop.shares.make(value)
 
     def _open(self) -> None:
-        """Raise if no work is taken; make the manager ready if it is not."""
+        """Raise if no work is taken, or no worker can be started here; make the manager ready if it is not."""
         self._acceptance.check()
         if not self._loop.is_ready:
             if _is_exiting:
                 raise ManagerClosedError(AFTER_EXIT)
+            check_main_is_imported(self._loop.options.context.get_start_method())
             self.run_aside(self._loop.start_once)
             self._acceptance.check()
 

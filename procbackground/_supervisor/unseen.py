@@ -1,19 +1,25 @@
 """Failures never retrieved: reported once in the log, as asyncio reports exceptions that were never retrieved.
 
 A failed handle gets a guard, which goes with the first look at the failure. A guard that is collected, or is left when
-the manager has closed, is reported. Tasks that succeed have none, so they cost nothing.
+the manager has closed, is reported; of failures that are alike one is, and the others are counted. Tasks that succeed
+have no guard, so they cost nothing.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 import weakref
 from collections import deque
 from collections.abc import Callable
+from math import inf
 
 logger = logging.getLogger("procbackground")
 
-SHOWN = 10  # failures of one manager that get a record of their own at the close; the others are counted
+# Of one manager, failures that differ get so many records of their own in this time; all others are counted. Where no
+# worker can be started every task fails with the same long text.
+SHOWN = 10
+SHOWN_AGAIN_S = 60.0
 
 
 class Guard:
@@ -52,6 +58,9 @@ class UnseenFailures:
         self._do_soon = do_soon
         self._guards: weakref.WeakSet[Guard] = weakref.WeakSet()  # changed by the supervisor thread only
         self._collected: deque[tuple[str, BaseException]] = deque()
+        self._shown: set[tuple[str, str]] = set()  # names of tasks and texts of their errors, since:
+        self._shown_since_s = -inf
+        self._counted = 0
 
     def guard(self, name: str, error: BaseException) -> Guard:
         """Return a guard for a handle that is about to fail."""
@@ -64,20 +73,44 @@ class UnseenFailures:
         self._collected.append((name, error))
         self._do_soon(self._report_collected)
 
-    def _report_collected(self) -> None:
-        while self._collected:
-            _report(*self._collected.popleft())
-
     def report_all(self) -> None:
         """The manager has closed: report what is left."""
         self._report_collected()
-        found = [failure for guard in list(self._guards) if (failure := guard.take()) is not None]
-        for name, error in found[:SHOWN]:
-            _report(name, error)
-        if len(found) > SHOWN:
-            logger.warning("%d more tasks failed, and nobody has looked at their results", len(found) - SHOWN)
+        for guard in list(self._guards):
+            failure = guard.take()
+            if failure is not None:
+                self._report(*failure)
+        self._report_count()
+
+    def _report_collected(self) -> None:
+        while self._collected:
+            self._report(*self._collected.popleft())
+
+    def _report(self, name: str, error: BaseException) -> None:
+        """Log a failure; count one that is like another, or that comes after many."""
+        now_s = time.monotonic()
+        if now_s > self._shown_since_s + SHOWN_AGAIN_S:
+            self._report_count()
+            self._shown.clear()
+            self._shown_since_s = now_s
+        likeness = (name, _text_of(error))
+        if likeness in self._shown or len(self._shown) >= SHOWN:
+            self._counted += 1
+            return
+        self._shown.add(likeness)
+        exc_info = (type(error), error, error.__traceback__)
+        logger.warning("task %s failed, and nobody has looked at its result", name, exc_info=exc_info)
+
+    def _report_count(self) -> None:
+        count, self._counted = self._counted, 0
+        if count == 1:
+            logger.warning("1 more task failed, and nobody has looked at its result")
+        elif count:
+            logger.warning("%d more tasks failed, and nobody has looked at their results", count)
 
 
-def _report(name: str, error: BaseException) -> None:
-    exc_info = (type(error), error, error.__traceback__)
-    logger.warning("task %s failed, and nobody has looked at its result", name, exc_info=exc_info)
+def _text_of(error: BaseException) -> str:
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # the user's own code
+        return type(error).__name__
