@@ -2,7 +2,7 @@
 
 Equal content gives equal keys, in other processes and on other days: the order of a dict or set does not matter, nor
 does whether two equal strings are one object. Plain pickle promises neither. The way of a value is that of pickle:
-builtin values by content, functions and classes by name, other objects by what `__reduce_ex__` returns for them.
+builtin values and paths by content, functions and classes by name, other objects by what `__reduce_ex__` returns.
 
 A function that can be imported counts by its name: its key stays when its body changes, so that a batch continues after
 a fix. A lambda or nested function has no name of its own: it counts by its code, defaults and closure.
@@ -28,6 +28,8 @@ COMMAND_LENGTH = 200  # characters of a call's text that are kept
 
 # Their `ascii` is exact, and the same in every version of Python.
 _SCALARS = frozenset({int, float, complex, bool, str, bytes, type(None), type(...)})
+# Where its classes are depends on the version of Python, as does what their `__reduce__` returns.
+_PATHLIB = frozenset({"pathlib", "pathlib._local"})
 _LONG = 4000  # digits of an int that may not be converted to text
 _MAX_DEPTH = 200
 _LENGTH = struct.Struct("<Q")
@@ -179,6 +181,8 @@ class _Encoder:
             return _hash(kind.__name__, *sorted(map(self.digest, value)))
         if kind is bytearray:
             return _hash("bytearray", value)
+        if kind.__module__ in _PATHLIB and hasattr(kind, "__fspath__"):
+            return _hash(f"pathlib.{kind.__name__}", os.fspath(value).encode("utf-8", "surrogatepass"))
         if kind is Shared:
             return _hash("shared", value._file.digest())
         if kind is types.ModuleType:
