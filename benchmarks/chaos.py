@@ -24,6 +24,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from multiprocessing import forkserver, resource_tracker
 from typing import Any, NamedTuple
 
@@ -283,7 +284,11 @@ def _print_summary(
 def zygotes() -> list[int]:
     """Return the pids of the zygotes of this process: those that the fork server has started, and one that had a head
     start."""
-    pids = [each.pid for each in multiprocessing.active_children() if each.name == "procbackground-zygote"]
+    pids: list[int | None] = []
+    for each in multiprocessing.active_children():
+        with suppress(ValueError):  # it was closed meanwhile
+            if each.name == "procbackground-zygote":
+                pids.append(each.pid)
     server = getattr(forkserver._forkserver, "_forkserver_pid", None)  # type: ignore[attr-defined]
     if server is not None:
         try:  # earlier than `multiprocessing` knows of them

@@ -6,6 +6,7 @@ from __future__ import annotations
 import errno
 import resource
 
+from procbackground._wire.page import PAGE_SIZE
 from tests.starved.common import Living, Manager, finish
 from tests.support.tasks import plain
 
@@ -25,9 +26,9 @@ def main() -> None:
         print(f"refused: {error}")
     else:
         raise AssertionError("the page was made in spite of the limit")
-    resource.setrlimit(resource.RLIMIT_FSIZE, (24 << 20, hard))  # enough for the page, not for large payloads
+    resource.setrlimit(resource.RLIMIT_FSIZE, (PAGE_SIZE, hard))  # enough for the page, not for a large payload
     assert manager.run(plain.square, 3).result(timeout=20) == 9
-    large = bytes(40 << 20)
+    large = bytes(PAGE_SIZE + 1)
     assert manager.run(plain.echo, large).result(timeout=20) == large  # by the pipe, then
     resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert manager.run(plain.echo, large).result(timeout=20) == large

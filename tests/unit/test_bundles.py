@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,29 +52,25 @@ def test_nothing_is_lost_or_doubled_by_cutting():
     assert sorted(cut) == list(range(300))
 
 
-class Future:
-    def __init__(self) -> None:
-        self.released = 0
-
-    def release(self) -> None:
-        self.released += 1
-
-
-def test_task_of_dask_is_forgotten_with_its_last_request_and_once():
-    bundle, future = Bundle([request(1), request(2)]), Future()
+def test_future_of_dask_is_let_go_with_its_last_request_and_once():
+    unwanted: deque[Any] = deque()
+    bundle, future = Bundle([request(1), request(2)], unwanted), object()
     bundle.came(future)
     bundle.end(1)
-    assert future.released == 0
+    assert bundle.future is future
+    assert not unwanted
     bundle.end(2)
     bundle.end(2)
-    assert future.released == 1
+    assert bundle.future is None
+    assert list(unwanted) == [future]
 
 
-def test_task_of_dask_is_forgotten_where_all_has_ended_before_its_future_came():
-    bundle, future = Bundle([request(1)]), Future()
+def test_future_of_dask_is_let_go_where_all_has_ended_before_it_came():
+    unwanted: deque[Any] = deque()
+    bundle, future = Bundle([request(1)], unwanted), object()
     bundle.end(1)
     bundle.came(future)
-    assert future.released == 1
+    assert list(unwanted) == [future]
 
 
 class FakeScheduler:
@@ -82,6 +79,11 @@ class FakeScheduler:
     def __init__(self) -> None:
         self.tasks: dict[Any, Any] = {}
         self.sent: list[tuple[str, int]] = []
+        self.released: list[str] = []
+
+    def client_releases_keys(self, keys: list[str], client: str) -> None:
+        assert client == "client"
+        self.released += keys
 
     def worker_send(self, address: str, message: dict[str, Any]) -> None:
         self.sent.append((address, message["number"]))
@@ -102,10 +104,17 @@ def runs_at(address: str | None) -> SimpleNamespace:
 
 
 def test_scheduler_knows_what_has_ended_of_a_bundle(side):
-    side.log_event("m", ([(7, 7), (7, 9)], b""))
-    side.log_event("another", ([(7, 8)], b""))
+    side.log_event("m", ([(7, 7), (7, 9)], [], b""))
+    side.log_event("another", ([(7, 8)], [], b""))
     assert side.over(7) == {7, 9}
     assert side.over(8) == set()
+
+
+def test_scheduler_has_dask_forget_a_bundle_with_its_last_report(side):
+    side.log_event("m", ([(7, 7)], [], b""))
+    assert side._scheduler.released == []
+    side.log_event("m", ([(7, 9)], [7], b""))
+    assert side._scheduler.released == [key_of("m", 7)]
 
 
 def test_withdrawn_request_is_over_and_stopped_where_its_bundle_runs(side):
@@ -118,11 +127,11 @@ def test_withdrawn_request_is_over_and_stopped_where_its_bundle_runs(side):
 def test_scheduler_forgets_bundles_that_dask_has_forgotten_at_the_second_look(side):
     side._scheduler.tasks = {key_of("m", 1): runs_at("node")}
     for bundle in (1, 2):
-        side.log_event("m", ([(bundle, bundle)], b""))
+        side.log_event("m", ([(bundle, bundle)], [], b""))
     side._sweep()
     assert side.over(1) == {1}
     assert side.over(2) == {2}
-    side.log_event("m", ([(2, 3)], b""))
+    side.log_event("m", ([(2, 3)], [], b""))
     assert side.over(2) == {2, 3}
     side._sweep()
     side._sweep()
