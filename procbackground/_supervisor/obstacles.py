@@ -11,6 +11,7 @@ import os
 import stat
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import current_process
@@ -154,7 +155,11 @@ def fork_server_watched(method: str) -> Iterator[None]:
         unread_pid = _pid_of_unread(error)
         exit_code = _exit_code_of_child(server._forkserver_pid if unread_pid is None else unread_pid)
         _reap(unread_pid)
-        raise _lost("the fork server of `multiprocessing`", exit_code) from error
+        traceback.clear_frames(error.__traceback__)  # which hold the pipes to what was to start, as long as the error
+        server_words = "the fork server of `multiprocessing`"
+        raise _lost(
+            server_words if exit_code is not None else f"{server_words}, or what it forked,", exit_code
+        ) from error
 
 
 @contextmanager
@@ -188,14 +193,15 @@ def _pid_of_unread(error: BaseException) -> int | None:
 
     Since Python 3.14 that fails. The pid is known to the function that failed only, and nothing else reaps the process.
     """
-    traceback = error.__traceback__
-    while traceback is not None:
-        function, names = traceback.tb_frame.f_code.co_name, traceback.tb_frame.f_locals
-        if function == "ensure_running" and "authkey_w" in names:
-            return names.get("pid")
-        if function == "_launch" and "parent_w" in names:
-            return getattr(names.get("self"), "pid", None)
-        traceback = traceback.tb_next
+    step = error.__traceback__
+    while step is not None:
+        # A frame is asked for its variables only where that is needed: before Python 3.13 it keeps them afterwards.
+        code = step.tb_frame.f_code
+        if code.co_name == "ensure_running" and "authkey_w" in code.co_varnames:
+            return step.tb_frame.f_locals.get("pid")
+        if code.co_name == "_launch" and "parent_w" in code.co_varnames:
+            return getattr(step.tb_frame.f_locals.get("self"), "pid", None)
+        step = step.tb_next
     return None
 
 
