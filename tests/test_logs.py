@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 import multiprocessing
 import threading
@@ -211,6 +212,30 @@ def test_a_record_comes_once_whatever_handlers_a_module_adds(
     assert messages(caplog) == ["once"]
     assert "once" not in capfd.readouterr().err
     assert (tmp_path / "own.log").read_text() == "once\n"
+
+
+LATE = """
+import logging, sys
+logger = logging.getLogger("late")
+logger.addHandler(logging.StreamHandler(sys.stderr))
+def say():
+    logger.warning("once")
+"""
+
+
+def test_a_record_comes_once_though_a_module_adds_handlers_after_the_first_worker(
+    make_manager: MakeManager, caplog, capfd, tmp_path, monkeypatch
+):
+    (tmp_path / "late_handlers.py").write_text(LATE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    manager = make_manager()
+    manager.run(logs.level_of, NAME).result(timeout=PATIENCE_S)
+    say = importlib.import_module("late_handlers").say
+    logging.getLogger("late").handlers.clear()  # here
+    for count in (1, 2, 3):
+        manager.run_task(Task(say, isolate=True)).result(timeout=PATIENCE_S)
+        assert [record.name for record in caplog.records] == ["late"] * count
+    assert "once" not in capfd.readouterr().err
 
 
 def test_a_fork_made_by_the_task_says_it_on_stderr(make_manager: MakeManager, caplog, capfd):

@@ -141,6 +141,7 @@ class Forker:
                 _platform.end_if_over(life)
             if self._worker.boot.is_main_forks_own:
                 prepare_main(self._worker.boot)
+                relay.forget_preparation()
             # After these: imports, and what modules do after a fork, may have set handlers.
             self._worker.install_signal_handlers(notes)
             self._worker.relay_logs()
@@ -153,7 +154,7 @@ class Forker:
 
     def _prepare(self) -> None:
         """Do once what does not depend on the worker."""
-        relay.prepare()
+        relay.prepare(self._worker.boot.log_levels)
         self._worker.stderr.install()
         self._resets = _inherited_state_resets()
         surroundings = self._worker.boot.surroundings

@@ -75,7 +75,7 @@ class Worker:
     def may_hang(self) -> bool:
         """Whether the user's code runs before the first request is read."""
         boot = self.boot
-        return bool(boot.setup or boot.initializer or boot.is_main_forks_own or not relay.only_waits())
+        return bool(boot.setup or boot.initializer or boot.is_main_forks_own or not relay.is_prepared())
 
     def relay_logs(self) -> None:
         """Send log records to the parent from now on."""

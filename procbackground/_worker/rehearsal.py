@@ -68,7 +68,7 @@ def _run_worker(may_set_signals: bool) -> None:
             detach_from_zygote(())
             worker.install_signal_handlers(answer)
         lead_own_group()  # changes nothing: the zygote leads its group already
-        if relay.only_waits():
+        if relay.is_prepared():
             worker.relay_logs()
             relay.uninstall()
         _write_requests(to_worker)
