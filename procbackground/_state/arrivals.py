@@ -18,11 +18,11 @@ def said_hello(state: State, worker: Worker, now_s: float) -> None:
     """A process is ready for work."""
     if worker.state == fleet.DYING and worker.state_at_end == fleet.STARTING:
         worker.state_at_end = fleet.SPARE  # it was ready, and has died since
-        state.launches.succeeded(worker)
+        state.launches.succeeded(state, worker)
     if worker.state != fleet.STARTING:
         return
     state.take_out(worker)
-    state.launches.succeeded(worker)
+    state.launches.succeeded(state, worker)
     state.commands.append(c.ProcessReady(worker))
     worker.enter(fleet.SPARE, now_s)
     (state.spares if worker.kind is None else state.kept).append(worker)

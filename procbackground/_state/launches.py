@@ -10,6 +10,7 @@ from procbackground._state import fleet, outcomes, stops
 from procbackground._state.fleet import Worker
 from procbackground._state.ledger import Kind
 from procbackground._state.state import State
+from procbackground._state.timers import Timer
 from procbackground.task import NO_LIMIT
 
 # Kinds of failed starts.
@@ -41,7 +42,7 @@ class Launches:
         self._numbers = 0
         self.start_timeout_s = start_timeout_s
         self._launched: deque[Worker] = deque()  # in order; those that have started leave at its left end
-        self._is_watched = False  # the oldest start
+        self._watch: Timer | None = None  # over the oldest start
         self._is_slow_told = False  # that it takes long
         self._has_been_ready = False  # some worker has
         self._losses = 0  # in a row
@@ -81,7 +82,7 @@ class Launches:
         state.workers.add(worker)
         state.commands.append(c.Launch(worker))
         self._launched.append(worker)
-        if not self._is_watched:
+        if self._watch is None:
             self._watch_oldest(state)
         return True
 
@@ -99,9 +100,9 @@ class Launches:
         while launched and launched[0].state != fleet.STARTING:
             launched.popleft()
         patience_s = self.start_timeout_s if self._is_slow_told else min(SLOW_START_S, self.start_timeout_s)
-        self._is_watched = bool(launched) and patience_s != NO_LIMIT
-        if self._is_watched:
-            state.timers.at(launched[0].since_s + patience_s, _look_at_starts)
+        self._watch = None
+        if launched and patience_s != NO_LIMIT:
+            self._watch = state.timers.at(launched[0].since_s + patience_s, _look_at_starts)
 
     def look(self, state: State, now_s: float) -> None:
         """Report the oldest start if it is slow, and stop the workers that were not ready in time."""
@@ -122,7 +123,7 @@ class Launches:
         if now_s >= worker.since_s + self.start_timeout_s and worker.state == fleet.STARTING:
             stops.stop(state, worker, c.FOR_START, now_s)
 
-    def succeeded(self, worker: Worker) -> None:
+    def succeeded(self, state: State, worker: Worker) -> None:
         """A worker is ready."""
         self._has_been_ready = True
         self._is_slow_told = False
@@ -131,6 +132,9 @@ class Launches:
         # Also earlier starts that failed: without a start_timeout they are checked nowhere else.
         while launched and (launched[0] is worker or launched[0].state != fleet.STARTING):
             launched.popleft()
+        if not launched:  # else an idle manager would wake up for nothing
+            state.timers.cancel(self._watch)
+            self._watch = None
         self._pause_s = 0.0
 
     def failed(self, state: State, kind: str, why: Any, now_s: float) -> None:

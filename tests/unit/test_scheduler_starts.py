@@ -69,6 +69,16 @@ def test_worker_that_is_ready_in_time_is_left_alone_for_good():
     assert not world.commands(c.Terminate)
 
 
+def test_no_timer_is_left_once_all_workers_are_ready():
+    world = starting_world(max_workers=2)
+    jobs = world.submit_many(2)
+    for worker in world.workers():
+        world.hello(worker)
+    for job in jobs:
+        world.answer(job)
+    assert not list(world.scheduler.timers)
+
+
 def test_launches_without_end_leave_one_timer_behind():
     world = prompt_world(start_timeout_s=START_S)
     for _ in range(1000):
