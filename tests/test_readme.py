@@ -66,7 +66,7 @@ SHOWN = {
     "GUIDE: On the command line": [],  # it only registers a task
     "GUIDE: Closing": ["1024", "True CloseReport("],
     "GUIDE: asyncio": ["1024", "the sleeping process is stopped"],
-    "GUIDE: As an Executor": ["[0.1, 0.2]", "[0, 1, 4, 9, 16]"],
+    "GUIDE: As an Executor": ["[0.1, 1.0]", "[0, 1, 4, 9, 16]"],
     "GUIDE: joblib and scikit-learn": ["{'max_depth': 3}"],
     "GUIDE: dask": ["55"],
     "GUIDE: SciPy": ["[1. 1. 1.]"],
