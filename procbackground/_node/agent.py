@@ -93,6 +93,7 @@ class NodeAgent:
             levels=settings.levels,
             slots=self.slots,
         )
+        self._places = places
         self._supervisor = self._make_supervisor(places)
         self._changed = threading.Condition(threading.Lock())  # guards the rest
         self._running: dict[int, _Run] = {}
@@ -164,22 +165,26 @@ class NodeAgent:
         look_s: float | None = time.monotonic() + GIVE_BACK_S
         for run in runs:
             while not self._await_end(run, look_s):
-                look_s = None if len(runs) == 1 else time.monotonic() + GIVE_BACK_S
+                look_s = time.monotonic() + GIVE_BACK_S
                 if self._are_held_up(runs):
                     look_s = None
                     self._give_back(runs, all_of_them=False)
+                elif len(runs) == 1 and run.handle.has_begun:
+                    look_s = None  # nothing waits behind it
 
     def _are_held_up(self, runs: Sequence[_Run]) -> bool:
         """Return whether those that have not begun wait for others that run here, and not for a process to start.
 
-        One that is alone has the place of its thread, unless a task of several cores has that. It must not be given
-        back for a slow start: a task that takes nodes down is known by how many it has begun on.
+        One that is alone has the place of its thread, unless requests that came together have all places, or a task of
+        several cores has that. It must not be given back for a slow start: a task that takes nodes down is known by how
+        many it has begun on.
         """
         with self._changed:
             here = tuple(self._running.values())
+        begun = sum(run.handle.has_begun and not run.handle.has_ended for run in here)
         if len(runs) == 1:
-            return any(run.has_needs for run in here)
-        return any(run.handle.has_begun and not run.handle.has_ended for run in here)
+            return begun >= self._places or any(run.has_needs for run in here)
+        return begun > 0
 
     def _await_end(self, run: _Run, until_s: float | None) -> bool:
         """Wait until a request has ended, or it is `until_s`; return whether it has."""
