@@ -379,7 +379,10 @@ class Connection:
                 self._client.unregister_scheduler_plugin(self._name)
             except Exception:
                 pass  # the scheduler is gone: so are the nodes
-        self._client.close(timeout=timeout_s)
+        try:
+            self._client.close(timeout=timeout_s)
+        except Exception:
+            logger.debug("dask's client could not be closed", exc_info=True)  # as when it loses the scheduler meanwhile
 
 
 def _threads_of(nodes: dict[str, Any]) -> int:
