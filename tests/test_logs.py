@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 import logging
 import multiprocessing
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -236,6 +238,43 @@ def test_a_record_comes_once_though_a_module_adds_handlers_after_the_first_worke
         manager.run_task(Task(say, isolate=True)).result(timeout=PATIENCE_S)
         assert [record.name for record in caplog.records] == ["late"] * count
     assert "once" not in capfd.readouterr().err
+
+
+ODD = """
+import logging, time
+from procbackground import Manager, Task
+
+class Endless(logging.NullHandler):
+    def __del__(self):
+        while __name__ != "__main__":
+            time.sleep(1)
+
+class Loud(logging.Logger):
+    pass
+
+logging.basicConfig(format="%(name)s %(message)s", handlers=[logging.StreamHandler()])
+logging.getLogger("odd").addHandler(Endless())
+if {has_own_class}:
+    logging.setLoggerClass(Loud)
+    logging.getLogger("loud")
+
+def say():
+    logging.getLogger("odd").warning("once")
+
+if __name__ == "__main__":
+    with Manager(max_workers=1, start_timeout=10) as manager:
+        for _ in range(2):
+            manager.run_task(Task(say, isolate=True)).result(timeout=30)
+"""
+
+
+@pytest.mark.parametrize("has_own_class", [False, True])
+def test_odd_handlers_and_loggers_of_the_main_module_keep_no_worker_from_starting(tmp_path, has_own_class):
+    (tmp_path / "odd.py").write_text(ODD.replace("{has_own_class}", str(has_own_class)))
+    done = subprocess.run(
+        [sys.executable, "odd.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "odd once\n" * 2)
 
 
 def test_a_fork_made_by_the_task_says_it_on_stderr(make_manager: MakeManager, caplog, capfd):

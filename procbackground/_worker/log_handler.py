@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from procbackground._worker.relay import Levels
 
 _PLAIN = frozenset({str, int, float, bool, type(None)})
+_removed: list[logging.Handler] = []  # kept, because the end of a handler may run the user's code, which may never end
 _STANDARD = frozenset({*logging.makeLogRecord({}).__dict__, "message", "asctime"})
 
 
@@ -41,6 +42,13 @@ class RelayHandler(logging.Handler):
             self.handleError(record)
 
 
+def is_plain() -> bool:
+    """Whether `take_over` runs none of the user's code."""
+    known = logging.root.manager.loggerDict.values()
+    kinds = {type(logging.root), logging.getLoggerClass(), *map(type, known)}
+    return kinds <= {logging.RootLogger, logging.Logger, logging.PlaceHolder}
+
+
 def take_over(handler: logging.Handler, levels: Levels) -> None:
     """Have every record that the parent may want pass through `handler` once, wherever its logger is.
 
@@ -50,6 +58,7 @@ def take_over(handler: logging.Handler, levels: Levels) -> None:
     """
     root = logging.root
     loggers = [each for each in root.manager.loggerDict.values() if isinstance(each, logging.Logger)]
+    _removed.extend(each for logger in (root, *loggers) for each in logger.handlers if each is not handler)
     for logger in (root, *loggers):
         logger.handlers[:] = []
     root.handlers[:] = [handler]  # so that `basicConfig` in a module does nothing

@@ -45,18 +45,18 @@ _prepared: set[str] = set()  # names of libraries that were set up before a fork
 def prepare(levels: Levels) -> None:
     """In a zygote: set up `logging` if it is loaded, so that the forks need not: 100 page faults less each, of 620.
 
-    What the zygote itself logs is printed then, if it is a warning or worse. Loguru is left to each fork: it stops its
-    sinks, which runs the user's code, and may never end.
+    What the zygote itself logs is printed then, if it is a warning or worse. What may run the user's code, and so may
+    never end, is left to each fork: loguru, which stops its sinks, and loggers of the user's own classes.
     """
     global _levels
     forget_preparation()
     if "logging" in sys.modules:
-        _levels = levels
-        try:
-            _set_up_logging()
-        except Exception:
-            return  # such as of a logger of the user's own: each fork tries for itself, and reports it
-        _prepared.add("logging")
+        from procbackground._worker.log_handler import is_plain, take_over
+
+        if is_plain():
+            _levels = levels
+            take_over(_logging_handler(), levels)
+            _prepared.add("logging")
 
 
 def forget_preparation() -> None:

@@ -126,6 +126,22 @@ if __name__ != "__main__":
 from loguru import logger
 logger.add(Sink())
 """,
+    "sets levels": """
+import logging
+
+class Blocking(logging.Logger):
+    is_made = False
+
+    def setLevel(self, level):
+        if self.is_made:
+            stop_at_gate(address, "sets a level")
+            time.sleep(60)
+        super().setLevel(level)
+
+logging.setLoggerClass(Blocking)
+logging.getLogger("blocking").setLevel(logging.INFO)
+Blocking.is_made = __name__ != "__main__"
+""",
 }
 
 
