@@ -19,6 +19,7 @@ import pytest
 
 from benchmarks.chaos import zygotes
 from procbackground import Manager, Task, WorkerDiedError, WorkerStartError
+from procbackground._state import launches
 from procbackground._testing import View
 from tests.support import scripts
 from tests.support.facts import wait_until, wait_until_gone
@@ -160,19 +161,6 @@ def test_a_zygote_that_is_stopped_before_its_first_answer_is_replaced(make_manag
     assert handle.result(timeout=PATIENCE_S) == 9  # it would have had a minute, to import what the main module does
 
 
-def test_zygotes_that_are_all_killed_before_a_worker_is_ready_are_a_clear_error(make_manager):
-    manager = make_manager(max_workers=1)
-    before = set(zygotes())
-    handle = manager.run(plain.square, 3)
-    until_s = time.monotonic() + PATIENCE_S
-    while not handle.done() and time.monotonic() < until_s:
-        for pid in set(zygotes()) - before:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    with pytest.raises(WorkerStartError, match=r"was killed by SIGKILL|forks workers, died|or what it forked, is gone"):
-        handle.result(timeout=0)
-
-
 @pytest.fixture
 def slow_module(gate, tmp_path, monkeypatch) -> str:
     """The name of a module whose import in a zygote stops at the gate, where it says "import"."""
@@ -188,6 +176,28 @@ def slow_module(gate, tmp_path, monkeypatch) -> str:
     monkeypatch.syspath_prepend(folder)
     monkeypatch.delitem(sys.modules, "slow_to_import", raising=False)
     return "slow_to_import"
+
+
+def test_zygotes_that_are_all_killed_before_their_first_fork_are_a_clear_error(make_manager, gate, slow_module):
+    manager = make_manager(max_workers=1, preload=[slow_module])
+    handle = manager.run(plain.square, 3)
+    for _ in range(launches.LOSSES_TO_BREAK):
+        os.kill(gate.wait_for_arrival(), signal.SIGKILL)
+    with pytest.raises(WorkerStartError, match="the process that forks workers, was killed by SIGKILL"):
+        handle.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.slow
+def test_helpers_that_are_killed_at_any_moment_of_their_start_leave_nothing(make_manager):
+    manager = make_manager(max_workers=1)
+    before = set(zygotes())
+    handle = manager.run(plain.square, 3)
+    until_s = time.monotonic() + PATIENCE_S
+    while not handle.done() and time.monotonic() < until_s:
+        for pid in set(zygotes()) - before:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    assert isinstance(handle.exception(timeout=0), WorkerStartError)
 
 
 def begin_slow_import(manager: Manager, gate: Gate, module: str) -> psutil.Process:

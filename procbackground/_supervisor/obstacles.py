@@ -156,10 +156,9 @@ def fork_server_watched(method: str) -> Iterator[None]:
         exit_code = _exit_code_of_child(server._forkserver_pid if unread_pid is None else unread_pid)
         _reap(unread_pid)
         traceback.clear_frames(error.__traceback__)  # which hold the pipes to what was to start, as long as the error
-        server_words = "the fork server of `multiprocessing`"
-        raise _lost(
-            server_words if exit_code is not None else f"{server_words}, or what it forked,", exit_code
-        ) from error
+        # Without an exit code it may live, and what it forked may have been killed.
+        doubt = ", or what it forked," if exit_code is None else ""
+        raise _lost(f"the fork server of `multiprocessing`{doubt}", exit_code) from error
 
 
 @contextmanager
