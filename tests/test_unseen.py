@@ -1,4 +1,4 @@
-"""A failure that nobody looks at is reported once in the log; one that somebody has looked at never is."""
+"""A failure that is never retrieved is reported once in the log; one that was retrieved never is."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.tasks import failing, plain
 def reports(caplog):
     """A function that returns the reports so far."""
     caplog.set_level(logging.WARNING, logger="procbackground")
-    return lambda: [record for record in caplog.records if "nobody has looked" in record.getMessage()]
+    return lambda: [record for record in caplog.records if "never retrieved" in record.getMessage()]
 
 
 def test_a_failure_whose_handle_goes_away_is_reported_once(manager, reports):

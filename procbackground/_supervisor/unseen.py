@@ -8,6 +8,7 @@ have no guard, so they cost nothing.
 from __future__ import annotations
 
 import logging
+import threading
 import time
 import weakref
 from collections import deque
@@ -58,6 +59,7 @@ class UnseenFailures:
         self._do_soon = do_soon
         self._guards: weakref.WeakSet[Guard] = weakref.WeakSet()  # changed by the supervisor thread only
         self._collected: deque[tuple[str, BaseException]] = deque()
+        self._lock = threading.Lock()  # guards the rest: several threads for user code may report
         self._shown: set[tuple[str, str]] = set()  # names of tasks and texts of their errors, since:
         self._shown_since_s = -inf
         self._counted = 0
@@ -80,33 +82,43 @@ class UnseenFailures:
             failure = guard.take()
             if failure is not None:
                 self._report(*failure)
-        self._report_count()
+        with self._lock:
+            counted, self._counted = self._counted, 0
+        _report_count(counted)
 
     def _report_collected(self) -> None:
         while self._collected:
             self._report(*self._collected.popleft())
 
     def _report(self, name: str, error: BaseException) -> None:
-        """Log a failure; count one that is like another, or that comes after many."""
-        now_s = time.monotonic()
-        if now_s > self._shown_since_s + SHOWN_AGAIN_S:
-            self._report_count()
-            self._shown.clear()
-            self._shown_since_s = now_s
-        likeness = (name, _text_of(error))
-        if likeness in self._shown or len(self._shown) >= SHOWN:
-            self._counted += 1
-            return
-        self._shown.add(likeness)
-        exc_info = (type(error), error, error.__traceback__)
-        logger.warning("task %s failed, and nobody has looked at its result", name, exc_info=exc_info)
+        """Log a failure, or count it."""
+        counted, is_shown = self._decide((name, _text_of(error)), time.monotonic())
+        _report_count(counted)
+        if is_shown:
+            exc_info = (type(error), error, error.__traceback__)
+            logger.warning("task %s failed, and its exception was never retrieved", name, exc_info=exc_info)
 
-    def _report_count(self) -> None:
-        count, self._counted = self._counted, 0
-        if count == 1:
-            logger.warning("1 more task failed, and nobody has looked at its result")
-        elif count:
-            logger.warning("%d more tasks failed, and nobody has looked at their results", count)
+    def _decide(self, likeness: tuple[str, str], now_s: float) -> tuple[int, bool]:
+        """Return of how many counted failures to tell now, and whether to show this one; else it is counted."""
+        with self._lock:
+            counted = 0
+            if now_s > self._shown_since_s + SHOWN_AGAIN_S:
+                counted, self._counted = self._counted, 0
+                self._shown.clear()
+                self._shown_since_s = now_s
+            is_shown = likeness not in self._shown and len(self._shown) < SHOWN
+            if is_shown:
+                self._shown.add(likeness)
+            else:
+                self._counted += 1
+            return counted, is_shown
+
+
+def _report_count(count: int) -> None:
+    if count == 1:
+        logger.warning("1 more task failed, and its exception was never retrieved")
+    elif count:
+        logger.warning("%d more tasks failed, and their exceptions were never retrieved", count)
 
 
 def _text_of(error: BaseException) -> str:
