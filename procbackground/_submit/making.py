@@ -115,9 +115,15 @@ def make_parts(
             **from_parent,
         )
         undo.pop_all()
+    _begin(supervisor, servers)
+    return supervisor, checks.submitter_for(engine)(supervisor, defaults, {}, carrier, make_keyed_job), max_workers
+
+
+def _begin(supervisor: Supervisor, servers: Sequence[Any]) -> None:
+    """Have the manager closed at exit, and its status served; close it where that fails."""
+    with ExitStack() as undo:
         undo.callback(supervisor.close, 0.0)  # which stops the servers, too: they observe the end
         register_for_exit(load("procbackground._supervisor.supervisor").close_all_at_exit)
         for server in servers:
             server.start(load("procbackground._supervisor.overview").Overview(supervisor))
         undo.pop_all()
-    return supervisor, checks.submitter_for(engine)(supervisor, defaults, {}, carrier, make_keyed_job), max_workers

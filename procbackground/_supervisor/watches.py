@@ -14,7 +14,7 @@ class Watches:
         self._poller = poller
         self.poll = poller.poll
         self.actions: dict[int, Callable[[], object]] = {}
-        self.deferred: list[Callable[[], object]] = []  # for whoever polls to call, after everything else
+        self.deferred: list[Callable[[], object]] = []  # the loop calls them after all actions
 
     def watch(self, fd: int, act: Callable[[], object], *, writable: bool = False) -> None:
         """Have `act` called when `fd` can be read, or with `writable` when it can be written."""

@@ -22,7 +22,7 @@ TO_FILE = 3
 TO_NEW_FILE = 4  # which is emptied first
 
 _TAIL = struct.Struct("<IB")  # length of the path before it, and where the output goes
-_NOT_IN_NAMES = r"[^\w.-]+"
+_NOT_IN_NAMES = r"[^\w.-]+"  # compiled by its first use
 _LONGEST_NAME = 100  # characters of a task's name in that of a file
 
 DEFAULT_FILE = "{name}-{id}.log"
