@@ -171,7 +171,7 @@ class Journal:
         if not rows or rows[0][0] != records.SUCCEEDED or rows[0][1] == values.NOT_KEPT:
             raise KeyError(key)
         _, form, crc, data = rows[0]
-        if not values.is_whole(form, crc, data):
+        if not values.is_whole(key, form, crc, data):
             raise schema.damaged(self.path, f"the result of {key!r} is not what was written")
         return form, data or b""
 

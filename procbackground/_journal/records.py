@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import zlib
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from procbackground import errors
-from procbackground._journal.values import stored_form
+from procbackground._journal.values import checksum, stored_form
 from procbackground.errors import ProcbackgroundError, RemoteTraceback
 
 if TYPE_CHECKING:
@@ -134,13 +133,20 @@ def running_row(entry: Started, run: int) -> tuple[Any, ...]:
 def succeeded_row(entry: Succeeded, run: int) -> tuple[Any, ...]:
     """Return the row of `tasks` for one that has succeeded at once, in `SUCCEEDED_COLUMNS`."""
     facts, pid, started, ended, cpu_seconds, peak_memory, body, _ = entry
-    return (*facts, SUCCEEDED, run, 1, pid, started, ended, cpu_seconds, peak_memory, SUCCEEDED, *stored_form(body))
+    form, data = stored_form(body)
+    return (
+        *facts, SUCCEEDED, run, 1, pid, started, ended, cpu_seconds, peak_memory, SUCCEEDED, form,
+        checksum(facts[0], data), data,
+    )  # fmt: skip
 
 
 def ended_row(entry: Ended, run: int) -> tuple[Any, ...]:
     """Return the row of `tasks` for one that has ended, in `TASK_COLUMNS`."""
     last = _NO_ATTEMPT if entry.attempt is None else _attempt_values(entry.attempt)
-    result = _NO_RESULT if entry.state != SUCCEEDED else stored_form(b"" if entry.body is None else entry.body)
+    result: tuple[Any, ...] = _NO_RESULT
+    if entry.state == SUCCEEDED:
+        form, data = stored_form(b"" if entry.body is None else entry.body)
+        result = form, checksum(entry.facts.key, data), data
     return (*entry.facts, entry.state, run, *last, *error_values(entry.error), *result)
 
 
@@ -150,7 +156,8 @@ def attempt_row(entry: Retrying, run: int) -> tuple[Any, ...]:
 
 
 def checkpoint_row(entry: Saved, run: int) -> tuple[Any, ...]:
-    return (entry.facts.key, entry.saved, run, entry.number, zlib.crc32(entry.state), entry.state)
+    key = entry.facts.key
+    return (key, entry.saved, run, entry.number, checksum(key, entry.state), entry.state)
 
 
 def _attempt_values(attempt: Attempt) -> tuple[Any, ...]:

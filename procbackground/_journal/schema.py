@@ -14,7 +14,7 @@
     error_type, error, traceback
                   what it failed with
     format        of `result`: none (it is None), pickle, buffers (see `values`), or not kept (too large, say)
-    crc           `zlib.crc32(result)`
+    crc           `zlib.crc32(result, zlib.crc32(key))`, the key as UTF-8, no result as no bytes
     result        the value of a task that has succeeded
 
 `attempts` has the attempts of a task before its last one, also those of earlier runs. `checkpoints` has the state that
@@ -33,7 +33,7 @@ from typing import Any
 from procbackground.errors import JournalError
 
 APPLICATION_ID = 0x70726F63  # "proc", in the header of the file
-VERSION = 1
+VERSION = 2  # of the first one, the checksums did not cover the key
 # Smaller files are looked through when they are opened: up to a fifth of a second. Damage to a larger one is found when
 # its place is read.
 CHECKED_BYTES = 64 << 20
@@ -72,6 +72,7 @@ def check_and_prepare(path: str) -> None:
                 for statement in _TABLES:
                     connection.execute(statement)
                 connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+            if _version(connection) != VERSION:  # an earlier one has the same tables
                 connection.execute(f"PRAGMA user_version = {VERSION}")
             connection.execute("COMMIT")
             if os.path.getsize(path) <= CHECKED_BYTES:
@@ -128,6 +129,10 @@ def damaged(path: str, what: object) -> JournalError:
     )
 
 
+# Text that is damaged, also in a message of SQLite's, cannot be decoded.
+ERRORS = (sqlite3.Error, OSError, UnicodeDecodeError)
+
+
 class explained:  # noqa: N801  # as contextlib's
     """A context in which SQLite's errors, and the system's, become a `JournalError` that says what to do."""
 
@@ -138,7 +143,7 @@ class explained:  # noqa: N801  # as contextlib's
         pass
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, (sqlite3.Error, OSError)) and not isinstance(error, JournalError):
+        if isinstance(error, ERRORS) and not isinstance(error, JournalError):
             raise explain(error, self._path) from error
 
 
@@ -147,6 +152,8 @@ def explain(error: Exception, path: str) -> JournalError:
     if isinstance(error, OSError):
         text = f"the journal {path!r} cannot be used: {error.strerror or error}"
         return JournalError(text, path=path, number=error.errno)
+    if isinstance(error, UnicodeDecodeError):
+        return damaged(path, "some text in it is none")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     make = _BY_CODE.get(code)
     if make is None:

@@ -8,7 +8,6 @@ import logging
 import os
 import sqlite3
 import time
-import zlib
 
 from procbackground._journal import values
 from procbackground._wire import spool
@@ -91,12 +90,12 @@ def _enter(connection: sqlite3.Connection, record: spool.Record, pid: int | None
     data = None if form == values.NONE else record.data
     if data is not None and len(data) > values.MAX_BYTES:
         return
+    key = record.key.decode()
     connection.execute(
         "UPDATE tasks SET state = 'succeeded', outcome = 'succeeded', attempt = ?, pid = ?, started = ?, ended = ?, "
         "exit_code = NULL, error_type = NULL, error = NULL, traceback = NULL, format = ?, crc = ?, result = ? "
         "WHERE key = ? AND (state <> 'succeeded' OR format = 'not kept')",
         (
-            record.attempt, pid, record.started, record.ended, form, None if data is None else zlib.crc32(data), data,
-            record.key.decode(),
+            record.attempt, pid, record.started, record.ended, form, values.checksum(key, data), data, key,
         ),
     )  # fmt: skip

@@ -7,14 +7,13 @@ lets go of it: up to 5 ms later, while one computes. So there is one step for ma
 from __future__ import annotations
 
 import sqlite3
-import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
 
 from procbackground._journal import records as r
-from procbackground._journal.values import is_whole
+from procbackground._journal.values import PICKLE, is_whole
 
 MAX_ROWS = 256  # of one statement; their parameters are far below SQLite's limit of 32766
 
@@ -53,10 +52,10 @@ def answer(connection: sqlite3.Connection, asked: Sequence[r.Asked]) -> tuple[di
             keys,
         )
         for key, state, function, form, crc, data, started, saved_crc, saved in rows:
-            if state == r.SUCCEEDED and is_whole(form, crc, data):
+            if state == r.SUCCEEDED and is_whole(key, form, crc, data):
                 found[key] = Found(form, data or b"", function, None)
                 continue
-            is_saved_whole = saved is not None and zlib.crc32(saved) == saved_crc
+            is_saved_whole = is_whole(key, PICKLE, saved_crc, saved)
             found[key] = Found(None, b"", function, saved if is_saved_whole else None)
             if started is not None:
                 tried.append(key)

@@ -189,7 +189,7 @@ class Writer:
 
     def _note_failure(self, error: Exception, entries: list[r.Entry]) -> None:
         is_first = self.error is None
-        known = isinstance(error, (sqlite3.Error, OSError))
+        known = isinstance(error, schema.ERRORS)
         self.error = schema.explain(error, self.path) if known else JournalError(f"{error!r}", path=self.path)
         may_pass = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
         if is_first:

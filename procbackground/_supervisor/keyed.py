@@ -358,5 +358,5 @@ def _is_plain_data(pickled: bytes) -> bool:
 
 
 def _form_of(body: bytes | ReceivedParcel) -> tuple[str, bytes]:
-    form, _, data = values.stored_form(body)
+    form, data = values.stored_form(body)
     return form, data or b""
