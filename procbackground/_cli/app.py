@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
-from procbackground._cli.errors import near
+from procbackground._cli.errors import CANNOT_GO_ON, WRONG_USE, abandon_stdout, near, say
 
 # Name → line of help. The command is `command` of the module `<name>_command`.
 COMMANDS = {
@@ -71,16 +72,47 @@ def app(ctx: click.Context) -> None:
 
 def run(arguments: Sequence[str]) -> int:
     """Run the command; return its exit code."""
-    # As `python -m` does; a console script has its own folder there.
-    if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
-        sys.path.insert(0, os.getcwd())
+    try:
+        # As `python -m` does; a console script has its own folder there.
+        if not sys.flags.safe_path and os.getcwd() not in sys.path and "" not in sys.path:
+            sys.path.insert(0, os.getcwd())
+    except FileNotFoundError:
+        say("the current folder has been deleted")
+        return WRONG_USE
     try:
         code = app.main(list(arguments), prog_name="procbackground", standalone_mode=False)
+        if sys.stdout is not None:
+            sys.stdout.flush()
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
+        if isinstance(error, click.BadParameter):
+            error.message += _source_of(error)
         error.show()
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:
+        say(f"{error.filename or 'the output cannot be written'}: {error.strerror or error}")
+        abandon_stdout()
+        return CANNOT_GO_ON
+    except Exception as error:
+        from procbackground.errors import ProcbackgroundError
+
+        if not isinstance(error, ProcbackgroundError):
+            raise
+        say(str(error))
+        return CANNOT_GO_ON
     return code if isinstance(code, int) else 0
+
+
+def _source_of(error: click.BadParameter) -> str:
+    """Return where a bad value is from, if not from the command line."""
+    if error.ctx is None or error.param is None or error.param.name is None:
+        return ""
+    source = error.ctx.get_parameter_source(error.param.name)
+    if source is ParameterSource.ENVIRONMENT:
+        return f" (it is from {error.param.envvar} in the environment)"
+    if source is ParameterSource.DEFAULT_MAP:
+        return " (it is from pyproject.toml)"
+    return ""

@@ -235,7 +235,10 @@ class Batch:
         self._is_giving = False
 
     def _give(self, call: Call) -> None:
-        planned = self._plan(call)
+        try:
+            planned = self._plan(call)
+        except (TypeError, ValueError) as error:  # of `Task`: this function can be no task
+            raise Wrong(str(error)) from None
         self._given += 1
         if isinstance(planned, Ended):
             self._without_task += 1

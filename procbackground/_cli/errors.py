@@ -32,6 +32,11 @@ def say(text: str) -> None:
         pass  # the reader has gone
 
 
+def abandon_stdout() -> None:
+    """Have what is still in the buffer of standard output go nowhere: the interpreter would complain at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
 def near(name: str, names: Iterable[str]) -> str:
     """Return "; did you mean ...?" where there is a name much like that one, else nothing."""
     from difflib import get_close_matches

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,6 +20,8 @@ JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.group("journal", short_help="Show, list, export and report on a journal.")
 def command() -> None:
     """Read a journal, also while a manager writes to it."""
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  # as `print` does without one
 
 
 @command.command()
@@ -141,7 +144,7 @@ def _report_of(journal: Journal) -> Any:
 
 @contextmanager
 def _opened(file: str) -> Iterator[Journal]:
-    from procbackground._cli.errors import Wrong, near
+    from procbackground._cli.errors import Wrong, abandon_stdout, near
     from procbackground._journal.reader import Journal
     from procbackground.errors import JournalError
 
@@ -150,15 +153,11 @@ def _opened(file: str) -> Iterator[Journal]:
             yield journal
         sys.stdout.flush()  # here, where a reader that has gone is no error
     except JournalError as error:
-        import os
-
         folder, name = os.path.split(os.path.abspath(file))
         hint = near(name, os.listdir(folder)) if not os.path.exists(file) and os.path.isdir(folder) else ""
         raise Wrong(f"{error}{hint}") from None
     except BrokenPipeError:
-        import os
-
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or the interpreter complains at its exit
+        abandon_stdout()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import pickle
 import sys
 from pathlib import Path
 
-from procbackground._cli.errors import Wrong
+from procbackground._cli.errors import Wrong, abandon_stdout
 from procbackground._cli.records import Ended, is_json, line_of, raw_text, record_of
 
 
@@ -85,8 +85,7 @@ class Lines:
                 sys.stdout.write(text.encode("ascii", "backslashreplace").decode())
             sys.stdout.flush()
         except BrokenPipeError:
-            # Or the interpreter would try once more at its exit, and complain.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            abandon_stdout()
             raise OutputEnded from None
 
     def close(self) -> None:

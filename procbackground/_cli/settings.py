@@ -14,6 +14,8 @@ FILE = "pyproject.toml"
 
 def settings_for(name: str, command: click.Command) -> dict[str, Any]:
     """Return the settings that the nearest pyproject.toml has for a command. Raises: `Wrong`."""
+    from procbackground._cli.app import COMMANDS
+
     path, table = _section()
     if not table:
         return {}
@@ -26,12 +28,28 @@ def settings_for(name: str, command: click.Command) -> dict[str, Any]:
             raise Wrong(
                 f"{path}: [tool.procbackground.{name}] has {key!r}, which is no option of it{_near(key, known)}"
             )
-    general = {_plain(key): value for key, value in table.items() if not isinstance(value, dict)}
+    general = {_plain(key): value for key, value in table.items() if key not in COMMANDS}
     unknown = [key for key in general if key not in known]
     if unknown:
         _check_known_elsewhere(path, unknown)
     chosen = {key: value for key, value in general.items() if key in known}
-    return chosen | {_plain(key): value for key, value in own.items()}
+    chosen |= {_plain(key): value for key, value in own.items()}
+    return {str(each.name): _as_typed(path, each, chosen[each.name]) for each in command.params if each.name in chosen}
+
+
+def _as_typed(path: Path, option: click.Parameter, value: Any) -> Any:
+    """Return a value as from the command line, where all is text. Raises: `Wrong` for one of another type."""
+    is_flag = isinstance(option, click.Option) and option.is_flag
+    if is_flag and isinstance(value, bool):
+        return value
+    if option.multiple and isinstance(value, list):
+        return list(map(str, value))
+    if option.name == "slots" and isinstance(value, dict):
+        return ",".join(f"{name}={count}" for name, count in value.items())
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool) and not is_flag and not option.multiple:
+        return str(value)
+    wanted = "true or false" if is_flag else "a list" if option.multiple else "a text or a number"
+    raise Wrong(f"{path}: {option.name} = {value!r}, where {wanted} is needed")
 
 
 def _section() -> tuple[Path, dict[str, Any]]:

@@ -60,8 +60,6 @@ class Slots(_Type):
     name = "slots"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> dict[str, int]:
-        if isinstance(value, dict):
-            return value
         slots: dict[str, int] = {}
         for part in str(value).split(","):
             match = re.fullmatch(r"\s*([^\s=]+)\s*=\s*(\d+)\s*", part, re.ASCII)

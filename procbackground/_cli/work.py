@@ -19,6 +19,7 @@ from procbackground._cli.plan import Known, Planner, call_text, needs_asked
 from procbackground._cli.records import LEFT_OUT, Ended
 from procbackground._cli.results import Folders, Lines, OutputEnded
 from procbackground._cli.summary import Summary
+from procbackground.errors import ProcbackgroundError
 
 if TYPE_CHECKING:
     from procbackground.manager import Manager
@@ -36,14 +37,27 @@ def carry_out(inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, 
         title: of the bar, and of the manager.
         asked: the values of the options in `options`.
     """
-    lines = Lines(asked["output"], asked["raw"], asked["tag"])
-    with closing(lines):
-        if asked["dry_run"]:
-            return _show_calls(inputs, fields_of, lines)
-        return _Work(inputs, fields_of, title, asked, lines).run()
+    if asked["dry_run"]:
+        return _show_calls(inputs, fields_of)
+    _check_files(asked)
+    return _Work(inputs, fields_of, title, asked).run()
 
 
-def _show_calls(inputs: Inputs, fields_of: FieldsOf, lines: Lines) -> int:
+def _check_files(asked: Mapping[str, Any]) -> None:
+    """Refuse a file that is to be two things: an input, say, would be emptied for the output. Raises: `Wrong`."""
+    named: dict[str, str] = {}
+    for name in ("from_", "jsonl", "csv", "journal", "output", "joblog", "events"):
+        path = asked.get(name)
+        if not path or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+            continue  # a device may be several things
+        option = f"--{name.removesuffix('_')}"
+        other = named.setdefault(os.path.realpath(path), option)
+        if other != option:
+            raise Wrong(f"{other} and {option} name the same file, {path}")
+
+
+def _show_calls(inputs: Inputs, fields_of: FieldsOf) -> int:
+    lines = Lines(None, False, False)
     try:
         for call in inputs.calls:
             lines.put_call(call_text(fields_of(call)[0], call))
@@ -55,27 +69,24 @@ def _show_calls(inputs: Inputs, fields_of: FieldsOf, lines: Lines) -> int:
 class _Work:
     """One run. Everything happens in the main thread, but for the reading of the input: see `batch`."""
 
-    def __init__(self, inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, Any], lines: Lines) -> None:
+    def __init__(self, inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, Any]) -> None:
         self._inputs = shuffled(inputs) if asked.get("shuffle") else inputs
         self._fields_of = fields_of
         self._title = title
         self._asked = asked
-        self._lines = lines
-        self._folders = Folders(asked["results"]) if asked["results"] else None
-        self._joblog = JobLog(asked["joblog"]) if asked["joblog"] else None
         self._summary = Summary()
         self._known = _known(asked)
 
     def run(self) -> int:
         asked = self._asked
-        planner = Planner(self._fields_of, self._known, self._folders, asked["tag"] and self._folders is None)
         pace = Pace(asked["delay"], asked["load"])
         is_held = asked["keep_order"] and asked.get("shuffle")  # then the last to run may be the first to write
         failure: str | None = None
         with ExitStack() as stack:
-            if self._joblog is not None:
-                stack.callback(self._joblog.close)
             manager, jobs = make_manager(self._title, asked, stack)
+            # Not before it has the journal: another run that has it may be writing to the same files.
+            self._open_files(stack)
+            planner = Planner(self._fields_of, self._known, self._folders, asked["tag"] and self._folders is None)
             batch = Batch(
                 manager, self._inputs, planner, window=None if is_held else window_of(jobs, pace, asked["halt"]),
                 is_ordered=asked["keep_order"], halt=asked["halt"], pace=pace,
@@ -96,6 +107,12 @@ class _Work:
             for left in report.left:
                 say(f"left behind: {left}")
         return _leave(self._finish(batch, failure), batch)
+
+    def _open_files(self, stack: ExitStack) -> None:
+        asked = self._asked
+        self._lines = stack.enter_context(closing(Lines(asked["output"], asked["raw"], asked["tag"])))
+        self._folders = Folders(asked["results"]) if asked["results"] else None
+        self._joblog = stack.enter_context(closing(JobLog(asked["joblog"]))) if asked["joblog"] else None
 
     def _write(self, ended: Ended) -> None:
         self._summary.add(ended)
@@ -139,6 +156,9 @@ class _Work:
         if isinstance(batch.error, Wrong):
             say(batch.error.message)
             return WRONG_USE
+        if isinstance(batch.error, ProcbackgroundError):
+            say(str(batch.error))
+            return CANNOT_GO_ON
         if batch.error is not None:
             say(f"the input cannot be read further: {batch.error!r}")
             return CANNOT_GO_ON
@@ -182,7 +202,6 @@ def make_manager(title: str, asked: dict[str, Any], stack: ExitStack) -> tuple[M
     """
     from procbackground import Manager
     from procbackground._supervisor.machine import usable_cpus
-    from procbackground.errors import ProcbackgroundError
 
     set_log_level(asked["log_level"])
     engine = engine_of(asked)

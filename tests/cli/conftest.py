@@ -25,6 +25,7 @@ FUNCTIONS = """
 import os, signal, sys, time
 
 def double(x): return 2 * x
+async def waits(x): ...
 def pair(a, b="-"): return [a, b]
 def picky(x):
     if x == "bad": raise ValueError("this one is bad")

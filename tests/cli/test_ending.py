@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +70,31 @@ def test_a_killed_command_leaves_no_process(command):
         assert process.stderr.readline() == "begun\n"
         process.kill()
         process.stderr.read()  # ends with the last process that has it
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_output_that_cannot_be_written_is_one_line_in_every_command(command, unbuffered):
+    command("map", "tasks:picky", "-q", "--journal", "j.sqlite", "bad")
+    for arguments in (
+        ["--help"], ["--version"], ["map", "tasks:double", "a", "--dry-run"], ["journal", "show", "j.sqlite"],
+        ["journal", "export", "j.sqlite", "--format", "csv"], ["journal", "report", "j.sqlite"],
+        ["journal", "failed", "--json", "j.sqlite"], ["journal", "export", "j.sqlite", "-o", "/dev/full"],
+    ):  # fmt: skip
+        command.environment["PYTHONUNBUFFERED"] = unbuffered
+        with open("/dev/full", "w") as full, command.running(*arguments, stdout=full) as process:
+            said = process.communicate(timeout=60)[1]
+        assert (said.count("\n"), process.returncode) == (1, 255), said
+        assert "the output cannot be written: No space left on device" in said
+
+
+@pytest.mark.parametrize("what", ["show", "failed", "export", "report"])
+def test_journal_commands_do_without_standard_output(command, what):
+    command("map", "tasks:double", "-q", "--journal", "j.sqlite", "a")
+    line = f"{sys.executable} -m procbackground journal {what} j.sqlite >&-"
+    ran = subprocess.run(
+        ["sh", "-c", line], cwd=command.folder, env=command.environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    assert "Traceback" not in ran.stderr

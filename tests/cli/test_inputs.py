@@ -61,6 +61,7 @@ def test_file_names_that_are_no_text_reach_the_function(command):
         (["tasks:piar", "1"], "", "tasks has no function 'piar'; did you mean pair"),
         (["tasks.py:pair", "1"], "", "write the module's name, not its file: tasks:pair"),
         (["tasks", "1"], "", "write MODULE:FUNCTION"),
+        (["tasks:waits", "1"], "", "is an `async def` function, and a task has no event loop"),
         (["tasks:os", "1"], "", "tasks:os is no function, but a module"),
         (["tasks:pair", "--from", "nowhere"], "", "cannot read nowhere: No such file"),
         (["tasks:pair", "--jsonl", "-"], '{"a": 1}\n{"a": }\n', "standard input, line 2, column 7: Expecting value"),

@@ -124,6 +124,18 @@ def test_a_reader_of_a_journal_may_go(counted, what):
         os.close(theirs)
 
 
+def test_a_second_run_on_a_journal_leaves_the_results_of_the_first(counted):
+    arguments = ("map", "tasks:sleeps", "--journal", "j.sqlite", "-o", "out", "--joblog", "log", "-j", "1")
+    with counted.running(*arguments, ":::", "a", "b", ":::+", "0", "60") as first:
+        assert [first.stderr.readline() for _ in range(2)] == ["begun\n"] * 2
+        before = [(counted.folder / name).read_text() for name in ("out", "log")]
+        ran = counted(*arguments, "c")
+        assert (ran.code, ran.out) == (2, "")
+        assert f"in use by a manager of process {first.pid}" in ran.err
+        assert [(counted.folder / name).read_text() for name in ("out", "log")] == before
+        assert json.loads(before[0])["value"] == "a"
+
+
 def test_what_is_no_journal_is_said_to_be_none(counted):
     counted.write("text", "no journal " * 100)
     for arguments in (["journal", "show", "text"], ["map", "counted:work", "--journal", "text", "a"]):

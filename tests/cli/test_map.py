@@ -130,6 +130,31 @@ def test_output_goes_to_a_file_written_anew(command):
     assert json.loads((command.folder / "out").read_text())["value"] == "aa"
 
 
+def test_a_dry_run_prints_the_calls_and_touches_no_file(command):
+    command.write("out", "old\n")
+    files = ("-o", "out", "--joblog", "log", "--results", "res", "--journal", "j.sqlite", "--events", "events")
+    ran = command("map", "tasks:double", "a", "b", "--dry-run", *files)
+    assert (ran.code, ran.out) == (0, "tasks.double('a')\ntasks.double('b')\n")
+    assert (command.folder / "out").read_text() == "old\n"
+    assert {path.name for path in command.folder.iterdir()} - {"__pycache__"} == {"out", "run", "tasks.py"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("--from", "list", "-o", "./list"),
+        ("--from", "list", "--joblog", "list"),
+        ("a", "--journal", "list", "-o", "list"),
+    ],
+)
+def test_a_file_that_is_read_is_not_emptied_for_output(command, files):
+    command.write("list", "a\nb\n")
+    ran = command("map", "tasks:double", *files)
+    assert (ran.code, ran.out) == (2, "")
+    assert "name the same file" in ran.err
+    assert (command.folder / "list").read_text() == "a\nb\n"
+
+
 def test_joblog_has_the_columns_of_gnu_parallel(command):
     command("map", "tasks:picky", "-q", "-j", "1", "good", "bad", "--joblog", "log")
     head, *rows = [line.split("\t") for line in (command.folder / "log").read_text().splitlines()]
@@ -212,6 +237,17 @@ def test_settings_come_from_flags_then_environment_then_the_project(command):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("[tool.procbackground]\noutput = 3.5\nresults = true\n", "results = True, where a text or a number is needed"),
+        ("[tool.procbackground]\nraw = 'yes'\n", "raw = 'yes', where true or false is needed"),
+        ("[tool.procbackground]\nglob = '*.py'\n", "glob = '*.py', where a list is needed"),
+        (
+            "[tool.procbackground]\ntimeout = 'soon'\n",
+            "'soon' is no duration; write seconds, or such as 500ms, 5m, 1h30m",
+        ),
+        ("[tool.procbackground]\nretries = 1.5\n", "(it is from pyproject.toml)"),
+        ("[tool.procbackground]\nslots = {gpu = 'x'}\n", "'gpu=x' names no slots"),
+        ("[tool.procbackground.mpa]\njobs = 3\n", "has 'mpa', which is no option of any command"),
+        ("[tool.procbackground]\nmap = 3\n", "tool.procbackground.map must be a table"),
         ("[tool.procbackground]\njbos = 3\n", "has 'jbos', which is no option of any command; did you mean jobs?"),
         ("[tool.procbackground.map]\ninterval = 3\n", "has 'interval', which is no option of it"),
         ("[tool.procbackground\n", "cannot be read"),
@@ -222,6 +258,14 @@ def test_settings_that_are_wrong_are_named(command, text, message):
     ran = command("map", "tasks:double", "a")
     assert ran.code == 2
     assert message in ran.err
+
+
+def test_a_bad_value_of_the_environment_is_named_with_its_variable(command):
+    ran = command("map", "tasks:double", "a", PROCBACKGROUND_JOBS="zero")
+    assert (ran.code, ran.out) == (2, "")
+    assert "'zero' is no number of workers" in ran.err
+    assert "(it is from PROCBACKGROUND_JOBS in the environment)" in ran.err
+    assert "it is from" not in command("map", "tasks:double", "a", "--jobs", "zero").err
 
 
 def test_events_go_to_a_file(command):
@@ -278,9 +322,10 @@ def test_each_task_has_a_slot_and_cores_to_itself(command):
 def test_slots_come_from_the_environment_and_settings_too(command):
     ran = command("map", "tasks:given", "a", "-q", PROCBACKGROUND_SLOTS="disk=1")
     assert ran.values[0][0] == {"disk": [0]}
-    command.write("pyproject.toml", '[tool.procbackground]\nslots = "tape=3"\n')
-    ran = command("map", "tasks:given", "a", "-q")
-    assert ran.values[0][0] == {"tape": [0]}
+    for slots in ('"tape=3"', "{tape = 3}"):
+        command.write("pyproject.toml", f"[tool.procbackground]\nslots = {slots}\n")
+        ran = command("map", "tasks:given", "a", "-q")
+        assert ran.values[0][0] == {"tape": [0]}
 
 
 @pytest.mark.parametrize(

@@ -64,3 +64,12 @@ def test_doctor_says_what_the_system_offers(command):
     assert {"python", "start method", "a worker", "CPUs", "memory", "open files", "/proc"} <= names
     assert not [each for each in found["checks"] if "cannot be looked at" in each["found"]]
     assert "start method" in command("doctor").out
+
+
+def test_a_folder_that_was_deleted_is_one_line(command):
+    line = f"mkdir gone; cd gone; rmdir ../gone; {sys.executable} -m procbackground map math:sqrt 4"
+    ran = subprocess.run(
+        ["sh", "-c", line], cwd=command.folder, env=command.environment, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert (ran.returncode, ran.stderr) == (2, "procbackground: the current folder has been deleted\n")
