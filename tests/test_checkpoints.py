@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import threading
 import time
 from contextlib import closing, suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -114,6 +116,23 @@ def test_state_that_cannot_be_loaded_is_a_fresh_start_with_a_warning(caplog):
     with Manager(max_workers=1, retry=2) as manager:
         assert manager.run(saving.save_what_cannot_be_loaded).result(PATIENCE_S) is None
         wait_until(lambda: "starts afresh" in caplog.text, "a warning")
+
+
+@pytest.mark.parametrize("size", [1000, 3_000_000])
+@pytest.mark.parametrize("has_journal", [False, True])
+def test_attempt_that_is_killed_amid_a_save_leaves_a_whole_state(tmp_path, size, has_journal):
+    log = str(tmp_path / "log")
+    chance = random.Random(17)
+    journal = {"journal": tmp_path / "batch.sqlite"} if has_journal else {}
+    with Manager(max_workers=1, retry=6, **journal) as manager:
+        handle = manager.run(saving.save_large_states, log, size, 6)
+        for attempt in range(1, 6):
+            wait_until(lambda: len(saving.lines_of(log)) == attempt, "a save")  # noqa: B023
+            time.sleep(chance.random() * 0.05)  # it is killed at a point that chance decides
+            os.kill(int(saving.lines_of(log)[-1].split()[0]), signal.SIGKILL)
+        found = [int(line.split()[1]) for line in saving.lines_of(log)]
+        found.append(handle.result(PATIENCE_S))
+    assert all(after > before for before, after in pairwise(found))
 
 
 def test_outside_a_task_nothing_is_saved():

@@ -12,6 +12,13 @@ NEEDS_EXTRA = (
 def main() -> int:
     """Run the command with the arguments of the process; return its exit code."""
     try:
+        return _main()
+    except KeyboardInterrupt:  # while modules are imported
+        return 130
+
+
+def _main() -> int:
+    try:
         import click  # noqa: F401  # only to know that it is there
     except ImportError:
         print(NEEDS_EXTRA, file=sys.stderr)

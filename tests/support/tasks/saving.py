@@ -86,6 +86,21 @@ def iterate_from_saved(log: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
+def save_large_states(log: str, size: int, last_attempt: int) -> int:
+    """Save one state after the other, each of equal bytes; log the state found once a further one is saved."""
+    context = current()
+    number, content = context.saved or (0, b"")
+    if content != bytes([number % 256]) * len(content):
+        raise ValueError("a state of two saves")
+    found = number
+    while context.attempt < last_attempt:
+        number += 1
+        context.save((number, bytes([number % 256]) * size))
+        if number == found + 1:
+            note(log, f"{os.getpid()} {found}\n")
+    return number
+
+
 def lines_of(log: str | Path) -> list[str]:
     path = Path(log)
     return path.read_text().splitlines() if path.exists() else []
