@@ -267,13 +267,13 @@ def retry_of(retries: int, delay_s: float) -> Any:
     """Return the policy for so many further attempts, or None for none."""
     if not retries:
         return None
-    from tenacity import stop_after_attempt, wait_exponential_jitter
+    from tenacity import stop_after_attempt, wait_exponential, wait_random
 
     from procbackground import Retry
 
     if not delay_s:
         return Retry.of_attempts(retries + 1)
-    wait = wait_exponential_jitter(initial=delay_s, max=max(600.0, delay_s), jitter=delay_s / 2)
+    wait = wait_exponential(multiplier=delay_s, max=max(600.0, delay_s)) + wait_random(0, delay_s / 2)
     return Retry(stop=stop_after_attempt(retries + 1), wait=wait)
 
 

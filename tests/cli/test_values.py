@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from types import SimpleNamespace
 
 import click
 import pytest
@@ -98,6 +100,44 @@ def test_numbers_are_numbers():
     values = [typed_value(text) for text in ("0", "-12", "2.50", "1e3", "true", "False")]
     assert values == [0, -12, 2.5, 1000.0, True, False]
     assert [type(value) for value in values] == [int, int, float, float, bool, bool]
+
+
+def test_the_delay_between_attempts_doubles_and_varies():
+    from procbackground._cli.work import retry_of
+
+    assert retry_of(0, 2.0) is None
+    policy = retry_of(4, 2.0)
+    for attempt, least_s in ((1, 2.0), (2, 4.0), (3, 8.0), (12, 600.0)):
+        waits = {policy.wait(SimpleNamespace(attempt_number=attempt)) for _ in range(50)}
+        assert min(waits) >= least_s
+        assert max(waits) <= least_s + 1.0
+        assert len(waits) > 1
+    assert [policy.stop(SimpleNamespace(attempt_number=number)) for number in (4, 5)] == [False, True]
+
+
+def test_the_summary_counts_and_shows_the_first_messages():
+    from procbackground._cli.inputs import Call
+    from procbackground._cli.records import Ended, Failure
+    from procbackground._cli.summary import Summary
+
+    call, summary = Call(0, (), {}), Summary()
+    summary.add(Ended(call, "succeeded", attempts=3, busy_s=40.0, cpu_s=30.0, peak_bytes=5 << 20))
+    summary.add(Ended(call, "succeeded", is_stored=True))
+    for number in (1, 2, 2, 3, 4, 5):
+        summary.add(Ended(call, "failed", failure=Failure("ValueError", f"number\n {number}", None), attempts=1))
+    summary.add(Ended(call, "timed out", failure=Failure("TaskTimeoutError", "late", None), attempts=1))
+    summary.add(Ended(call, "cancelled", attempts=1))
+    summary.add(Ended(call, "cancelled"))  # it never began
+    *lines, costs = summary.lines()
+    assert lines == [
+        "2 succeeded (1 of them before), 7 failed (6 failed, 1 timed out), 1 cancelled, 2 further attempts",
+        "  failed: ValueError: number 1",
+        "  failed: ValueError: number 2 (2 times)",
+        "  failed: ValueError: number 3",
+        "  failed: 2 with other messages",
+        "  timed out: TaskTimeoutError: late",
+    ]
+    assert re.fullmatch(r"\S+ s wall, 30.0 s CPU, speed-up [\d.]+, peak memory 5 MiB", costs)
 
 
 def test_the_command_has_no_option_twice():
