@@ -86,9 +86,9 @@ def run(arguments: Sequence[str]) -> int:
     except click.exceptions.Exit as stop:
         code = stop.exit_code
     except click.ClickException as error:
-        if isinstance(error, click.BadParameter):
-            error.message += _source_of(error)
         error.show()
+        if isinstance(error, click.BadParameter):
+            _say_source_of(error)
         return error.exit_code
     except (click.Abort, KeyboardInterrupt):
         return 130
@@ -106,13 +106,12 @@ def run(arguments: Sequence[str]) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _source_of(error: click.BadParameter) -> str:
-    """Return where a bad value is from, if not from the command line."""
+def _say_source_of(error: click.BadParameter) -> None:
+    """Say where a bad value is from, if not from the command line."""
     if error.ctx is None or error.param is None or error.param.name is None:
-        return ""
+        return
     source = error.ctx.get_parameter_source(error.param.name)
     if source is ParameterSource.ENVIRONMENT:
-        return f" (it is from {error.param.envvar} in the environment)"
-    if source is ParameterSource.DEFAULT_MAP:
-        return " (it is from pyproject.toml)"
-    return ""
+        say(f"this value is from {error.param.envvar} in the environment")
+    elif source is ParameterSource.DEFAULT_MAP:
+        say("this value is from pyproject.toml")

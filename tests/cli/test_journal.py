@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import PATIENCE_S
+from tests.support.facts import wait_until
 
 COUNTED = """
 import os, time
@@ -128,6 +129,8 @@ def test_a_second_run_on_a_journal_leaves_the_results_of_the_first(counted):
     arguments = ("map", "tasks:sleeps", "--journal", "j.sqlite", "-o", "out", "--joblog", "log", "-j", "1")
     with counted.running(*arguments, ":::", "a", "b", ":::+", "0", "60") as first:
         assert [first.stderr.readline() for _ in range(2)] == ["begun\n"] * 2
+        log = counted.folder / "log"
+        wait_until(lambda: log.read_text().count("\n") == 2, "the line of the first task")  # which is written last
         before = [(counted.folder / name).read_text() for name in ("out", "log")]
         ran = counted(*arguments, "c")
         assert (ran.code, ran.out) == (2, "")

@@ -244,7 +244,7 @@ def test_settings_come_from_flags_then_environment_then_the_project(command):
             "[tool.procbackground]\ntimeout = 'soon'\n",
             "'soon' is no duration; write seconds, or such as 500ms, 5m, 1h30m",
         ),
-        ("[tool.procbackground]\nretries = 1.5\n", "(it is from pyproject.toml)"),
+        ("[tool.procbackground]\nretries = 1.5\n", "this value is from pyproject.toml"),
         ("[tool.procbackground]\nslots = {gpu = 'x'}\n", "'gpu=x' names no slots"),
         ("[tool.procbackground.mpa]\njobs = 3\n", "has 'mpa', which is no option of any command"),
         ("[tool.procbackground]\nmap = 3\n", "tool.procbackground.map must be a table"),
@@ -264,8 +264,8 @@ def test_a_bad_value_of_the_environment_is_named_with_its_variable(command):
     ran = command("map", "tasks:double", "a", PROCBACKGROUND_JOBS="zero")
     assert (ran.code, ran.out) == (2, "")
     assert "'zero' is no number of workers" in ran.err
-    assert "(it is from PROCBACKGROUND_JOBS in the environment)" in ran.err
-    assert "it is from" not in command("map", "tasks:double", "a", "--jobs", "zero").err
+    assert "this value is from PROCBACKGROUND_JOBS in the environment" in ran.err
+    assert "this value is from" not in command("map", "tasks:double", "a", "--jobs", "zero").err
 
 
 def test_events_go_to_a_file(command):
