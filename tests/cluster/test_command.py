@@ -68,3 +68,12 @@ def test_wrong_use_is_told_in_a_line(tmp_path, options, message):
     assert ran.returncode == 2
     assert message in ran.stderr
     assert "Traceback" not in ran.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", ["map", "loop"])
+def test_scheduler_that_cannot_be_reached_is_told_in_a_line(tmp_path, command):
+    ran = run(command, "math:sqrt", "--types", "4", "--engine", "dask", "--scheduler", "127.0.0.1:9", folder=tmp_path)
+    assert (ran.returncode, ran.stdout) == (255, "")
+    assert ran.stderr.splitlines()[-1].startswith("procbackground: DaskEngine('tcp://127.0.0.1:9') cannot be used: ")
+    assert "Traceback" not in ran.stderr
