@@ -33,8 +33,20 @@ class LineFile:
             data = text.encode("utf-8", "surrogateescape")  # a file name that is no UTF-8 stays as it is
         except UnicodeEncodeError:
             data = text.encode("utf-8", "backslashreplace")
-        while data:
-            data = data[os.write(self._fd, data) :]
+        size = len(data)
+        try:
+            while data:
+                data = data[os.write(self._fd, data) :]
+        except OSError:
+            self._take_back(size - len(data))
+            raise
+
+    def _take_back(self, count: int) -> None:
+        """Remove the part of a line that has been written, if this is a file."""
+        try:
+            os.ftruncate(self._fd, os.lseek(self._fd, -count, os.SEEK_CUR))
+        except OSError:
+            pass
 
     def close(self) -> None:
         os.close(self._fd)

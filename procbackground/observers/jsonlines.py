@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import logging
 import math
 import os
 import sys
@@ -11,6 +12,8 @@ from typing import IO, Any
 
 from procbackground import events
 from procbackground.observers.base import Observer
+
+logger = logging.getLogger("procbackground")
 
 FORMAT = 1  # of the lines; a reader ignores fields that it does not know
 
@@ -49,6 +52,7 @@ class JsonLinesObserver(Observer):
         self._path: str | os.PathLike[str] | None = None
         self._fd = -1
         self._is_torn = False  # the last line was not written whole
+        self._has_failed = False  # the last write
         if target is None:
             self._stream = sys.stderr
         elif not isinstance(target, (str, os.PathLike)):
@@ -157,7 +161,14 @@ class JsonLinesObserver(Observer):
         if self._is_torn:
             data = b"\n" + data  # the disk was full, and is not any more
         self._is_torn = True
-        self._is_torn = os.write(self._fd, data) != len(data)
+        try:
+            self._is_torn = os.write(self._fd, data) != len(data)
+        except OSError as error:
+            if not self._has_failed:  # once, and not for each event
+                logger.error("events cannot be written to %r, and are lost meanwhile: %s", self._path, error.strerror)
+            self._has_failed = True
+        else:
+            self._has_failed = False
 
 
 _NAMES = {cls: name.removeprefix("on_") for name, cls in events.BY_METHOD.items()}

@@ -152,3 +152,25 @@ def test_the_command_has_no_option_twice():
         assert len(variables) == len(set(variables))
         assert not {"PROCBACKGROUND_PLATFORM", "PROCBACKGROUND_CHECK"} & set(variables)
         assert os.environ.keys().isdisjoint(variables)
+
+
+def test_a_line_that_does_not_fit_on_the_disk_is_taken_back(tmp_path, monkeypatch):
+    from procbackground._cli.results import LineFile
+
+    file = LineFile(str(tmp_path / "out"))
+    file.write("first\n")
+    write, left = os.write, 3
+
+    def write_three(fd, data):
+        nonlocal left
+        if not left:
+            raise OSError(28, "No space left on device")
+        size, left = left, 0
+        return write(fd, data[:size])
+
+    monkeypatch.setattr(os, "write", write_three)
+    with pytest.raises(OSError, match="No space"):
+        file.write("second\n")
+    monkeypatch.undo()
+    assert (tmp_path / "out").read_text() == "first\n"
+    file.close()

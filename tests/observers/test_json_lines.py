@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import os
 
 import pytest
 
@@ -106,8 +107,6 @@ def test_a_path_that_cannot_be_opened_is_an_error_where_it_is_given(tmp_path):
 
 
 def test_a_line_after_a_full_disk_begins_on_its_own(make_manager, tmp_path, monkeypatch):
-    import os
-
     path = tmp_path / "run.jsonl"
     observer = JsonLinesObserver(path)
     write, writes = os.write, []
@@ -127,3 +126,14 @@ def test_a_line_after_a_full_disk_begins_on_its_own(make_manager, tmp_path, monk
     broken = [line for line in lines if not line.endswith("}")]
     assert len(broken) == 1
     assert len([json.loads(line) for line in lines if line.endswith("}")]) == len(lines) - 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full")
+def test_a_full_disk_is_one_error_and_not_one_for_each_event(make_manager, caplog):
+    manager = make_manager(observer=JsonLinesObserver("/dev/full"))
+    assert list(manager.map(abs, range(-20, 0))) == list(range(20, 0, -1))
+    assert manager.close(timeout=PATIENCE_S).left == ()
+    assert caplog.messages == [
+        "events cannot be written to '/dev/full', and are lost meanwhile: No space left on device"
+    ]
+    assert caplog.records[0].exc_info is None
