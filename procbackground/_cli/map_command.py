@@ -69,8 +69,9 @@ class MapCommand(click.Command):
 def command(ctx: click.Context, /, function: str, inputs: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.functions import checker_of, find_function
     from procbackground._cli.plan import needs_asked
-    from procbackground._cli.work import carry_out
+    from procbackground._cli.work import carry_out, check_files
 
+    check_files(asked)
     fn = find_function(function)
     lists = ctx.meta["procbackground.lists"]
     calls = _inputs(inputs, lists, asked, checker_of(fn))

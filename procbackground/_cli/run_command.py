@@ -35,8 +35,9 @@ Options hold for tasks that have no such field of their own. A task of type "loo
 def command(file: str, only: tuple[str, ...], **asked: Any) -> int:
     from procbackground._cli.inputs import Call, Inputs
     from procbackground._cli.plan import needs_asked
-    from procbackground._cli.work import carry_out
+    from procbackground._cli.work import carry_out, check_files
 
+    check_files(asked)
     tasks = _chosen(_tasks_of(file), only, file)
     calls = [Call(number, each.args, dict(each.kwargs), file, each.name) for number, each in enumerate(tasks)]
     fields = [_fields_of(each) for each in tasks]

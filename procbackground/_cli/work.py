@@ -39,18 +39,21 @@ def carry_out(inputs: Inputs, fields_of: FieldsOf, title: str, asked: dict[str, 
     """
     if asked["dry_run"]:
         return _show_calls(inputs, fields_of)
-    _check_files(asked)
     return _Work(inputs, fields_of, title, asked).run()
 
 
-def _check_files(asked: Mapping[str, Any]) -> None:
-    """Refuse a file that is to be two things: an input, say, would be emptied for the output. Raises: `Wrong`."""
+def check_files(asked: Mapping[str, Any]) -> None:
+    """Refuse a file without a name, and one that is to be two things: an input would be emptied for the output.
+
+    Raises: `Wrong`.
+    """
     named: dict[str, str] = {}
-    for name in ("from_", "jsonl", "csv", "journal", "output", "joblog", "events"):
-        path = asked.get(name)
-        if not path or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
+    for name in ("from_", "jsonl", "csv", "journal", "output", "joblog", "events", "results"):
+        path, option = asked.get(name), f"--{name.removesuffix('_')}"
+        if path == "":  # as of a variable of the shell that is not set
+            raise Wrong(f"{option} has an empty name")
+        if path is None or path == "-" or (os.path.exists(path) and not os.path.isfile(path)):
             continue  # a device may be several things
-        option = f"--{name.removesuffix('_')}"
         other = named.setdefault(os.path.realpath(path), option)
         if other != option:
             raise Wrong(f"{other} and {option} name the same file, {path}")

@@ -80,6 +80,8 @@ def test_file_names_that_are_no_text_reach_the_function(command):
         (["tasks:pair", "1", "--memory", "lots"], "", "not a size: 'lots'"),
         (["tasks:pair", "1", "--halt", "later,fail=1"], "", "does not say when to halt"),
         (["tasks:pair", "1", "--jobs", "many"], "", "is no number of workers"),
+        (["tasks:pair", "1", "--journal", ""], "", "--journal has an empty name"),
+        (["tasks:pair", "--from", ""], "", "--from has an empty name"),
         (["tasks:pair", "1", "--resume"], "", "--resume needs --journal"),
         (["broken:f", "1"], "", 'broken.py", line 2'),
     ],
