@@ -305,6 +305,42 @@ def test_loguru_records_keep_what_they_have(make_manager: MakeManager):
     assert (third["level"].name, third["level"].no) == ("LOUD", 35)
 
 
+@pytest.mark.parametrize("is_late", [False, True])
+def test_modules_that_loguru_was_told_to_disable_are_muted_and_no_others(make_manager: MakeManager, is_late: bool):
+    from loguru import logger
+
+    seen: list[str] = []
+    sink = logger.add(lambda message: seen.append(message.record["message"]), level="INFO")
+    manager = make_manager()
+    try:
+        if is_late:
+            manager.run(pow, 2, 5).result(timeout=PATIENCE_S)  # the worker was started before
+        logger.disable(logs.__name__)
+        logger.disable("procbackground")  # which is not where the records come from
+        assert manager.run(logs.loguru_log, "muted").exception(timeout=PATIENCE_S) is None
+        logger.enable(logs.__name__)
+        assert make_manager().run(logs.loguru_log, "shown").exception(timeout=PATIENCE_S) is None
+        logger.disable(logs.__name__.rpartition(".")[0])
+        logger.enable(logs.__name__)
+        assert make_manager().run(logs.loguru_log, "shown again").exception(timeout=PATIENCE_S) is None
+    finally:
+        logger.enable("tests")
+        logger.enable("procbackground")
+        logger.remove(sink)
+    assert seen == ["shown", "caught", "loud", "shown again", "caught", "loud"]
+
+
+def test_a_call_that_loguru_mutes_makes_no_record_in_the_child(make_manager: MakeManager):
+    from loguru import logger
+
+    logger.disable(logs.__name__)
+    try:
+        assert make_manager().run(logs.loguru_formats).result(timeout=PATIENCE_S) == 0
+    finally:
+        logger.enable(logs.__name__)
+    assert make_manager().run(logs.loguru_formats).result(timeout=PATIENCE_S) == 1
+
+
 def test_a_handler_that_blocks_does_not_keep_a_close_from_its_bound(
     make_manager: MakeManager, blocking_handler: BlockingHandler
 ):

@@ -11,6 +11,7 @@ import pickle
 import sys
 import time
 from collections.abc import Callable, Iterable
+from types import FunctionType
 from typing import Any
 
 from procbackground._state.job import Job
@@ -134,7 +135,7 @@ def _relay_to_loguru(
     level_name, level_no, icon = facts["level"]
 
     def restore(record: Any) -> None:
-        record.update({name: facts[name] for name in ("name", "function", "module", "line", "time")})
+        record.update({name: facts[name] for name in ("function", "module", "line", "time")})
         record["file"].name, record["file"].path = facts["file"]
         record["thread"].id, record["thread"].name = facts["thread"]
         record["process"].id, record["process"].name = origin["pid"], facts["process_name"]
@@ -142,10 +143,16 @@ def _relay_to_loguru(
 
     exception = None if error is None else (type(error), error, None)
     bound = logger.opt(exception=exception).bind(**{**origin, **extra}).patch(restore)
+    # loguru takes the name from the globals of its caller, and looks up whether the user has disabled that module.
+    log = FunctionType(_log_to_loguru.__code__, {"__name__": facts["name"]})
     try:
-        bound.log(level_name, "{}", facts["msg"])
+        log(bound, level_name, facts["msg"])
     except ValueError:  # a level that is defined in the child only
-        bound.log(level_no, "{}", facts["msg"])
+        log(bound, level_no, facts["msg"])
+
+
+def _log_to_loguru(logger: Any, level: str | int, text: str) -> None:
+    logger.log(level, "{}", text)
 
 
 def lines_of(records: Iterable[bytes]) -> tuple[str, ...]:
@@ -168,8 +175,10 @@ def parent_levels() -> Levels:
     """Return the levels that the parent's loggers have now."""
     known = logging.root.manager.loggerDict.items()
     loggers = {name: each.level for name, each in known if isinstance(each, logging.Logger) and each.level}
-    loguru = sys.modules.get("loguru")
-    # No public attribute has the lowest level of loguru's sinks.
-    lowest = getattr(getattr(getattr(loguru, "logger", None), "_core", None), "min_level", 0)
+    # No public attribute has the lowest level of loguru's sinks, or the modules that are disabled.
+    core = getattr(getattr(sys.modules.get("loguru"), "logger", None), "_core", None)
+    lowest = getattr(core, "min_level", 0)
     lowest = int(lowest) if isinstance(lowest, (int, float)) and lowest != float("inf") else 0
-    return Levels(logging.root.level, loggers, logging.root.manager.disable, max(0, lowest))
+    # A package before its modules, since what is said of a package replaces what was said of these.
+    activation = [(name.rstrip("."), is_on) for name, is_on in reversed(getattr(core, "activation_list", ()))]
+    return Levels(logging.root.level, loggers, logging.root.manager.disable, max(0, lowest), activation)

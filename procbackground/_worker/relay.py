@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from procbackground._wire import frames as wire
 from procbackground._wire.failures import dump_failure
@@ -28,12 +28,18 @@ class Levels:
     """The parent's levels: records below them are not made in a child."""
 
     def __init__(
-        self, root: int = 0, loggers: dict[str, int] | None = None, disabled: int = 0, loguru: int = 0
+        self,
+        root: int = 0,
+        loggers: dict[str, int] | None = None,
+        disabled: int = 0,
+        loguru: int = 0,
+        activation: Sequence[tuple[str, bool]] = (),
     ) -> None:
         self.root: int = root
         self.loggers: dict[str, int] = loggers or {}  # by name, of those that have a level of their own
         self.disabled: int = disabled  # as in `logging.disable`
         self.loguru: int = loguru  # the lowest of any sink
+        self.activation = activation  # names of modules that loguru was told to enable or disable
 
 
 _channel: Channel | None = None
@@ -160,6 +166,7 @@ def _set_up_loguru() -> None:
 
     logger.remove()
     logger.add(_send_loguru, level=_levels.loguru, format=lambda record: "", catch=True)
+    logger.configure(activation=_levels.activation)
 
 
 def _send_loguru(message: Any) -> None:

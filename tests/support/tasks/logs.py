@@ -95,6 +95,22 @@ def loguru_log(text: str) -> None:
     logger.log("LOUD", "loud")
 
 
+def loguru_formats() -> int:
+    """Log a value, and return how often it was formatted."""
+    from loguru import logger
+
+    class Value:
+        formatted = 0
+
+        def __format__(self, _: str) -> str:
+            self.formatted += 1
+            return "value"
+
+    value = Value()
+    logger.error("{}", value)
+    return value.formatted
+
+
 def log_and_stop_at_row(address: Address, row: int, first: int) -> int:
     """Do nothing at rows before `first`; log at the next and take long, stop at the gate, log and tell the gate."""
     logger = logging.getLogger(NAME)
