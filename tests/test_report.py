@@ -15,7 +15,10 @@ from typing import Any
 import pytest
 
 from procbackground import Manager, Task
+from procbackground._figures import Figures
+from procbackground._report.plots import OTHER_NAMES
 from procbackground._report.run import RunReport
+from procbackground._report.text import columns_of
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import failing, plain
 
@@ -126,6 +129,54 @@ def test_the_text_has_a_line_for_each_name_and_fits(finished):
     assert max(map(len, narrow.splitlines()[:8])) <= 80
 
 
+def test_any_name_has_one_aligned_line_of_bounded_length(make_manager):
+    manager = make_manager()
+    names = ["two\nlines\tand \x1b[31mred", "名前が長い", "an e\N{COMBINING ACUTE ACCENT}", "very long " * 30]
+    for name in names:
+        manager.run_task(Task(plain.nothing, name=name)).result(timeout=PATIENCE_S)
+    text = manager.report().text()
+    head, *rows = text.splitlines()[: len(names) + 2]
+    ends = {columns_of(row[: re.search(r" [01]  |  4  ", row).end() - 2]) for row in rows}
+    assert ends == {head.index("succeeded") + len("succeeded")}
+    assert not re.search(r"[\x00-\x09\x0b-\x1f]", text)
+    assert "very long very" in text
+    narrow = manager.report().text(80).splitlines()
+    assert max(map(columns_of, narrow)) <= 80
+    assert "median" in narrow[0]
+
+
+def test_the_memory_over_time_is_known_without_samples(manager, gate):
+    assert manager.report().as_dict()["memory"] == []
+    for _ in range(2):
+        manager.run(plain.bytes_of_size, 30 << 20).result(timeout=PATIENCE_S)
+    figures = manager.report().as_dict()
+    times, held = zip(*figures["memory"], strict=True)
+    assert list(times) == sorted(times)
+    assert times[0] == pytest.approx(figures["began"])
+    assert max(held) >= 30 << 20
+    assert max(held) <= 2 * figures["tasks"]["bytes_of_size"]["peak_memory"]  # of two workers
+
+
+def test_memory_is_the_sum_of_the_peaks_of_what_ran_at_a_time():
+    figures = Figures()
+    spans = ((1, 10.01, 10.19, 5), (1, 10.21, 10.24, 3), (2, 10.11, 10.12, 20), (1, 10.51, 10.61, 7))
+    for pid, began_s, ended_s, peak_bytes in spans:
+        figures.attempt(pid, "f", "succeeded", began_s, ended_s, peak_bytes=peak_bytes)
+    times, held = zip(*RunReport(figures).memory(), strict=True)
+    assert held == (5, 5, 25, 5, 3, 0, 0, 0, 0, 0, 7, 7, 7, 0)  # in slices of 50 ms
+    assert times[:2] == pytest.approx((10.01, 10.05))
+
+
+def test_names_beyond_the_colors_share_one_and_the_page_says_so(make_manager, tmp_path):
+    manager = make_manager()
+    for number in range(11):
+        manager.run_task(Task(busy, args=(0.002,), name=f"name {number}")).result(timeout=PATIENCE_S)
+    manager.report().html(tmp_path / "run.html")
+    page = (tmp_path / "run.html").read_text(encoding="utf-8")
+    assert "</span>3 other names" in page
+    assert page.count(OTHER_NAMES) == 1 + 3  # in the key, and each bar
+
+
 def test_the_page_is_whole_and_what_users_wrote_is_escaped(finished, tmp_path):
     finished.run_task(Task(plain.nothing, name="<script>alert(1)</script>")).result(timeout=PATIENCE_S)
     finished.report().html(tmp_path / "run.html")
@@ -133,7 +184,7 @@ def test_the_page_is_whole_and_what_users_wrote_is_escaped(finished, tmp_path):
     assert "<script" not in page
     assert "http" not in page.replace("http-equiv", "")
     drawings = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
-    assert len(drawings) == 2  # no samples, so no plot of memory
+    assert len(drawings) == 3
     for drawing in drawings:
         ElementTree.fromstring(drawing)
     assert drawings[0].count("<rect") >= 4
@@ -217,15 +268,26 @@ def test_the_program_prints_and_writes_pages(tmp_path):
     assert missing.stderr.count("\n") == 1
 
 
+MEASURE = """<script>
+const size = (selector, side) => [...document.querySelectorAll(selector)].map(e => e.getBoundingClientRect()[side]);
+document.title = JSON.stringify([size("td:first-child", "width"), size("svg text", "height"),
+  [document.documentElement.scrollWidth]].map(all => [Math.min(...all), Math.max(...all)]));
+</script>"""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(BROWSER is None, reason="there is no Chromium")
-def test_a_browser_shows_the_page(finished, tmp_path):
+@pytest.mark.parametrize("width", [500, 800, 1600])  # Chromium takes less for 500
+def test_a_browser_shows_the_page_so_that_it_can_be_read(finished, tmp_path, width):
+    finished.run_task(Task(plain.nothing, name="a long name " * 10)).result(timeout=PATIENCE_S)
     finished.report().html(tmp_path / "run.html")
+    with open(tmp_path / "run.html", "a", encoding="utf-8") as page:
+        page.write(MEASURE)
     assert BROWSER is not None
     options = [
         "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking",
         "--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'profile'}",
-        "--window-size=1100,1100", "--dump-dom",
+        f"--window-size={width},1100", "--dump-dom",
     ]  # fmt: skip
     shown = subprocess.run(
         [BROWSER, *options, (tmp_path / "run.html").as_uri()], capture_output=True, text=True, check=False, timeout=60
@@ -233,3 +295,9 @@ def test_a_browser_shows_the_page(finished, tmp_path):
     assert shown.returncode == 0
     assert shown.stdout.count("<rect") >= 4
     assert "busy" in shown.stdout
+    title = re.search("<title>(.*?)</title>", shown.stdout)
+    assert title is not None
+    (least_name, _), (least_text, _), (across, _) = json.loads(title[1])
+    assert least_name > 100
+    assert least_text > 7
+    assert across <= width

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
@@ -17,14 +17,17 @@ WIDTH = 960
 LEFT, RIGHT = 70, 10  # margins, for the labels
 ROW = 18
 MOST_ROWS = 64
+# Of the names that took longest.
 COLORS = ("#4477aa", "#66ccee", "#228833", "#ccbb44", "#aa3377", "#999933", "#44aa99", "#882255")  # told apart by all
+OTHER_NAMES = "#777799"
 FAILED = "#ee6677"
 CANCELLED = "#bbbbbb"
 
 
-def color_of(names: Sequence[str], name: str) -> str:
-    """Return the color of a task's name."""
-    return COLORS[names.index(name) % len(COLORS)] if name in names else COLORS[0]
+def colors_of(report: RunReport) -> dict[str, str]:
+    """Return the names that have a color of their own, with it."""
+    names = sorted(report.figures.names.items(), key=lambda item: -item[1].wall.total)
+    return {name: color for (name, _), color in zip(names, COLORS, strict=False)}
 
 
 class _Axis:
@@ -55,7 +58,7 @@ def timeline(report: RunReport) -> str:
     if figures.began_s is None or figures.ended_s is None:
         return ""
     axis = _Axis(figures.began_s, figures.ended_s)
-    names = list(figures.names)
+    colors = colors_of(report)
     pids = figures.pids()
     shown = pids[:MOST_ROWS]
     height = ROW * len(shown)
@@ -63,7 +66,7 @@ def timeline(report: RunReport) -> str:
     for row, pid in enumerate(shown):
         spans = merged((span for span in figures.spans if span.pid == pid), axis.length_s / WIDTH)
         parts.append(f'<text x="{LEFT - 6}" y="{row * ROW + 13}" text-anchor="end">{pid}</text>')
-        parts += [_bar(axis, row, span, names) for span in spans]
+        parts += [_bar(axis, row, span, colors) for span in spans]
     note = ""
     if len(pids) > len(shown):
         note = f"<p>{len(pids) - len(shown)} more processes are not shown.</p>"
@@ -72,9 +75,9 @@ def timeline(report: RunReport) -> str:
     return _svg(height + 20, parts, "When each worker process was busy") + note
 
 
-def _bar(axis: _Axis, row: int, span: Span, names: Sequence[str]) -> str:
+def _bar(axis: _Axis, row: int, span: Span, colors: Mapping[str, str]) -> str:
     x, end = axis.x(span.began_s), axis.x(span.ended_s)
-    color = color_of(names, span.name) if span.outcome == "succeeded" else FAILED
+    color = colors.get(span.name, OTHER_NAMES) if span.outcome == "succeeded" else FAILED
     if span.outcome == "cancelled":
         color = CANCELLED
     words = f"{span.name}: {span.outcome} after {seconds(span.ended_s - span.began_s)}"
@@ -98,12 +101,11 @@ def utilisation(report: RunReport) -> str:
 
 
 def memory(report: RunReport) -> str:
-    """Return the plot of what memory was held; nothing where no samples were taken."""
+    """Return the plot of what memory was held; nothing where it is not known."""
     figures = report.figures
-    if not figures.memory or figures.began_s is None or figures.ended_s is None:
+    if figures.began_s is None or figures.ended_s is None:
         return ""
-    held = sorted((number * figures.slice_s, float(held)) for number, held in figures.memory.items())
-    points = [(when_s, value) for when_s, value in held if when_s <= figures.ended_s]
+    points = [(when_s, float(held)) for when_s, held in report.memory() if when_s <= figures.ended_s]
     if not points:
         return ""
     most = max(value for _, value in points) or 1.0
@@ -138,8 +140,9 @@ def _steps(
 
 def _svg(height: float, parts: Iterable[str], title: str) -> str:
     return (
-        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}"><title>{escape(title)}</title>'
-        f"{''.join(parts)}</svg>"
+        f'<div class="scroll"><svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(title)}">'
+        f"<title>{escape(title)}</title>"
+        f"{''.join(parts)}</svg></div>"
     )
 
 

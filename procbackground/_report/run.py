@@ -79,7 +79,8 @@ class RunReport:
         `began` and `ended` are as `time.time()`, all else in seconds and bytes. Durations have `count`, `sum` and the
         quantiles `p50`, `p90`, `p99` and `max`, which are within 2.2 % of the truth; they are None without a count.
         `utilisation` and `memory` are lists of pairs of a time and what was seen until the next: the share of the
-        workers that were busy, and the bytes that all processes held together.
+        workers that were busy, and the bytes that all processes held together: by samples in a file of events, else
+        the sum of the peaks of the attempts that ran.
         """
         figures = self._figures
         to_wall = self._to_wall_s
@@ -93,7 +94,7 @@ class RunReport:
             "total": _named(self.total()),
             "tasks": {name: _named(each) for name, each in figures.names.items()},
             "utilisation": [(when_s + to_wall, share) for when_s, share in self.utilisation()],
-            "memory": [(number * figures.slice_s + to_wall, held) for number, held in sorted(figures.memory.items())],
+            "memory": [(when_s + to_wall, held) for when_s, held in self.memory()],
             "attempts": [
                 {
                     "pid": span.pid,
@@ -121,6 +122,21 @@ class RunReport:
             busy_s = figures.busy.get(number, 0.0)
             shares.append((begin_s, min(1.0, busy_s / (length_s * self.workers)) if length_s > 1e-9 else 0.0))
         return shares
+
+    def memory(self) -> list[tuple[float, int]]:
+        """Return pairs of a time and the bytes that were held from then on, up to the next."""
+        figures = self._figures
+        slice_s = figures.slice_s
+        if figures.memory or figures.began_s is None:
+            return [(number * slice_s, held) for number, held in sorted(figures.memory.items())]
+        peaks: dict[int, dict[int, int]] = {}  # of each process, by number of slice
+        for span in figures.spans:
+            if span.peak_bytes:
+                for number in range(int(span.began_s / slice_s), int(span.ended_s / slice_s) + 1):
+                    of_slice = peaks.setdefault(number, {})
+                    of_slice[span.pid] = max(of_slice.get(span.pid, 0), span.peak_bytes)
+        numbers = range(min(peaks), max(peaks) + 2) if peaks else ()
+        return [(max(number * slice_s, figures.began_s), sum(peaks.get(number, {}).values())) for number in numbers]
 
     # -- for people ----------------------------------------------------------------------------------------
 

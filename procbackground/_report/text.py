@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from procbackground._figures import NameFigures
     from procbackground._report.run import RunReport
+
+MOST_NAME_COLUMNS = 60  # of a terminal, that a task's name takes; the page has it in full
+LEAST_NAME_COLUMNS = 24  # before figures are left out
+LINE_COLUMNS = 200
 
 HEADS = ("task", "succeeded", "failed", "cancelled", "retried", "median", "90 %", "longest", "CPU", "peak", "waited")
 
@@ -17,7 +22,8 @@ def text_of(report: RunReport, width: int | None = None, color: bool = False) ->
     rows = [row_of(name, figures) for name, figures in names]
     if len(rows) > 1:
         rows.append(row_of("total", report.total()))
-    return "\n".join([_table(rows, width, color), *lines_of(report)])
+    lines = [*lines_of(report), *errors_of(report)]
+    return "\n".join([_table(rows, width, color), *(shortened(line, width or LINE_COLUMNS) for line in lines)])
 
 
 def row_of(name: str, figures: NameFigures) -> list[str]:
@@ -43,9 +49,12 @@ def lines_of(report: RunReport) -> list[str]:
     failed = {outcome: count for outcome, count in attempts.items() if outcome != "succeeded" and count}
     if failed:
         lines.append("failed attempts: " + ", ".join(f"{count:,} {outcome}" for outcome, count in failed.items()))
-    for name, figures in report.figures.names.items():
-        lines += [f"{name}: {error}" for error in figures.errors]
     return lines
+
+
+def errors_of(report: RunReport) -> list[str]:
+    """Return the first errors of each name."""
+    return [f"{name}: {error}" for name, figures in report.figures.names.items() for error in figures.errors]
 
 
 def seconds(duration_s: float | None) -> str:
@@ -69,18 +78,45 @@ def size(bytes_: int | None) -> str:
     return f"{bytes_ / 2**20:.3g} MiB" if bytes_ < 1000 * 2**20 else f"{bytes_ / 2**30:.3g} GiB"
 
 
+def shortened(text: str, columns: int) -> str:
+    """Return `text` as one line that takes so many columns of a terminal at the most."""
+    line = "".join(each if each.isprintable() else " " for each in text)
+    if columns_of(line) <= columns:
+        return line
+    while columns_of(line) >= columns:
+        line = line[:-1]
+    return f"{line}…"
+
+
+def columns_of(line: str) -> int:
+    """Return how many columns of a terminal a line takes: two for a wide character, none for an accent of its own."""
+    return sum(
+        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in line
+    )
+
+
 def _table(rows: list[list[str]], width: int | None, color: bool) -> str:
     """Return the table as aligned columns; where `width` is too small for all, without the last ones."""
     columns = list(zip(HEADS, *rows, strict=True))
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(map(columns_of, column)) for column in columns]
+    most = MOST_NAME_COLUMNS
+    if width is not None:
+        most = min(most, max(LEAST_NAME_COLUMNS, width - sum(widths[1:]) - 2 * (len(widths) - 1)))
+    columns[0] = tuple(shortened(name, most) for name in columns[0])
+    widths[0] = max(map(columns_of, columns[0]))
     while width is not None and len(widths) > 2 and sum(widths) + 2 * (len(widths) - 1) > width:
         columns.pop()
         widths.pop()
     aligned = [
-        [cell.rjust(broad) if number else cell.ljust(broad) for cell in column]
+        [_padded(cell, broad, is_number=number > 0) for cell in column]
         for number, (column, broad) in enumerate(zip(columns, widths, strict=True))
     ]
     lines = ["  ".join(cells).rstrip() for cells in zip(*aligned, strict=True)]
     if color:
         lines[0] = f"\x1b[1m{lines[0]}\x1b[0m"
     return "\n".join(lines)
+
+
+def _padded(cell: str, columns: int, *, is_number: bool) -> str:
+    space = " " * (columns - columns_of(cell))
+    return space + cell if is_number else cell + space
