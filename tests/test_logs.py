@@ -330,6 +330,41 @@ def test_modules_that_loguru_was_told_to_disable_are_muted_and_no_others(make_ma
     assert seen == ["shown", "caught", "loud", "shown again", "caught", "loud"]
 
 
+def log_by(logger: Any, text: str) -> None:
+    logger.info(text)
+
+
+def picklable_sink(message: Any) -> None:
+    sunk.append(message.record)
+
+
+sunk: list[Any] = []
+
+
+@pytest.mark.parametrize("is_picklable", [False, True])
+@pytest.mark.parametrize("how", ["in a function sent by value", "bound and an argument", "patched and an argument"])
+def test_a_logger_of_loguru_that_is_sent_leaves_its_sinks_behind(make_manager: MakeManager, how: str, is_picklable):
+    from loguru import logger
+
+    sunk.clear()
+    sink = logger.add(picklable_sink if is_picklable else lambda message: sunk.append(message.record), level="INFO")
+    try:
+        manager = make_manager()
+        if how == "in a function sent by value":
+            handle = manager.run(lambda: logger.info("text"))
+        elif how == "bound and an argument":
+            handle = manager.run(log_by, logger.bind(user=7), "text")
+        else:
+            handle = manager.run(log_by, logger.patch(lambda record: record["extra"].update(user=7)), "text")
+        handle.result(timeout=PATIENCE_S)
+    finally:
+        logger.remove(sink)
+    (record,) = sunk
+    extra = {"task_id": 1, "attempt": 1, "pid": handle.attempts[0].pid}
+    assert record["message"] == "text"
+    assert (extra if how.startswith("in") else extra | {"user": 7}).items() <= record["extra"].items()
+
+
 def test_a_call_that_loguru_mutes_makes_no_record_in_the_child(make_manager: MakeManager):
     from loguru import logger
 

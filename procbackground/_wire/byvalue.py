@@ -1,10 +1,10 @@
 """Pickles what plain pickle cannot, and by value what the other side cannot import; imported on first need.
 
-With cloudpickle and the reducers that others have registered with `multiprocessing`. Differs from cloudpickle in four
-points. An open file is refused. What the other side's main module has is referred to, so that a lambda and the
-arguments of its task mean the same classes. Code keeps the name of its file, with its source lines where no file
-has them, as in a notebook: tracebacks show what they show in the parent. And what a name stands for that waits for its
-`lazy import` is sent as if it had been imported.
+With cloudpickle and the reducers that others have registered with `multiprocessing`. Differs from cloudpickle in five
+points. An open file is refused. A logger of loguru is the other side's own, without the sinks of this side. What the
+other side's main module has is referred to, so that a lambda and the arguments of its task mean the same classes. Code
+keeps the name of its file, with its source lines where no file has them, as in a notebook: tracebacks show what they
+show in the parent. And what a name stands for that waits for its `lazy import` is sent as if it had been imported.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 _BY_VALUE: Any = cloudpickle.Pickler.dispatch_table
 # Types that others have registered with `multiprocessing`.
 _REGISTERED: Any = ForkingPickler._extra_reducers  # type: ignore[attr-defined]
+LOGURU = "loguru._logger"  # where the class of its loggers is
 _MOST_LINES = 2000  # of one function; more are left out of the traceback
 
 
@@ -54,6 +55,19 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     return _restore_code, (rebuild, parts, code.co_filename, code.co_firstlineno, _lines_of(code))
 
 
+def _reduce_loguru(logger: Any) -> tuple[Any, ...]:
+    """Refer to the other side's logger, whose records are passed on; a copy of the sinks would write there."""
+    if logger._core is not sys.modules["loguru"].logger._core:
+        return NotImplemented  # one that the user has made apart from it
+    return _restore_loguru, (logger._options,)
+
+
+def _restore_loguru(options: tuple[Any, ...]) -> Any:
+    from loguru import logger
+
+    return type(logger)(logger._core, *options)  # type: ignore[attr-defined]  # what was bound, patched and opted for
+
+
 def _reduce_lazy_import(lazy: Any) -> tuple[Any, ...]:
     """Import what a name stands for that was not used yet after its `lazy import`, and send that."""
     return _itself, (lazy.resolve(),)
@@ -75,6 +89,8 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it is untyped
     def reducer_override(self, obj: Any) -> Any:
         if belongs_to_main(obj) and can_refer_to(obj):
             return NotImplemented  # by name
+        if type(obj).__module__ == LOGURU:
+            return _reduce_loguru(obj)
         return super().reducer_override(obj)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -52,7 +53,8 @@ def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes
         pass
     else:
         # A reference to what the other side's `__main__` does not have would only fail there.
-        if main_is_whole() or b"__main__" not in data or _has_only_known_names(value):
+        is_known = main_is_whole() or b"__main__" not in data or _has_only_known_names(value)
+        if is_known and not ("loguru" in sys.modules and b"loguru._logger" in data):
             return data
     forget_since(mark)
     if buffers is not None:
