@@ -277,6 +277,47 @@ def test_odd_handlers_and_loggers_of_the_main_module_keep_no_worker_from_startin
     assert (done.returncode, done.stderr) == (0, "odd once\n" * 2)
 
 
+MAIN = """
+import logging, sys
+from loguru import logger as loguru_logger
+from procbackground import Manager
+
+logger = logging.getLogger(__name__)
+
+def say():
+    logger.debug("debug")
+    logging.getLogger(f"{__name__}.part").debug("part")
+    logging.getLogger(f"{__name__}.muted").warning("muted")
+    loguru_logger.info("loguru")
+
+if __name__ == "__main__":
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(name)s %(task)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    logging.getLogger("__main__.muted").setLevel(logging.ERROR)
+    loguru_logger.remove()
+    loguru_logger.add(sys.stderr, filter="__main__", format="{name} {extra[task]} {message}")
+    with Manager(max_workers=1, mp_context=sys.argv[1]) as manager:
+        manager.run(say).result(timeout=30)
+        loguru_logger.disable("__main__")
+        logger.setLevel(logging.ERROR)
+        manager.run(say).result(timeout=30)
+    with Manager(max_workers=1, mp_context=sys.argv[1]) as manager:
+        manager.run(say).result(timeout=30)
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_loggers_of_the_main_module_are_those_of_the_parent(tmp_path, method: str):
+    (tmp_path / "script.py").write_text(MAIN)
+    done = subprocess.run(
+        [sys.executable, "script.py", method], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    lines = ["__main__ say debug", "__main__.part say part", "__main__ say loguru"]
+    assert (done.returncode, done.stderr.splitlines()) == (0, lines)
+
+
 def test_a_fork_made_by_the_task_says_it_on_stderr(make_manager: MakeManager, caplog, capfd):
     manager = make_manager(mp_context=multiprocessing.get_context("spawn"))  # whose workers have the test's stderr
     manager.run(logs.log_in_a_fork).result(timeout=PATIENCE_S)

@@ -17,6 +17,7 @@ from typing import Any
 from procbackground._state.job import Job
 from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._wire.failures import load_failure
+from procbackground._wire.mainmodule import MAIN_NAMES, renamed
 from procbackground._worker.relay import Levels
 
 LINE_LIMIT = 2000  # characters of a record in the message of a death: enough for a short traceback
@@ -181,4 +182,7 @@ def parent_levels() -> Levels:
     lowest = int(lowest) if isinstance(lowest, (int, float)) and lowest != float("inf") else 0
     # A package before its modules, since what is said of a package replaces what was said of these.
     activation = [(name.rstrip("."), is_on) for name, is_on in reversed(getattr(core, "activation_list", ()))]
+    # A child has the main module under another name, or under the same where it is a fork.
+    loggers |= {renamed(name, *MAIN_NAMES): level for name, level in loggers.items()}
+    activation += [(renamed(name, *MAIN_NAMES), is_on) for name, is_on in activation]
     return Levels(logging.root.level, loggers, logging.root.manager.disable, max(0, lowest), activation)

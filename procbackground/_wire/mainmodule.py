@@ -158,6 +158,12 @@ def belongs_to_main(value: Any) -> bool:
     return (kind is FunctionType or issubclass(kind, type)) and getattr(value, "__module__", None) in MAIN_NAMES
 
 
+def renamed(name: str, old: str, new: str) -> str:
+    """Return the name of a module or logger, with `new` where it is `old` or below it."""
+    head, dot, rest = name.partition(".")
+    return f"{new}{dot}{rest}" if head == old else name
+
+
 def can_refer_to(value: Any) -> bool:
     """Whether a function or class of `__main__` can be sent by its name."""
     name = getattr(value, "__qualname__", None)

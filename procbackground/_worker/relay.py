@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from procbackground._wire import frames as wire
 from procbackground._wire.failures import dump_failure
+from procbackground._wire.mainmodule import MAIN_NAMES, renamed
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker.channel import Channel
 
@@ -131,6 +132,8 @@ def _send(library: str, facts: dict[str, Any], extra: dict[str, Any], error: Bas
     plain = {name: value for name, value in extra.items() if type(value) in _PLAIN}
     packed = {str(name): _pack(value) for name, value in extra.items() if type(value) not in _PLAIN}
     failure = None if error is None else dump_failure(error, frames_to_skip=0)
+    if facts["name"]:
+        facts["name"] = renamed(facts["name"], *reversed(MAIN_NAMES))  # as the parent calls its main module
     channel.send(wire.LOG_RECORD, _find_sequence(), pickle.dumps((library, facts, plain, packed, failure), PROTOCOL))
 
 
