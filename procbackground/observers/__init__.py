@@ -8,6 +8,7 @@ The modules:
     jsonlines           `JsonLinesObserver`: events as objects in a file
     runs                the state of a run, for those that show it
     plain, rich, tqdm   `PlainProgressObserver`, `RichProgressObserver`, `TqdmObserver`: progress as lines or bars
+    live                the display of rich, which all of them share in one terminal
     logs_above          log lines above a display at the bottom of the terminal
     bars                the bar of one `map`
     prometheus          `PrometheusObserver`: metrics

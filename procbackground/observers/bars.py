@@ -115,8 +115,8 @@ class RichBar(Bar):
         progress = import_extra("rich.progress", "rich", "progress")
         console = import_extra("rich.console", "rich", "progress").Console(stderr=True)
 
-        from procbackground.observers.logs_above import LogsAbove, is_terminal
-        from procbackground.observers.rich import REFRESHES, free_of_echo
+        from procbackground.observers.live import show
+        from procbackground.observers.rich import free_of_echo
 
         super().__init__(name, total)
         columns = [
@@ -128,23 +128,12 @@ class RichBar(Bar):
             progress.TimeRemainingColumn(),
         ]
         self._progress = progress.Progress(*columns, console=console, expand=True)  # not started: it makes the text
-        self._live = import_extra("rich.live", "rich", "progress").Live(
-            get_renderable=lambda: free_of_echo(self._progress.get_renderable(), console),
-            console=console,
-            refresh_per_second=REFRESHES,
-            redirect_stdout=is_terminal(sys.stdout),
-            redirect_stderr=is_terminal(sys.stderr),
-        )
-        before = sys.stdout, sys.stderr
-        self._live.start()
-        self._logs = LogsAbove()
-        self._logs.redirect(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
         self._task = self._progress.add_task(printable(name), total=total, failures="")
+        self._hide = show(console, lambda: free_of_echo(self._progress.get_renderable(), console))
 
     def _draw(self, count: int) -> None:
         failures = f"{self.failed} failed" if self.failed else ""
         self._progress.update(self._task, completed=self.done, failures=failures)
 
     def _finish(self) -> None:
-        self._logs.restore()
-        self._live.stop()
+        self._hide()

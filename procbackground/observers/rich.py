@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-import sys
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from procbackground.observers.base import EVENT_NAMES
 from procbackground.observers.extras import import_extra
-from procbackground.observers.logs_above import LogsAbove, is_terminal
+from procbackground.observers.live import show
 from procbackground.observers.plain import PlainProgressObserver, printable
 from procbackground.observers.runs import Run, Running, RunObserver, duration, number
 
 if TYPE_CHECKING:
     from procbackground import events
 
-REFRESHES = 8  # a second
 SHOWN_AFTER_S = 0.5  # tasks that have run for less have no line, unless they report progress: it could not be read
 OTHER_LINES = 8  # of the terminal, for the bar, the failures and a line of the shell
 ECHO = 4  # columns: ^C twice between two refreshes
@@ -40,8 +39,7 @@ class RichProgressObserver(RunObserver):
     def __init__(self, console: Any = None) -> None:
         super().__init__()
         self._console: Any = _rich("console").Console(stderr=True) if console is None else console
-        self._live: Any = None
-        self._logs = LogsAbove()
+        self._hide: Callable[[], None] | None = None
         self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
         if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
             plain = PlainProgressObserver(None if console is None else console.file)
@@ -59,28 +57,15 @@ class RichProgressObserver(RunObserver):
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         self._run.running.clear()
         self._lines = 0
-        if self._live is not None:
-            self._logs.restore()
-            self._live.stop()
-            self._live, self._run = None, Run()
+        if self._hide is not None:
+            self._hide()
+            self._hide, self._run = None, Run()
 
     # -- the display ---------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        if self._live is None:
-            self._start()
-
-    def _start(self) -> None:
-        before = sys.stdout, sys.stderr
-        self._live = _rich("live").Live(
-            get_renderable=self._render,
-            console=self._console,
-            refresh_per_second=REFRESHES,
-            redirect_stdout=is_terminal(sys.stdout),  # else what is printed belongs to a file or a pipe
-            redirect_stderr=is_terminal(sys.stderr),
-        )
-        self._live.start()
-        self._logs.redirect(dict(zip(before, (sys.stdout, sys.stderr), strict=True)))
+        if self._hide is None:
+            self._hide = show(self._console, self._render)
 
     def _render(self) -> Any:
         parts = [self._total()]

@@ -305,6 +305,45 @@ def test_a_map_has_a_bar_of_rich(monkeypatch, make_manager, no_color):
     assert sys.stderr is terminal
 
 
+def test_managers_and_maps_that_run_at_once_share_one_display(make_manager, monkeypatch, no_color, gate):
+    pytest.importorskip("rich")
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    first, second, third = make_manager(progress=True), make_manager(progress=True), make_manager()
+    handles = [each.run(reporting.count_then_stop, 3, gate.address) for each in (first, second)]
+    pids = {gate.wait_for_arrival() for _ in handles}
+    assert len(list(third.map(plain.square, range(50), progress=True))) == 50
+    for number in range(4):
+        second.run(plain.square, number)
+    frame = re.compile(r"0/1 tasks, 1 running.*\n.*\n.*4/5 tasks, 1 running")
+    wait_until(lambda: frame.search(terminal.getvalue()) is not None, "both are drawn")
+    for pid in pids:
+        gate.release(pid)
+    first.close()
+    wait_until(lambda: "1/1 tasks" in terminal.getvalue(), "the first one has ended")
+    assert sys.stderr is not terminal
+    second.close()
+    wait_until(lambda: sys.stderr is terminal, "the second one has ended")
+    screen = screen_of(terminal.getvalue())
+    assert [re.findall(r"\d+/\d+", line) for line in screen] == [["50/50"], ["1/1"], ["5/5"]]
+
+
+def screen_of(text: str) -> list[str]:
+    """Return the lines that a terminal shows at last, which has room for all."""
+    lines, row = [""], 0
+    for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
+        if part == "\x1b[1A":
+            row -= 1
+        elif part == "\x1b[2K":
+            lines[row] = ""
+        elif part == "\n":
+            row += 1
+            lines += [""] * (row + 1 - len(lines))
+        elif part[0] not in "\r\x1b":
+            lines[row] += part
+    return [line for line in lines if line.strip()]
+
+
 @pytest.mark.parametrize("shown_by", ["manager", "map"])
 def test_a_display_of_rich_leaves_room_for_what_the_terminal_echoes(monkeypatch, make_manager, no_color, shown_by):
     pytest.importorskip("rich")
