@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -59,6 +60,16 @@ def test_any_name_of_a_task_is_shown_or_left_out(make_manager, gate, name):
     assert Path(f"/proc/{pid}/comm").read_bytes()
     gate.open()
     handle.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"), [("crunching 東 numbers", "pb:crunching"), ("crunch", "pb:crunch"), ("a\ud800é", "pb:a?é")]
+)
+def test_a_short_name_ends_with_a_whole_character(name, shown):
+    code = f"from procbackground._worker import title; title._set_comm({name!r}); "
+    code += "print(ascii(open('/proc/self/comm', encoding='utf-8').read().strip()))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=PATIENCE_S, check=True)
+    assert ran.stdout.strip() == ascii(shown)
 
 
 @pytest.mark.parametrize("method", ["spawn", "fork"])
