@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import logging
 import multiprocessing
@@ -379,6 +380,10 @@ def picklable_sink(message: Any) -> None:
     sunk.append(message.record)
 
 
+def print_message(message: Any) -> None:
+    print(message.record["message"])
+
+
 sunk: list[Any] = []
 
 
@@ -404,6 +409,17 @@ def test_a_logger_of_loguru_that_is_sent_leaves_its_sinks_behind(make_manager: M
     extra = {"task_id": 1, "attempt": 1, "pid": handle.attempts[0].pid}
     assert record["message"] == "text"
     assert (extra if how.startswith("in") else extra | {"user": 7}).items() <= record["extra"].items()
+
+
+def test_a_logger_of_loguru_with_sinks_of_its_own_keeps_them(make_manager: MakeManager):
+    from loguru import logger
+
+    logger.remove()  # what cannot be copied
+    apart = copy.deepcopy(logger)
+    apart.add(print_message)
+    handle = make_manager(output="capture").run(log_by, apart, "text")
+    handle.result(timeout=PATIENCE_S)
+    assert handle.output == "text\n"
 
 
 def test_a_call_that_loguru_mutes_makes_no_record_in_the_child(make_manager: MakeManager):

@@ -55,17 +55,18 @@ def _reduce_code(code: CodeType) -> tuple[Any, ...]:
     return _restore_code, (rebuild, parts, code.co_filename, code.co_firstlineno, _lines_of(code))
 
 
-def _reduce_loguru(logger: Any) -> tuple[Any, ...]:
+def _reduce_loguru(logger: Any) -> Any:
     """Refer to the other side's logger, whose records are passed on; a copy of the sinks would write there."""
-    if logger._core is not sys.modules["loguru"].logger._core:
-        return NotImplemented  # one that the user has made apart from it
+    if getattr(logger, "_core", None) is not sys.modules["loguru"].logger._core:
+        return NotImplemented  # a copy with sinks of its own
     return _restore_loguru, (logger._options,)
 
 
 def _restore_loguru(options: tuple[Any, ...]) -> Any:
     from loguru import logger
 
-    return type(logger)(logger._core, *options)  # type: ignore[attr-defined]  # what was bound, patched and opted for
+    own: Any = logger
+    return type(own)(own._core, *options)  # with what was bound, patched and opted for
 
 
 def _reduce_lazy_import(lazy: Any) -> tuple[Any, ...]:
