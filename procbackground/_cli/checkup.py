@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import sys
@@ -136,16 +137,19 @@ def _limits() -> Iterator[Finding]:
 
     from procbackground._supervisor.machine import usable_cpus
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     needed = 64 + 8 * usable_cpus()
-    state = OK if soft == resource.RLIM_INFINITY or soft >= needed else PROBLEM
-    cost = "" if state == OK else f"about {needed} are needed: raise it, `ulimit -n {hard if hard > 0 else needed}`"
-    yield Finding("open files", state, _limit_text(soft), cost)
+    yield _limit("open files", resource.getrlimit(resource.RLIMIT_NOFILE), needed, f"about {needed} are needed", "-n")
     if hasattr(resource, "RLIMIT_NPROC"):
-        soft, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-        state = OK if soft == resource.RLIM_INFINITY or soft >= 256 else PROBLEM
-        cost = "" if state == OK else "it counts all processes and threads of the user: raise it, `ulimit -u`"
-        yield Finding("processes", state, _limit_text(soft), cost)
+        limits, what = resource.getrlimit(resource.RLIMIT_NPROC), "it counts all processes and threads of the user"
+        yield _limit("processes", limits, 256, what, "-u")
+
+
+def _limit(name: str, limits: tuple[int, int], needed: int, what: str, option: str) -> Finding:
+    soft, hard = (math.inf if limit < 0 or limit > 1 << 60 else limit for limit in limits)
+    if soft >= needed:
+        return Finding(name, OK, "no limit" if soft == math.inf else f"{soft:,} at most")
+    way = f"raise it, `ulimit {option} {needed}`" if hard >= needed else f"only root can raise its hard limit, {hard:,}"
+    return Finding(name, PROBLEM, f"{soft:,} at most", f"{what}: {way}")
 
 
 def _threads_of_libraries() -> Iterator[Finding]:
@@ -178,10 +182,6 @@ def _extras() -> Iterator[Finding]:
             yield Finding(module, OK, "not installed", f"it is for {use}")
         else:
             yield Finding(module, OK, "installed")
-
-
-def _limit_text(limit: int) -> str:
-    return "no limit" if limit < 0 or limit > 1 << 60 else f"{limit:,} at most"
 
 
 CHECKS: tuple[Callable[[], Iterator[Any]], ...] = (
