@@ -11,6 +11,7 @@ from procbackground import Manager
 from procbackground.observers import LoggingObserver, Observer, names
 from procbackground.observers.log import LoggingObserver as Same
 from tests.support.gate import PATIENCE_S
+from tests.support.scripts import UNMEASURED
 from tests.support.tasks import plain
 
 seen = []
@@ -87,5 +88,7 @@ def test_a_missing_library_is_named_with_the_extra_that_installs_it(name, module
 def test_a_manager_without_observers_loads_none_of_them():
     heavy = ("rich", "tqdm", "prometheus_client", "opentelemetry", "json", "loguru", "importlib.metadata")
     code = f"import sys, procbackground.observers; print(*(name for name in {heavy} if name in sys.modules))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=UNMEASURED, capture_output=True, text=True, timeout=60, check=True
+    )
     assert ran.stdout.split() == []
