@@ -18,6 +18,10 @@ class Context:
 
     Outside a task `attempt` is 1, `name` is "", `stopping` is False, `slots` is empty, `saved` is None, `wait` just
     sleeps and the other calls do nothing, so that functions stay callable in plain code.
+
+    Attributes:
+        name: of the task, as in events and logs.
+        attempt: number of this attempt, from 1 on; for a loop, within the iteration.
     """
 
     __slots__ = ("attempt", "name")

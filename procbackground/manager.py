@@ -74,7 +74,8 @@ class Manager(TaskCalls, ExecutorInternals):
         slots: what there is for tasks to need, by name: `{"gpu": 4}`, numbered from 0. A task with `slots={"gpu": 1}`
             has one to itself, in a process that is kept for it. `current().slots` has the numbers; those of "gpu" set
             CUDA_VISIBLE_DEVICES before anything is imported. If that names devices already, they count among these.
-        preload: modules that workers find imported already (with the default context on Linux).
+        preload: modules that workers find imported already (with the default context on Linux). One that cannot be
+            imported is left out.
         threads_per_task: threads that numpy, BLAS, OpenMP and their like may use in a worker, by the variables that
             they read when they are loaded. Under a `fork` context they may be loaded already: then the cap holds
             where `threadpoolctl` is installed.

@@ -63,7 +63,7 @@ class Task(Generic[R]):
             files that they map do not count: the kernel takes them back when memory is short. Or a text: "512MiB" and
             "512M" are powers of 1024, "512MB" of 1000.
         priority: higher goes first; equal ones in the order they came.
-        interval: loops only: seconds between two iterations.
+        interval: loops only: seconds from the end of an iteration to the start of the next.
         isolate: every attempt in a process that has run nothing else and runs nothing after.
         cores: how many of the manager's `max_workers` places it takes. With more than 1 it runs in a process whose
             numpy, BLAS, OpenMP and their like use so many threads.

@@ -327,6 +327,12 @@ def test_needs_that_can_never_be_met_are_refused_at_once(make_manager, fields, m
     assert manager.stats().added == 0
 
 
+def test_a_slot_of_a_manager_without_slots_is_refused_with_what_to_write(make_manager):
+    expected = r"declares no slot 'gpu', as Manager\(slots=\{'gpu': 1\}\) does$"
+    with pytest.raises(ValueError, match=expected):
+        make_manager().run_task(Task(plain.nothing, slots={"gpu": 1}))
+
+
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [

@@ -40,9 +40,11 @@ class TaskCalls(BulkCalls):
         """Run `fn(*args, **kwargs)` once in a child process and return its handle. Safe from any thread.
 
         Blocks while the queue is full (`max_pending`, `max_pending_bytes`), or raises `QueueFullError`: see `Manager`.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `QueueFullError`.
+        Raises (now): `TypeError` for what is not callable, or is an `async def` function; `ManagerClosedError`;
+        `QueueFullError`; `WorkerStartError` or `InitializerError` once no worker of this manager can be started.
         Fails with (later): what the function raised, with the child's traceback as its cause; `SerializationError`,
-        naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`; `WorkerDiedError`.
+        naming what could not cross; `TaskTimeoutError`; `MemoryLimitError`; `WorkerDiedError`; `WorkerStartError` or
+        `InitializerError`; with an engine, `NodeLostError` or `EngineLostError`.
         """
         return self._call(fn, args, kwargs)  # type: ignore[no-any-return]
 
@@ -59,8 +61,8 @@ class TaskCalls(BulkCalls):
 
         Blocks while the queue is full, as `run`. A loop given to a manager whose loops were cancelled is cancelled at
         once.
-        Raises (now): `ManagerClosedError`, `InitializerError`, `UnknownTaskTypeError`, `QueueFullError`; `ValueError`
-        for needs (`cores`, `memory`, `slots`) that can never be met, naming them and what there is.
+        Raises (now): as `run`; `UnknownTaskTypeError`; `ValueError` for needs (`cores`, `memory`, `slots`) that can
+        never be met, naming them and what there is.
         Fails with (later): as `run`. A loop's handle is done only when the loop is cancelled, or cannot start.
         """
         return self._submitter.submit_new_task(task)

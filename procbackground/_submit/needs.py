@@ -27,9 +27,9 @@ def needs_of(task: Task[Any], max_workers: int, slots: Mapping[str, int], total_
         )
     for name, count in (task.slots or {}).items():
         if name not in slots:
-            known = ", ".join(f"{each!r}: {number}" for each, number in slots.items()) or "none"
+            known = f" (but {', '.join(f'{each!r}: {number}' for each, number in slots.items())})" if slots else ""
             raise ValueError(
-                f"slots={{{name!r}: {count}}} can never be met: the manager declares no slot {name!r} (but {known}), "
+                f"slots={{{name!r}: {count}}} can never be met: the manager declares no slot {name!r}{known}, "
                 f"as Manager(slots={{{name!r}: {count}}}) does"
             )
         if count > slots[name]:
