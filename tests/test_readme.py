@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import inspect
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import procbackground
+from procbackground import Manager, Task, TaskHandle, TaskType
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -100,6 +104,21 @@ def test_links_lead_to_a_file_and_a_heading(page):
         file = (ROOT / page).parent / name if name else ROOT / page
         assert file.exists(), target
         assert not anchor or anchor in anchors(file), target
+
+
+def test_names_that_stand_for_those_of_other_tools_exist():
+    guide = (ROOT / "procbackground" / "GUIDE.md").read_text(encoding="utf-8")
+    rows = guide.partition("| from | there | here |\n")[2].partition("\n\n")[0].splitlines()[1:]
+    spans = re.findall(r"`([^`]+)`", " ".join(row.split("|")[3] for row in rows))
+    names = {
+        name for span in spans if not span.startswith("procbackground ")
+        for name in re.findall(r"\w+(?=\(|=)|(?<=\.)\w+$|^\w+$", span)
+    }  # fmt: skip
+    assert {"run", "timeout", "buffersize", "cancel", "max_tasks_per_child", "LOOP"} <= names
+    known = {"list", *procbackground.__all__, *inspect.signature(Manager).parameters}
+    for cls in (Manager, TaskHandle, Task, TaskType):
+        known |= {*dir(cls)}
+    assert names <= known | {*inspect.signature(Manager.map).parameters}
 
 
 def test_the_readme_stays_short():
