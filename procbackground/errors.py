@@ -247,37 +247,42 @@ class _WorkerStartFailed(ProcbackgroundError):
 
 
 class _InitializerFailed(ProcbackgroundError):
-    """The initializer failed or hung in a starting worker, or workers with one die before they take their first task.
+    """The initializer failed or hung in a starting worker, or workers with one die before their first task.
 
     Also where a worker could not be given its `cwd`, niceness or CPUs.
     """
 
 
 class _NodeLost(ProcbackgroundError):
-    """With an engine: node after node was lost that ran the task, which probably took them down. It is not retried."""
+    """With an engine: the task probably took down the nodes that it ran on, one after another. No retry."""
 
 
 class _EngineLost(ProcbackgroundError):
-    """With an engine: the cluster cannot be reached, or its scheduler is gone. Tasks may have run, in part or whole.
+    """With an engine: the scheduler is gone or cannot be reached. Tasks may have run, in part or whole.
 
     The manager takes no more tasks: make a new one once the cluster is back.
     """
 
 
 # These errors are a `BrokenProcessPool` as well. Its module takes 13 ms to import and no child needs it, so the parent
-# makes these classes on first use, from the ones above.
+# makes these classes on first use, from the ones above. An editor shows the docstrings below.
 
 if TYPE_CHECKING:
 
-    class WorkerDiedError(_WorkerDied, BrokenProcessPool): ...
+    class WorkerDiedError(_WorkerDied, BrokenProcessPool):
+        """The worker ended before it answered; the task may have run in part."""
 
-    class WorkerStartError(_WorkerStartFailed, BrokenProcessPool): ...
+    class WorkerStartError(_WorkerStartFailed, BrokenProcessPool):
+        """No worker can be started, and waiting would not help: the message says why, and what to do."""
 
-    class InitializerError(_InitializerFailed, WorkerStartError): ...
+    class InitializerError(_InitializerFailed, WorkerStartError):
+        """The initializer failed or hung in a starting worker, or workers with one die before their first task."""
 
-    class NodeLostError(_NodeLost, BrokenProcessPool): ...
+    class NodeLostError(_NodeLost, BrokenProcessPool):
+        """With an engine: the task probably took down the nodes that it ran on, one after another. No retry."""
 
-    class EngineLostError(_EngineLost, BrokenProcessPool): ...
+    class EngineLostError(_EngineLost, BrokenProcessPool):
+        """With an engine: the scheduler is gone or cannot be reached. Tasks may have run, in part or whole."""
 
 
 _MADE_ON_FIRST_USE = {

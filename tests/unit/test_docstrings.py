@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import pydoc
@@ -90,6 +91,18 @@ def test_errors_and_events_are_all_public():
             module.__all__
         )
     assert set(importlib.import_module("procbackground.errors").__all__) <= set(procbackground.__all__)
+
+
+def test_an_editor_shows_for_errors_that_are_made_late_what_help_does():
+    source = inspect.getsource(importlib.import_module("procbackground.errors"))
+    [declared] = (
+        node.body
+        for node in ast.parse(source).body
+        if isinstance(node, ast.If) and isinstance(node.body[0], ast.ClassDef)
+    )
+    assert len(declared) == 5
+    for each in declared:
+        assert ast.get_docstring(each) == getattr(procbackground, each.name).__doc__.splitlines()[0]
 
 
 def test_help_begins_with_what_a_user_does():
