@@ -276,3 +276,44 @@ def test_the_death_of_the_fork_server_is_not_that_of_its_workers(
     monkeypatch.chdir(tmp_path)
     done = run(FORK_SERVER_DIES.format(has_thread=has_thread), folder=tmp_path)
     assert done.stdout == f"{exit_code}\n", done.stderr
+
+
+FORK_OUTLIVES_ITS_WORKER = """
+    import os, signal, time
+    from procbackground import Manager, WorkerDiedError
+
+    def leave_a_fork():
+        if os.fork() == 0:
+            os.setsid()
+            while not os.path.exists("end"):
+                time.sleep(0.005)
+            os._exit(0)
+
+    def leave_and_die():
+        leave_a_fork()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def leave_and_become_another_program():
+        leave_a_fork()
+        os.execvp("true", ["true"])
+
+    if __name__ == "__main__":
+        try:
+            with Manager(1, {method!r}) as manager:
+                for task in (leave_and_die, leave_and_become_another_program):
+                    error = manager.run(task).exception(20)
+                    assert isinstance(error, WorkerDiedError), error
+                assert manager.run(pow, 2, 3).result(20) == 8
+        finally:
+            open("end", "w").close()
+        print("fine")
+"""
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_end_of_a_worker_is_noticed_while_a_fork_of_it_lives(tmp_path, monkeypatch, method):
+    """The fork has a copy of the sentinel, by which alone `multiprocessing` would notice it."""
+    monkeypatch.setitem(ENVIRONMENT, "PROCBACKGROUND_PLATFORM", "portable")
+    monkeypatch.chdir(tmp_path)
+    done = run(FORK_OUTLIVES_ITS_WORKER.format(method=method), folder=tmp_path)
+    assert done.stdout == "fine\n", done.stderr

@@ -77,6 +77,9 @@ class Answers:
         self._stop_reading(process)
         if not process.is_dead:
             process.signal_group(signal.SIGKILL)
+            if process.pidfd is None:
+                # Its sentinel is a pipe, which a process that the task has forked may hold open for longer.
+                self._watches.act(process.death_fd)
         return False
 
     def read_last(self, worker: Worker) -> None:

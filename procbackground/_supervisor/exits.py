@@ -40,7 +40,7 @@ class _Awaited:
 
 
 class _Unwatched:
-    """A process that goes on although its sentinel says that it has ended."""
+    """A process that goes on although its sentinel or its result pipe says that it has ended."""
 
     __slots__ = ("look_s", "pause_s", "start")
 
@@ -84,6 +84,7 @@ class Exits:
         self._watches.forget(process.death_fd)
         now_s = time.monotonic()
         # A sentinel is a pipe: the fork server's, which may have died, or one that the process closes before it ends.
+        # The result pipe, whose end brings us here too, is closed by a process that goes on as another program.
         if process.pidfd is None and (start := _platform.start_time(process.pid)) is not None:
             self.unwatched[worker] = _Unwatched(start, now_s)
             return

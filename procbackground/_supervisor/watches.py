@@ -37,6 +37,12 @@ class Watches:
         """Have `act` called after everything else that is ready now."""
         self.deferred.append(act)
 
+    def act(self, fd: int) -> None:
+        """Do what is done when `fd` is ready; nothing if it is not watched."""
+        act = self.actions.get(fd)
+        if act is not None:
+            act()
+
     def forget(self, fd: int) -> None:
         """Watch `fd` no more; nothing happens if it is not watched."""
         if self.actions.pop(fd, None) is not None:

@@ -32,6 +32,14 @@ class Channel:
         """Write to `fd`, and send descriptors through the socket `side_fd`, from this process, `pid`."""
         self._fd, self._side_fd, self._pid = fd, side_fd, pid
 
+    def close_in_fork(self) -> None:
+        """Close the result pipe, so that its end is the worker's: the parent may have no other sign of that."""
+        fd, self._fd = self._fd, -1
+        try:
+            os.close(fd)
+        except OSError:
+            pass  # the task has closed it
+
     def send(self, kind: int, sequence: int, body: bytes = b"", prefix: bytes = b"") -> None:
         """Write one frame. `prefix` is a frame that is written just before it, in the same call."""
         unsent = self._unsent

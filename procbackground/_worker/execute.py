@@ -369,6 +369,7 @@ class Executor:
     def become_fork(self) -> None:
         """This process is a fork of the worker: it ends where the user's code ends, and answers nothing."""
         self.is_fork = True
+        self.channel.close_in_fork()
         page: Any = self.words.obj
         looks = lowest_byte(self.base + LOOKS)
         page[looks] = (page[looks] + BLOCK_ROWS // 2) % BLOCK_ROWS  # a chunk looks up after the row that it is at
