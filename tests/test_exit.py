@@ -92,13 +92,13 @@ def test_past_exit_timeout_tasks_are_dropped_by_name(gate, tmp_path):
         manager.run_task(Task(gated.ignore_sigterm, args=(address,), name="deaf"))
         for number in range(3):
             manager.run_task(Task(plain.square, args=(number,), name="waiting"))
-        input()
+        sys.exit(int(input()))
         """,
     )
     with running(source, tmp_path) as process:
         assert gate.wait_for_label() == "deaf"
-        stdout, stderr = process.communicate("\n", timeout=PATIENCE_S)
-    assert (stdout, process.returncode) == ("", 0)
+        stdout, stderr = process.communicate("3\n", timeout=PATIENCE_S)
+    assert (stdout, process.returncode) == ("", 3)
     assert "exit_timeout=0 passed: 1 stopped while they ran: deaf; 3 not begun: waiting (3)." in stderr
     assert "Traceback" not in stderr
 
@@ -139,6 +139,7 @@ def test_the_exit_says_what_it_waits_for_and_later_where_that_is(gate, tmp_path)
         go_on(process)
         notice = read_until(process, "waits for")
         assert "4 tasks" in notice
+        assert f"1 running: held (process {pid}, " in notice
         assert "3 waiting: waiting (3)" in notice
         stacks = read_until(process, "in stop_at_gate")
         assert f"held (process {pid}" in stacks
@@ -162,6 +163,30 @@ def test_interrupts_of_the_exit_stop_then_kill_what_runs(gate, tmp_path):
         assert process.returncode == 0
         assert "Traceback" not in stderr
         assert "its exit was interrupted: 1 stopped while they ran: held; 3 not begun: waiting (3)." in stderr
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+def test_a_third_interrupt_of_the_exit_waits_for_nothing_more(gate, tmp_path):
+    body = """
+        from procbackground import CallbackObserver
+        def block(event):
+            tell_gate(address, "blocked")
+            time.sleep(3600)
+        manager = Manager(max_workers=1, grace=3600, observer=CallbackObserver(on_manager_closed=block))
+        manager.run(gated.survive_all_stops, address)
+        input()
+        """
+    with running(parent(gate, body), tmp_path) as process:
+        assert gate.wait_for_label() == "at work"
+        everybody = family(process.pid)
+        go_on(process)
+        for label in ("stopped", "blocked", None):
+            os.killpg(process.pid, signal.SIGINT)
+            assert label is None or gate.wait_for_label() == label
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert process.returncode == 0
+        assert "Traceback" not in stderr
+        assert "Exception ignored" not in stderr
         wait_until_gone(everybody, ORPHANS_GONE_S)
 
 

@@ -214,6 +214,44 @@ def test_connections_pass_within_classes_of_main(folder):
     assert said.split() == ["fine"] * 6, said
 
 
+THROUGH_JOBLIB = """
+import procbackground.joblib
+from joblib import Parallel, delayed
+
+class Point:
+    def __init__(self, x):
+        self.x = x
+
+def shift(point):
+    assert isinstance(point, Point), type(point)
+    return Point(point.x + 1)
+
+if __name__ == "__main__":
+    class Late(Point): ...
+
+    def shift_late(late):
+        return Late(shift(late).x)
+
+    with Parallel(n_jobs=2, backend="procbackground") as parallel:
+        points = parallel(delayed(shift)(Point(number)) for number in range(6))
+        points += parallel(delayed(shift_late)(Late(number)) for number in range(6))
+    assert [type(point) for point in points] == [Point] * 6 + [Late] * 6
+    assert [point.x for point in points] == [1, 2, 3, 4, 5, 6] * 2
+    print("fine")
+"""
+
+
+@pytest.mark.parametrize("way", ["script", "package", "archive"])
+def test_all_of_main_works_through_joblib(tmp_path, way):
+    pytest.importorskip("joblib")
+    (tmp_path / "program.py").write_text(THROUGH_JOBLIB)
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "__main__.py").write_text(THROUGH_JOBLIB)
+    zipapp.create_archive(tmp_path / "package", tmp_path / "archive.pyz")
+    said = run(tmp_path, *WAYS[way])
+    assert said == "fine\n"
+
+
 def test_a_decorator_that_only_a_profiler_defines_does_no_harm(folder):
     """kernprof and memory_profiler put `profile` among the builtins of the process that they run."""
     (folder / "launcher.py").write_text(
