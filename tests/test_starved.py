@@ -41,6 +41,9 @@ def run(program: str, *args: object, under: tuple[str, ...] = ()) -> str:
     assert done.stdout.endswith("served again, nothing left\n"), done.stdout + done.stderr[-4000:]
     # `multiprocessing`'s fork server may die of it, and is started again; nothing of ours does.
     assert "procbackground" not in done.stderr.replace(os.fspath(ROOT), ""), done.stderr
+    if program == "processes":
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.stderr.count("trying again") <= 1, done.stderr
     return done.stdout
 
 

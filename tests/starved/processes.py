@@ -41,8 +41,8 @@ def main(left: int) -> None:
         recorder.wait_for("admission_held")
         assert not any(handle.done() for handle in handles)
         print(f"held: {recorder.events('admission_held')[0].error!r}")
-    resource.setrlimit(resource.RLIMIT_NPROC, (hard, hard))
-    for process in psutil.Process().children(recursive=True):
+    # This process last: once it may start others, it asks its helpers to.
+    for process in [*psutil.Process().children(recursive=True), psutil.Process()]:
         process.rlimit(psutil.RLIMIT_NPROC, (hard, hard))
     handles = handles or [manager.run(plain.square, number) for number in range(20)]
     assert [handle.result(timeout=30) for handle in handles] == [number**2 for number in range(20)]
