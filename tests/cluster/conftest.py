@@ -51,6 +51,7 @@ def shared_cluster(tmp_path_factory: pytest.TempPathFactory, _warm_helpers: None
     cluster = Cluster(tmp_path_factory.mktemp("cluster"))
     for _ in range(2):
         cluster.add_node(waits=False)
+    cluster.wait_for_nodes()
     yield cluster
     cluster.stop()
 
@@ -67,6 +68,7 @@ def make_cluster(tmp_path: Path) -> Iterator[Callable[..., Cluster]]:
         made.append(cluster)
         for _ in range(nodes):
             cluster.add_node(nanny=nanny, nthreads=nthreads, waits=False)
+        cluster.wait_for_nodes()
         return cluster
 
     yield make

@@ -99,7 +99,7 @@ class Cluster:
         self, *options: str, nthreads: int = 2, nanny: bool = False, waits: bool = True,
         within: tuple[str, ...] = (), host: str = "127.0.0.1", scheduler: str | None = None,
     ) -> Node:  # fmt: skip
-        """Start one more node, and wait until the scheduler has it.
+        """Start one more node, and wait until the scheduler has it, and all others.
 
         Args:
             within: a command that runs others elsewhere.
@@ -114,8 +114,13 @@ class Cluster:
         node = Node(process, log, nanny)
         self.nodes.append(node)
         if waits:
-            wait_until(lambda: "Registered to" in node.log, "the node is registered", START_S)
+            self.wait_for_nodes()
         return node
+
+    def wait_for_nodes(self) -> None:
+        """Wait until the scheduler has all nodes that were started."""
+        for node in self.nodes:
+            wait_until(lambda node=node: "Registered to" in node.log, "the node is registered", START_S)
 
     def stop(self) -> None:
         """End all, and check that nothing of it is left."""

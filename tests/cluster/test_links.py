@@ -149,7 +149,7 @@ def cluster(net: Net, tmp_path: Path) -> Iterator[Cluster]:
         for _ in range(2):
             within, host = net.add()
             cluster.add_node(within=within, host=host, waits=False)
-        wait_until(lambda: all("Registered to" in node.log for node in cluster.nodes), "both are there", PATIENCE_S)
+        cluster.wait_for_nodes()
         yield cluster
     finally:
         for index in range(3):
