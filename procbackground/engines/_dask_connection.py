@@ -75,7 +75,7 @@ class Connection:
         self._client: Any = client
         try:
             self._client.subscribe_topic(self._name, self._take_event)
-            self._client.register_plugin(SchedulerSide(self._name, self._client.id), name=self._name)
+            self._client.register_plugin(SchedulerSide(self._name, self._client.id, drain_timeout_s), name=self._name)
             plugin = NodePlugin(self._name, w.pack(settings), drain_timeout_s)
             self._client.register_plugin(plugin, name=self._name)
             self._size_up()

@@ -12,7 +12,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from distributed.utils import sync
 from procbackground._node.agent import NodeAgent, node_memory_bytes, node_name
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of
-from procbackground.engines._dask_scheduler import ASKED, DECLARE, OVER, WITHDRAWN
+from procbackground.engines._dask_scheduler import ASKED, DECLARE, DRAIN, DRAINED, OVER, WITHDRAWN
 from procbackground.engines._dask_shares import ShareOnNode
 from procbackground.engines._resources import CORES, MEMORY, slots_of
 
@@ -69,8 +69,8 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         has = worker.state.total_resources
         self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send, slots_of(has))
         await self._declare(has)
-        worker.stream_handlers[WITHDRAWN] = partial(_withdraw, worker)
-        worker.stream_handlers[ASKED] = partial(_ask, worker)
+        for op, act in ((WITHDRAWN, NodePlugin.withdraw), (ASKED, NodePlugin.ask), (DRAIN, NodePlugin.retire)):
+            worker.stream_handlers[op] = partial(_pass_on, worker, act)
         _departure.plugins.add(self)
         _departure.prepare(worker)
 
@@ -162,6 +162,15 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         await asyncio.to_thread(self._agent.drain, self._drain_s)
         self._flush()
 
+    def retire(self) -> None:
+        """Drain, and say so after the reports of what has ended: then dask removes this node."""
+
+        async def drain() -> None:
+            await self.drain()
+            self._worker.batched_send({"op": DRAINED, "name": self.name})
+
+        self._retiring = asyncio.ensure_future(drain())  # kept, as the loop does not
+
     async def teardown(self, worker: Worker) -> None:
         """Called by dask when the worker closes, or the manager has."""
         _departure.plugins.discard(self)
@@ -193,6 +202,10 @@ class _Departure:
     def _handle(self, number: int, frame: Any) -> None:
         if self._has_begun:
             self._go_on()  # the second time: at once
+        elif self._worker.status == Status.closing:
+            # It was retired, and ends by itself once its plugins are torn down. dask's handler would cancel that, and
+            # the process would never end.
+            self._has_begun = True
         else:
             self._has_begun = True
             self._loop.call_soon_threadsafe(self._begin)
@@ -232,18 +245,11 @@ def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNod
     return _plugin_of(get_worker(), name).run(bundle, data, shares)
 
 
-def _withdraw(worker: Worker, name: str, number: int) -> None:
-    """The manager does not want a request any more. Called by dask, in the thread of the worker's event loop."""
+def _pass_on(worker: Worker, act: Callable[..., None], name: str, **what: Any) -> None:
+    """The scheduler has sent this, for a manager. Called by dask, in the thread of the worker's event loop."""
     plugin: Any = worker.plugins.get(name)
     if plugin is not None:
-        plugin.withdraw(number)
-
-
-def _ask(worker: Worker, name: str, number: int, question: str) -> None:
-    """The manager asks something. Called by dask, in the thread of the worker's event loop."""
-    plugin: Any = worker.plugins.get(name)
-    if plugin is not None:
-        plugin.ask(number, question)
+        act(plugin, **what)
 
 
 def end_loop(name: str, number: int, dask_worker: Worker) -> None:

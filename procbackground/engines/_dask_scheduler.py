@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
-from procbackground.engines._bundles import key_of
+from procbackground.engines._bundles import bundle_of, key_of
 
 if TYPE_CHECKING:
     from distributed import Scheduler
@@ -25,15 +25,20 @@ ASK = "procbackground_ask"
 DECLARE = "procbackground_declare"  # asked by nodes
 WITHDRAWN = "procbackground-withdrawn"  # sent to a node
 ASKED = "procbackground-asked"
+DRAIN = "procbackground-drain"
+DRAINED = "procbackground-drained"  # sent by it
+LATE_S = 2.0  # that a node may take longer for draining than it leaves to attempts
 SWEEP_AT = 512  # bundles of which something is known
 
 
 class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
     """What the scheduler knows of one manager."""
 
-    def __init__(self, name: str, client: str) -> None:
+    def __init__(self, name: str, client: str, drain_s: float) -> None:
         self.name = name
         self._client = client
+        self._drain_s = drain_s
+        self._drained: dict[str, asyncio.Event] = {}  # by the addresses of nodes that are being retired
         self._over: dict[int, set[int]] = {}  # by the number of the bundle
         self._swept: dict[int, set[int]] = {}  # of bundles that dask did not know at the last look
 
@@ -46,6 +51,8 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         scheduler.handlers[FORGET] = lambda name, bundle: plugins[name].forget([bundle])
         scheduler.handlers[DECLARE] = lambda name, **what: plugins[name].declare(**what)
         scheduler.handlers[ASK] = lambda name, **what: plugins[name].ask(**what)
+        scheduler.stream_handlers[DRAINED] = lambda name, worker: name in plugins and plugins[name].has_drained(worker)
+        _drain_before_removal(scheduler)
 
     def over(self, bundle: int) -> set[int]:
         """Return which requests of a bundle have ended, or are not wanted."""
@@ -99,6 +106,24 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             self._scheduler.worker_send(each, message)
         return len(asked)
 
+    async def drain(self, address: str) -> None:
+        """Have a node that is retired finish what it runs, as long as it leaves to that."""
+        node = self._scheduler.workers.get(address)
+        if node is None or all(bundle_of(task.key, self.name) is None for task in node.processing):
+            return
+        drained = self._drained[address] = asyncio.Event()
+        self._scheduler.worker_send(address, {"op": DRAIN, "name": self.name})
+        try:
+            await asyncio.wait_for(drained.wait(), self._drain_s + LATE_S)
+        except TimeoutError:
+            pass  # it is frozen, or lost
+        del self._drained[address]
+
+    def has_drained(self, address: str) -> None:
+        """A node has finished what it ran; its reports came before."""
+        if address in self._drained:
+            self._drained[address].set()
+
     def declare(self, address: str, resources: dict[str, float]) -> None:
         """A node has these resources, too: note them, and run what has waited for them."""
         scheduler = self._scheduler
@@ -119,3 +144,23 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         scheduler.plugins.pop(self.name, None)
         if self.name in scheduler.worker_plugins:
             await scheduler.unregister_worker_plugin(None, self.name)
+
+
+def _drain_before_removal(scheduler: Any) -> None:
+    """Have nodes that are retired finish what they run first: dask would run it again elsewhere, at once.
+
+    All ways of retiring a node, by people and by clusters that shrink, end in this method, and dask has no hook there.
+    By then it gives the node nothing more.
+    """
+    remove = scheduler.remove_worker
+    if getattr(remove, "drains", False):
+        return
+
+    async def remove_worker(address: str, *arguments: Any, expected: bool = False, **options: Any) -> Any:
+        if expected:
+            ours = [plugin for plugin in scheduler.plugins.values() if isinstance(plugin, SchedulerSide)]
+            await asyncio.gather(*(plugin.drain(address) for plugin in ours))
+        return await remove(address, *arguments, expected=expected, **options)
+
+    remove_worker.drains = True  # type: ignore[attr-defined]  # it is there already, for another manager
+    scheduler.remove_worker = remove_worker

@@ -15,7 +15,8 @@ import distributed
 import psutil
 import pytest
 
-from procbackground import EngineLostError, NodeLostError, Task, TaskType
+from procbackground import EngineLostError, Manager, NodeLostError, Task, TaskType
+from procbackground.engines import DaskEngine
 from tests.cluster.slow_way import SlowWay
 from tests.support.facts import wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S
@@ -173,9 +174,6 @@ def test_lost_scheduler_ends_every_handle_and_a_close_in_time(make_cluster, make
 
 
 def test_scheduler_that_is_not_there_is_an_error_at_the_first_call():
-    from procbackground import Manager
-    from procbackground.engines import DaskEngine
-
     manager = Manager(engine=DaskEngine("tcp://127.0.0.1:9", connect_timeout=0.5))
     with manager, pytest.raises(EngineLostError, match=r"tcp://127\.0\.0\.1:9"):
         manager.run(pow, 2, 2)
@@ -203,6 +201,44 @@ def test_node_that_is_asked_to_end_finishes_what_it_runs(make_cluster, make_mana
     assert [handle.result(PATIENCE_S * 2) for handle in handles] == list(range(40))
     assert sorted(counting.lines(log, "begins")) == list(range(40))
     assert not recorder.events("task_reassigned")
+
+
+def test_node_that_is_retired_finishes_what_it_runs_and_ends(make_cluster, make_manager, gate, tmp_path):
+    cluster = make_cluster()
+    log = str(tmp_path / "log")
+    manager = make_manager(cluster)
+    handles = [manager.run(counting.count_and_stop, log, number, gate.address) for number in range(12)]
+    arrivals = [gate.next_arrival() for _ in range(4)]
+    retired, other = cluster.nodes
+    of_other = [arrival.pid for arrival in arrivals if arrival.pid in other.pids()]
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+        retiring = threading.Thread(target=client.retire_workers, kwargs={"names": ["node-1"]})
+        retiring.start()
+        wait_until(lambda: "Retire worker" in cluster.log.read_text(), "it is being retired")
+        for pid in of_other:
+            gate.release(pid)
+        later = [gate.next_arrival() for _ in of_other]  # what waits, and not what the other node still runs
+        assert {each.label for each in later}.isdisjoint({each.label for each in arrivals})
+        gate.open()
+        retiring.join(PATIENCE_S)
+    assert [handle.result(PATIENCE_S) for handle in handles] == list(range(12))
+    assert sorted(counting.lines(log, "begins")) == list(range(12))
+    assert retired.process.wait(PATIENCE_S) == 0
+
+
+def test_signal_to_a_node_that_was_retired_does_not_keep_it_from_ending(make_cluster, gate):
+    """As by Slurm, when a cluster of its jobs shrinks, and what a node runs does not end in time."""
+    cluster = make_cluster(1)
+    (node,) = cluster.nodes
+    with Manager(engine=DaskEngine(cluster.address, drain_timeout=0.1), grace=2.0) as manager:
+        handle = manager.run(gated.ignore_sigterm, gate.address)
+        gate.wait_for_arrival()
+        with distributed.Client(cluster.address, set_as_default=False) as client:
+            client.retire_workers(names=["node-1"])
+            wait_until(lambda: "Removing Worker plugin procbackground" in node.log, "it is closing")
+            node.process.terminate()
+            assert node.process.wait(PATIENCE_S) == 0
+        handle.cancel()
 
 
 def test_node_that_joins_late_takes_part(make_cluster, make_manager, gate):

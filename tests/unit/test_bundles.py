@@ -94,7 +94,7 @@ def side():
     pytest.importorskip("distributed")
     from procbackground.engines._dask_scheduler import SchedulerSide
 
-    side = SchedulerSide("m", "client")
+    side = SchedulerSide("m", "client", 0.0)
     side._scheduler = FakeScheduler()
     return side
 
