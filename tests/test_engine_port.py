@@ -43,6 +43,18 @@ def test_tasks_and_maps_come_out_right(manager):
     assert manager.stats().succeeded >= 100
 
 
+def test_task_that_waits_at_the_engine_counts_as_queued(manager, gate):
+    handles = [manager.run(gated.stop_then_do, gate.address) for _ in range(5)]
+    for _ in range(3):  # the node runs three at once
+        gate.wait_for_arrival()
+    wait_until(lambda: manager.stats().running == 3, "three are known to run")
+    assert manager.stats().queued == 2
+    assert "3 running, 2 queued" in repr(manager)
+    gate.open()
+    for handle in handles:
+        handle.result(PATIENCE_S)
+
+
 def test_policy_timeout_and_death_are_as_without(manager):
     policy = Retry(wait=wait_none())
     assert manager.run_task(Task(failing.mishap_before, args=(3, "raises"), retry=policy)).result(PATIENCE_S)[0] == 3

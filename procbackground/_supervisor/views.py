@@ -88,7 +88,7 @@ def status_line(loop: Loop) -> str:
         return "of another process"
     state = state_of(loop)
     workers = list(scheduler.workers)
-    running = len([worker for worker in workers if worker.is_running])
+    running = len([worker for worker in workers if worker.is_running and worker.pid])  # else it waits at an engine
     done = scheduler.succeeded + scheduler.failed + scheduler.cancelled
     queued = max(0, scheduler.unsettled + scheduler.unsettled_loops - running)
     return f"{state}: {len(workers)} workers, {running} running, {queued} queued, {done} done"
