@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -68,11 +69,13 @@ def test_large_result_that_is_lost_while_it_is_fetched_comes_again_and_delays_no
 ):
     gather = distributed.Client._gather
 
-    async def lose_the_node_first(client, *args, **kwargs):
+    async def lose_the_node_first(client, future, *args, **kwargs):
         if not killed.is_set():
             killed.set()
             node.kill()
-        return await gather(client, *args, **kwargs)
+            while future.status == "finished":  # from then on the result is waited for until the task has run again
+                await asyncio.sleep(0.01)
+        return await gather(client, future, *args, **kwargs)
 
     killed = threading.Event()
     monkeypatch.setattr(distributed.Client, "_gather", lose_the_node_first)

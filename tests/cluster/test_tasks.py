@@ -61,6 +61,20 @@ def test_large_arguments_and_results_cross(manager):
     assert len(manager.run(plain.bytes_of_size, 50 * MIB).result(PATIENCE_S)) == 50 * MIB
 
 
+def test_large_result_that_is_reported_before_its_future_is_known_comes(manager, monkeypatch):
+    submit = Client.map
+
+    def return_late(client, *args, key, **kwargs):
+        futures = submit(client, *args, key=key, **kwargs)
+        wait_until(lambda: all(connection._tasks[number].has_result for _, number in key), "its report has come")
+        return futures
+
+    assert manager.run(plain.square, 2).result(PATIENCE_S) == 4
+    connection = manager._supervisor._loop.engine._connection
+    monkeypatch.setattr(Client, "map", return_late)
+    assert len(manager.run(plain.bytes_of_size, MIB).result(PATIENCE_S * 2)) == MIB
+
+
 def test_a_cancel_while_a_large_result_is_fetched_costs_no_other_task(manager, monkeypatch):
     gather = Client._gather
 
