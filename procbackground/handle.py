@@ -73,16 +73,13 @@ class Owner(Protocol):
         """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
         ...
 
-    def check_usable(self) -> None:
-        """Raise `ManagerClosedError` in a fork of the manager's process, where no handle ever settles."""
+    def settle_in_fork(self, handle: TaskHandle[Any]) -> None:
+        """Fail the handle in a fork of the manager's process, where nothing else would ever end a wait for it."""
         ...
 
 
 class _MadeOnFirstTouch:
-    """An attribute of `Future` that exists only from the first touch on.
-
-    A non-data descriptor: once the value is in the instance's dict it is found there, and this is not called.
-    """
+    """An attribute of `Future` that exists only from the first touch on, in the instance's dict."""
 
     def __init__(self, name: str, make: Callable[[], Any]) -> None:
         self.name, self.make = name, make
@@ -97,6 +94,8 @@ class _ConditionOnFirstTouch:
     def __get__(self, handle: Any, owner: type | None = None) -> Any:
         if handle is None:
             return self
+        if handle._state not in _DONE:
+            handle._owner.settle_in_fork(handle)
         attributes = handle.__dict__
         condition = SafeCondition()
         claimed = attributes.setdefault("_claim", condition)  # atomic: either we or the finisher are first
@@ -218,9 +217,8 @@ class TaskHandle(Future[R]):
         state = self._state
         text = "running" if self.running() else state.partition("_")[0].lower()
         if state == FINISHED:
-            error = self._exception
-            kind = type(self._result if error is None else error).__name__
-            text = f"finished {'returned' if error is None else 'raised'} {kind}"
+            how, what = ("returned", self._result) if self._exception is None else ("raised", self._exception)
+            text = f"finished {how} {type(what).__name__}"
         last = "".join(f" attempt={attempt.number} pid={attempt.pid}" for attempt in self.attempts[-1:])
         return f"<{type(self).__name__} {self.task.name[:100]!r} at {id(self):#x} state={text}{last}>"
 
@@ -324,7 +322,7 @@ class TaskHandle(Future[R]):
     def _wait(self, timeout: float | None) -> None:
         # A bare lock wakes 10 % sooner than a condition (61 against 68 µs for a whole round trip). The order
         # matters: we append our lock and look at the state, the finisher stores the state and takes the locks.
-        self._owner.check_usable()
+        self._owner.settle_in_fork(self)
         lock = _thread.allocate_lock()
         lock.acquire()
         sleepers: list[_thread.LockType] = self.__dict__.setdefault("_sleepers", [])
@@ -334,9 +332,9 @@ class TaskHandle(Future[R]):
                 return
             has_waited = acquire_within(lock, timeout)
             if self._state not in _DONE:
-                self._owner.check_usable()  # a fork of the process interrupted the wait
                 if not has_waited:
                     raise FutureTimeoutError
+                self._owner.settle_in_fork(self)  # a fork of the process interrupted the wait
         finally:
             if self._state not in _DONE:  # else the list goes with the wait
                 try:
@@ -345,7 +343,9 @@ class TaskHandle(Future[R]):
                     pass  # interrupted before it was appended
 
     def _abandon(self) -> None:
-        """In a fork of the manager's process: end the wait of the thread that forked."""
+        """In a fork of the manager's process: end the wait of the thread that forked, and forget those of others."""
+        for name in ("_claim", "_condition"):  # a thread that does not exist here may hold its lock
+            self.__dict__.pop(name, None)
         for lock in self.__dict__.get("_sleepers", ()):
             lock.release()
 

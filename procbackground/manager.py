@@ -240,6 +240,7 @@ class Manager(TaskCalls, ExecutorInternals):
         that `signal.signal` sets within the block replaces the one of the block.
         Raises: `ValueError` in another thread, or without signals.
         """
+        self._supervisor.check_usable()
         timeout = load("procbackground._submit.checks").checked_timeout(timeout)
         with load("procbackground._submit.closing").closing_on_signals(self._supervisor, signals, timeout):
             yield self

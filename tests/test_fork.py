@@ -3,6 +3,8 @@ works."""
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import multiprocessing
 import os
 import signal
@@ -10,12 +12,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from procbackground import Manager, ManagerClosedError, Task
+from procbackground import Manager, ManagerClosedError, Task, TaskHandle, TaskType
 from tests.support import scripts
+from tests.support.engine import OwnNode
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import plain
 
@@ -31,11 +35,39 @@ CALLS: dict[str, Callable[[Manager], object]] = {
     "stream": lambda manager: list(manager.stream(Task(plain.square, args=(n,)) for n in range(9))),
     "options": lambda manager: manager.options(timeout=5).run(plain.square, 3),
     "wait": lambda manager: manager.wait(),
+    "loop": lambda manager: manager.run_task(Task(plain.nothing, type=TaskType.LOOP, interval=1)),
+    "share": lambda manager: manager.share(b"abc"),
     "cancel": lambda manager: manager.cancel(),
+    "count_of": lambda manager: manager.count_of(TaskType.ONE_OFF),
     "stats": lambda manager: manager.stats(),
     "processes": lambda manager: manager.processes(),
+    "report": lambda manager: manager.report(),
+    "dump": lambda manager: manager.dump(),
+    "closing_on": lambda manager: manager.closing_on(signal.SIGUSR2).__enter__(),
+    "shutdown without waiting": lambda manager: manager.shutdown(wait=False),
     "close": lambda manager: manager.close(),
 }
+
+WAITS: dict[str, Callable[[TaskHandle[Any]], object]] = {
+    "result": lambda handle: handle.result(),
+    "stack": lambda handle: handle.stack(),
+    "await": lambda handle: asyncio.run(awaited(handle)),
+    "wait": lambda handle: [each.result() for each in concurrent.futures.wait([handle]).done],
+    "as_completed": lambda handle: [each.result() for each in concurrent.futures.as_completed([handle])],
+    "callback": lambda handle: called_with(handle).result(),
+}
+
+
+async def awaited(handle: TaskHandle[Any]) -> Any:
+    return await handle
+
+
+def called_with(handle: TaskHandle[Any]) -> TaskHandle[Any]:
+    """Return what the handle's callback is called with. It must be called at once."""
+    calls: list[TaskHandle[Any]] = []
+    handle.add_done_callback(calls.append)
+    (call,) = calls
+    return call
 
 
 def in_fork(act: Callable[[], object]) -> int:
@@ -78,10 +110,28 @@ def all_calls_raise(manager: Manager) -> None:
         raise AssertionError(f"{name} raised nothing in the fork")
 
 
-@pytest.mark.parametrize("is_used", [True, False], ids=["used", "unused"])
-def test_every_call_raises_in_a_fork(make_manager, is_used):
-    manager = make_manager()
-    if is_used:
+def options_of(kind: str, folder: Path) -> dict[str, Any]:
+    """Return the options of a manager of a kind that has more open than others, or other ways to refuse."""
+    match kind:
+        case "journal":
+            return {"journal": folder / "batch.sqlite"}
+        case "status":
+            return {"status": True}
+        case "engine":
+            return {"engine": OwnNode()}
+        case "max_pending":
+            return {"max_pending": 1, "when_full": "raise"}
+        case _:
+            return {}
+
+
+KINDS = ["plain", "journal", "status", "engine", "max_pending"]
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "unused"])
+def test_every_call_raises_in_a_fork(make_manager, tmp_path, kind):
+    manager = make_manager(**options_of(kind, tmp_path))
+    if kind != "unused":
         assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
     assert in_fork(lambda: all_calls_raise(manager)) == 0
     assert manager.run(plain.square, 4).result(timeout=PATIENCE_S) == 16
@@ -97,24 +147,57 @@ def test_every_call_raises_in_a_child_of_multiprocessing_with_fork(make_manager)
     child.close()
 
 
-def test_a_wait_for_a_handle_of_the_parent_raises_in_a_fork(make_manager, gate):
+@pytest.mark.parametrize("is_touched", [False, True], ids=["untouched", "waited for in the parent"])
+@pytest.mark.parametrize("wait", WAITS.values(), ids=WAITS)
+def test_a_wait_for_a_handle_of_the_parent_raises_in_a_fork(make_manager, gate, wait, is_touched):
     manager = make_manager()
     handle = manager.run(stop_at_gate, gate.address)
     gate.wait_for_arrival()
+    if is_touched:
+        concurrent.futures.wait([handle], timeout=0)
 
     def wait_for_it() -> None:
-        with pytest.raises(ManagerClosedError):
-            handle.result()
         assert handle.cancel() is False
+        with pytest.raises(ManagerClosedError):
+            wait(handle)
 
     assert in_fork(wait_for_it) == 0
+    assert not handle.done()
     gate.open()
     handle.result(timeout=PATIENCE_S)
 
 
-def test_a_fork_writes_into_none_of_its_files(make_manager, tmp_path):
-    """Its files get the numbers that the parent's pipes had; what a call writes would be found in them."""
+def test_a_fork_while_another_thread_looks_at_a_handle_ends_the_wait_for_it(make_manager, gate):
+    """The lock of the handle's condition stays held in the fork, where its thread does not exist."""
     manager = make_manager()
+    handle = manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    is_held, is_over = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with handle._condition:
+            is_held.set()
+            is_over.wait(PATIENCE_S)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    assert is_held.wait(PATIENCE_S)
+
+    def wait_for_it() -> None:
+        with pytest.raises(ManagerClosedError):
+            WAITS["wait"](handle)
+
+    assert in_fork(wait_for_it) == 0
+    is_over.set()
+    thread.join()
+    gate.open()
+    handle.result(timeout=PATIENCE_S)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_fork_writes_into_none_of_its_files(make_manager, tmp_path, kind):
+    """Its files get the numbers that the parent's pipes had; what a call writes would be found in them."""
+    manager = make_manager(**options_of(kind, tmp_path))
     assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
 
     def open_files_and_call() -> None:

@@ -88,6 +88,7 @@ class TaskCalls(BulkCalls):
 
         On a view it shuts down the manager that it is a view on.
         """
+        self._supervisor.check_usable()
         self._supervisor.ask_to_close(None)
         if cancel_futures:
             self._supervisor.cancel_queued()

@@ -22,6 +22,10 @@ class Port(Owner, Protocol):
     is_inline: bool
     tells_tasks: bool
 
+    def check_usable(self) -> None:
+        """Raise `ManagerClosedError` in a fork of the manager's process."""
+        ...
+
     def accept(self, job: Job, is_patient: bool = False) -> None:
         """Take a one-off; wait for room if `is_patient`. Raises: `ManagerClosedError`, `InitializerError`; else
         `QueueFullError`.

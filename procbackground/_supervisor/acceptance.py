@@ -47,7 +47,11 @@ class Acceptance:
     def check_fork(self) -> None:
         """Raise `ManagerClosedError` in a fork of the manager's process."""
         if self.is_foreign:
-            raise ManagerClosedError(IN_FORK)
+            raise self.fork_error()
+
+    def fork_error(self) -> ManagerClosedError:
+        """Return a new error for a caller in a fork of the manager's process."""
+        return ManagerClosedError(IN_FORK)
 
     @property
     def is_insider(self) -> bool:

@@ -186,7 +186,7 @@ def abandon_in_fork(loop: Loop) -> None:
         return  # a fork of a fork: those numbers may be those of its own files now
     acceptance.is_foreign = True
     acceptance.is_refusing = True
-    error = _error_in_fork(loop)
+    error = acceptance.fork_error()
     loop.inbox.abandon(error)
     loop.settler.abandon()
     for job in loop.scheduler.all_jobs():
@@ -214,11 +214,3 @@ def abandon_in_fork(loop: Loop) -> None:
                 pass
     loop.launcher.abandon_in_fork()
     loop.watches.close()
-
-
-def _error_in_fork(loop: Loop) -> BaseException:
-    try:
-        loop.acceptance.check_fork()
-    except Exception as error:
-        return error.with_traceback(None)
-    raise AssertionError
