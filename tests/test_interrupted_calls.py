@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures._base
+import gc
+import itertools
 import linecache
 import sys
 import threading
@@ -22,7 +24,10 @@ from typing import Any
 import pytest
 
 import procbackground
-from procbackground import Manager, ManagerClosedError, Task, TaskHandle, TaskType
+from procbackground import Manager, ManagerClosedError, Shared, Task, TaskHandle, TaskType
+from procbackground.observers import Observer
+from tests.support.engine import OwnNode
+from tests.support.facts import Living
 from tests.support.gate import PATIENCE_S, Gate
 from tests.support.tasks import failing, gated, plain
 
@@ -391,14 +396,44 @@ def stream_left_half_way(manager: Manager, gate: Gate) -> Operation:
     yield take
 
 
+def share(manager: Manager, gate: Gate) -> Operation:
+    made: list[Shared[bytes]] = []
+
+    def give() -> None:
+        made.append(manager.share(bytearray(LARGE)))
+        manager.run(len, made[0])
+        assert len(made[0].value) == LARGE
+
+    yield give
+    assert not made or manager.run(len, made[0]).result(timeout=PATIENCE_S) == LARGE
+
+
+def needs(manager: Manager, gate: Gate) -> Operation:
+    view = manager.options(cores=2, memory=1)
+    yield lambda: (view.run(pow, 2, 3), view.run_task(Task(plain.nothing, output="capture")))
+
+
+def map_with_needs(manager: Manager, gate: Gate) -> Operation:
+    return map_of([0, 1, 4], lambda: manager.options(cores=2).map(plain.square, range(3)))
+
+
+def look_at_run(manager: Manager, gate: Gate) -> Operation:
+    handle = manager.run(gated.stop_then_do, gate.address)
+    pid = gate.wait_for_arrival()
+    yield lambda: (handle.stack(), manager.dump(), repr(manager), manager.report(), handle.progress, handle.running())
+    assert gated.stop_then_do.__name__ in (handle.stack() or "")
+    gate.release(pid)
+
+
 QUICK = [
     submit, submit_new_function, submit_task, submit_queued, options, large_argument, unpicklable_argument,
     unpicklable_function, cancel_queued, cancel_running, wait_for_all, result, result_that_is_late, done_callback,
-    awaited,
+    awaited, share,
 ]  # fmt: skip
 SLOW = [
     ask, map_adaptive, map_chunked, map_buffered, map_with_failures, map_of_unpicklable_row, map_closed_half_way,
     map_left_half_way, stream, stream_ordered, stream_async, stream_left_half_way,
+    needs, map_with_needs, look_at_run,
 ]  # fmt: skip
 OPERATIONS = [*QUICK, *(pytest.param(operation, marks=pytest.mark.slow) for operation in SLOW)]
 
@@ -429,6 +464,85 @@ def test_the_first_call_interrupted_at_any_line_leaves_a_manager_that_starts(mak
         assert made[-1].close(timeout=PATIENCE_S).is_clean
 
     assert sweep(operation, check) > 10
+
+
+def kinds(folder: Path) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Return options that lead calls another way."""
+    numbers = itertools.count()
+    return {
+        "journal": lambda: {"journal": folder / f"{next(numbers)}.sqlite"},
+        "engine": lambda: {"engine": OwnNode()},
+        "inline": lambda: {"inline": True, "observer": Observer()},
+        "status": lambda: {"status": True, "max_pending": 2, "slots": {"gpu": 1}},
+    }
+
+
+def use_in_all_ways(manager: Manager) -> None:
+    manager.run(pow, 2, 3)
+    manager.run_task(Task(plain.square, args=(3,), retry=2, deadline=PATIENCE_S)).result(timeout=PATIENCE_S)
+    assert list(manager.map(plain.square, range(3))) == [0, 1, 4]
+    assert len(list(manager.stream(Task(plain.square, args=(number,)) for number in range(2)))) == 2
+    manager.run(len, manager.share(b"abc")).result(timeout=PATIENCE_S)
+    manager.run(plain.nothing).cancel()
+    manager.wait(timeout=PATIENCE_S)
+    manager.stats()
+    manager.dump()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "engine", "inline", "status"])
+def test_calls_of_another_kind_of_manager_interrupted_at_any_line_leave_it_whole(
+    make_manager: Callable[..., Manager], tmp_path: Path, kind: str
+):
+    manager = make_manager(grace=0.5, **kinds(tmp_path)[kind]())
+    use_in_all_ways(manager)
+
+    def operation() -> Operation:
+        yield lambda: use_in_all_ways(manager)
+
+    assert sweep(operation, lambda: check_whole(manager)) > 100
+    assert manager.close(timeout=PATIENCE_S).is_clean
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "engine", "inline", "status"])
+def test_the_making_of_a_manager_interrupted_at_any_line_leaves_nothing(tmp_path: Path, kind: str):
+    options = kinds(tmp_path)[kind]()
+    before = Living.now()
+
+    def operation() -> Operation:
+        yield lambda: Manager(max_workers=1, **options)
+
+    def check() -> None:
+        gc.collect()
+        end_s = time.monotonic() + PATIENCE_S
+        while left := Living.now().more_than(before):
+            assert time.monotonic() < end_s, left
+            time.sleep(0.001)
+        with Manager(max_workers=1, **options) as manager:  # nobody has its journal
+            assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
+
+    assert sweep(operation, check) > 100
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["journal", "engine", "inline", "status"])
+def test_a_close_of_another_kind_of_manager_interrupted_at_any_line_can_be_repeated(
+    make_manager: Callable[..., Manager], tmp_path: Path, kind: str
+):
+    made: list[Manager] = []
+    make = kinds(tmp_path)[kind]
+
+    def operation() -> Operation:
+        made.append(make_manager(max_workers=1, grace=0.5, **make()))
+        handles = [made[-1].run(pow, 2, number) for number in range(3)]
+        yield made[-1].close
+        began_s = time.monotonic()
+        assert made[-1].close(timeout=1.0).is_clean
+        assert time.monotonic() - began_s < PATIENCE_S
+        assert all(handle.done() for handle in handles)
+
+    assert sweep(operation, lambda: None) > 5
 
 
 @pytest.mark.slow

@@ -9,10 +9,9 @@ Without cgroup v2, or without limits there, all limits are None.
 from __future__ import annotations
 
 import os
+from io import FileIO
 
 from procbackground._named import NamedTuple
-
-_READ_BYTES = 65536
 
 
 class Mount(NamedTuple):
@@ -172,20 +171,14 @@ def _own_folders(root: str) -> list[str]:
 def _read(folder: str, name: str) -> str:
     """Return the text of a file, or "" if there is none, as in the group at the top.
 
-    Not by `open`, whose buffers and decoder take longer than the kernel: the error of a task that was killed waits for
-    such a file.
+    By an object that closes the file whatever interrupts a caller's thread, and without a buffer and a decoder, which
+    take longer than the kernel: the error of a task that was killed waits for such a file.
     """
-    text = b""
     try:
-        fd = os.open(os.path.join(folder, name) if name else folder, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            while more := os.read(fd, _READ_BYTES):
-                text += more
-        finally:
-            os.close(fd)
+        with FileIO(os.path.join(folder, name) if name else folder) as file:
+            return file.readall().decode(errors="replace")
     except OSError:
         return ""
-    return text.decode(errors="replace")
 
 
 def _unescape(field: str) -> str:

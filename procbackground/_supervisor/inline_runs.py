@@ -16,6 +16,7 @@ from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inline_context import InlineContext, InlineSlots, as_current, with_shared_values
 from procbackground._supervisor.judge import ask_policy
 from procbackground._supervisor.unseen import UnseenFailures
+from procbackground._sync import SafeCondition
 from procbackground.report import Outcome, Stats
 
 
@@ -28,7 +29,7 @@ class InlineRuns:
         self.events = Events(observers, f"procbackground-{id(self):x}")
         self.unseen = UnseenFailures(lambda act: None)  # it reports at the close: a finalizer must not log
         self._pid = os.getpid()
-        self.changed = threading.Condition(threading.RLock())  # guards the rest
+        self.changed = SafeCondition(threading.RLock())  # guards the rest
         self._slots = InlineSlots(slots, self.changed)
         self.running: set[Job] = set()
         self.loops: set[Job] = set()

@@ -5,7 +5,7 @@ The pickle names each by its place among the descriptors, or among the shared va
 a task that is cancelled before it begins leaves its descriptors open.
 
 The reducers are registered with `copyreg`, because plain pickle copies the number of a connection's descriptor, which
-means some other file in the process that loads it. Outside a `Collector` both types are refused.
+means some other file in the process that loads it. Outside of `collect` both types are refused.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from contextvars import ContextVar, copy_context
 from multiprocessing.reduction import _rebuild_socket  # type: ignore[attr-defined]
 from pickle import PicklingError
 
@@ -25,8 +26,9 @@ from procbackground._wire.shares import FREED, OpenShare, SharedFile
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-    from typing import Any, TypeAlias
+    from typing import Any, TypeAlias, TypeVar
 
+    T = TypeVar("T")
     Values: TypeAlias = "Sequence[OpenShare] | Sequence[SharedFile]"
 
 # The kernel sends at most 253 at once. Several messages would not do: a full socket would cut a parcel in two.
@@ -34,32 +36,21 @@ MOST_DESCRIPTORS = 250
 
 
 class _Active(threading.local):
-    """What the pickling and the loading in this thread use."""
+    """What the loading in this thread uses."""
 
-    collector: Collector | None = None
     received: Sequence[OwnedFile] | None = None
     shared: Values | None = None
 
 
 class Collector:
-    """A context in which connections, sockets and shared values can be pickled.
+    """What is collected from one pickling; see `collect`.
 
-    Attributes: `files`, duplicates of their descriptors; `shares`, the shared values.
+    Attributes: `files`, duplicates of the descriptors of connections and sockets; `shares`, the shared values.
     """
 
     def __init__(self) -> None:
         self.files: list[OwnedFile] = []
         self.shares: list[SharedFile] = []
-
-    def __enter__(self) -> Collector:
-        self._outer = _active.collector
-        _active.collector = self
-        return self
-
-    def __exit__(self, exc_type: type[BaseException] | None, *rest: object) -> None:
-        _active.collector = self._outer
-        if exc_type is not None:
-            self.forget_since((0, 0))
 
     @property
     def has_any(self) -> bool:
@@ -73,18 +64,39 @@ class Collector:
 
 
 _active = _Active()
+_collector: ContextVar[Collector | None] = ContextVar("procbackground-collector", default=None)
+
+
+def collect(dump: Callable[[Collector], T]) -> T:
+    """Return `dump(collector)`, within which connections, sockets and shared values can be pickled.
+
+    Nothing that interrupts it leaves the collector active, since C code takes the context back. An active one that is
+    nobody's would let a shared value be pickled without what belongs to it.
+    """
+    return copy_context().run(_collect, dump)
+
+
+def _collect(dump: Callable[[Collector], T]) -> T:
+    collector = Collector()
+    _collector.set(collector)
+    try:
+        return dump(collector)
+    except BaseException:
+        collector.forget_since((0, 0))  # the traceback may be kept
+        raise
 
 
 def collected_so_far() -> tuple[int, int]:
     """Return a mark for `forget_since`."""
-    collector = _active.collector
+    collector = _collector.get()
     return (0, 0) if collector is None else (len(collector.files), len(collector.shares))
 
 
 def forget_since(mark: tuple[int, int]) -> None:
     """Drop what a failed pickling has collected."""
-    if _active.collector is not None:
-        _active.collector.forget_since(mark)
+    collector = _collector.get()
+    if collector is not None:
+        collector.forget_since(mark)
 
 
 def load_with(files: Sequence[OwnedFile], shares: Values, load: Callable[[], Any]) -> Any:
@@ -126,22 +138,24 @@ class _Received:
 
 
 def _send(owner: Connection | socket.socket) -> _Sent:
-    if _active.collector is None:
+    collector = _collector.get()
+    if collector is None:
         raise TypeError(
             f"cannot pickle {type(owner).__name__!r} object: it can only cross in an argument or a result of a task"
         )
-    files = _active.collector.files
+    files = collector.files
     files.extend(map(OwnedFile, map(os.dup, (owner.fileno(),))))
     return _Sent(len(files) - 1)
 
 
 def send_shared(file: SharedFile) -> tuple[Any, ...]:
     """Return what is pickled in place of a shared value. Raises: `TypeError`, `PicklingError`."""
-    if _active.collector is None:
+    collector = _collector.get()
+    if collector is None:
         raise TypeError("cannot pickle 'Shared' object: it can only cross in the function or the arguments of a task")
     if file.is_free:
         raise PicklingError(FREED)
-    shares = _active.collector.shares
+    shares = collector.shares
     if file not in shares:
         shares.append(file)
     return _take_shared, (shares.index(file),)

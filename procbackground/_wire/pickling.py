@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from procbackground._load import load
 from procbackground._wire import descriptors
-from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collected_so_far, forget_since
+from procbackground._wire.descriptors import MOST_DESCRIPTORS, Collector, collect, collected_so_far, forget_since
 from procbackground._wire.mainmodule import (
     MAIN_NAMES,
     belongs_to_main,
@@ -38,7 +38,7 @@ _FUNCTIONS_BY_REFERENCE = (types.FunctionType, types.BuiltinFunctionType, type)
 def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """Pickle `value`, with cloudpickle where plain pickle cannot. Raises whatever cloudpickle raises.
 
-    Connections, sockets and shared values are refused, except within a `descriptors.Collector`.
+    Connections, sockets and shared values are refused, except within `descriptors.collect`.
 
     Args:
         buffers: takes the buffers of arrays and the like, which are not in the pickle then.
@@ -109,12 +109,15 @@ def dump_collecting(value: Any) -> bytes | Parcel:
 
     Raises: as `dumps`; `OSError` where no file can be made for what cannot go without.
     """
-    with Collector() as collector:
+
+    def dump(collector: Collector) -> bytes | Parcel:
         data, buffers = dump_parts(value)
         check_count(len(collector.files))
         if collector.has_any:
             return pack(data, buffers, collector.files, collector.shares)
-    return _packed_if_large(value, data, buffers)
+        return _packed_if_large(value, data, buffers)
+
+    return collect(dump)
 
 
 def _packed_if_large(value: Any, data: bytes, buffers: Sequence[memoryview]) -> bytes | Parcel:
@@ -134,13 +137,16 @@ def check_count(count: int) -> None:
 
 def count_descriptors(value: Any) -> int:
     """Return how many connections and sockets `value` holds. Raises: as `dumps`."""
-    with Collector() as collector:
+
+    def dump(collector: Collector) -> int:
         dumps(value, [])
-    return len(collector.files)
+        return len(collector.files)
+
+    return collect(dump)
 
 
 def holds_descriptors(value: Any) -> bool:
-    """Whether `value` can be pickled within a `Collector` only, because of connections or sockets in it."""
+    """Whether `value` can be pickled within `collect` only, because of connections or sockets in it."""
     try:
         return count_descriptors(value) > 0
     except Exception:
@@ -210,13 +216,16 @@ def dump_function(fn: Callable[..., Any]) -> bytes | None:
     Returns None if it has to be sent as an argument, of `call_sent`: it holds connections, sockets, shared values or
     large buffers.
     """
-    try:
-        with Collector() as collector:
-            data, buffers = dump_parts(fn)
-            check_count(len(collector.files))
+
+    def dump(collector: Collector) -> bytes | None:
+        data, buffers = dump_parts(fn)
+        check_count(len(collector.files))
         if collector.has_any or sum(view.nbytes for view in buffers) >= PARCEL_BYTES:
             return None
         return dumps(fn) if buffers else data
+
+    try:
+        return collect(dump)
     except BaseException as error:
         if not is_of_users_code(error):
             raise
