@@ -519,8 +519,7 @@ def test_the_making_of_a_manager_interrupted_at_any_line_leaves_nothing(tmp_path
         while left := Living.now().more_than(before):
             assert time.monotonic() < end_s, left
             time.sleep(0.001)
-        with Manager(max_workers=1, **options) as manager:  # nobody has its journal
-            assert manager.run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
+        # That nobody has its journal any more shows in the next run.
 
     assert sweep(operation, check) > 100
 

@@ -71,32 +71,45 @@ class InlineSupervisor:
     def accept(self, job: Job, is_patient: bool = False) -> None:
         """Run the job, to its end, with its retries. Raises: `ManagerClosedError`, `InitializerError`."""
         self._open()
-        self._runs.take_in(job)
-        self._runs.run_to_end(job)
+        self._take(job, lambda: self._runs.run_to_end(job))
 
     def accept_loop(self, job: Job) -> None:
         """Run the loop in a thread of its own. Raises: as `accept`."""
         self._open()
-        self._runs.take_in(job)
-        if self._runs.refuses_loops:
-            self._runs.settle(job, CANCELLED_AND_NOTIFIED)
-            return
-        name = f"{job.recipe.name} (loop)"
-        threading.Thread(target=self._runs.run_loop, args=(job,), name=name, daemon=True).start()
+
+        def start() -> None:
+            if self._runs.refuses_loops:
+                self._runs.settle(job, CANCELLED_AND_NOTIFIED)
+                return
+            name = f"{job.recipe.name} (loop)"
+            threading.Thread(target=self._runs.run_loop, args=(job,), name=name, daemon=True).start()
+
+        self._take(job, start)
+
+    def _take(self, job: Job, run: Callable[[], object]) -> None:
+        """Take the job in and `run` it. Whatever interrupts that ends the job, else a `wait` would not end."""
+        try:
+            self._runs.take_in(job)
+            run()
+        except BaseException:
+            self._runs.abandon(job)
+            raise
 
     def reject(self, job: Job, error: BaseException) -> None:
         """Fail a job that could not be pickled, as it would fail with processes."""
         self._open()
-        self._runs.take_in(job)
-        self._runs.settle(job, FINISHED, None, error)
+        self._take(job, lambda: self._runs.settle(job, FINISHED, None, error))
 
     def adopt(self, job: Job, failure: bytes | BaseException) -> None:
         """Go on with a row of a map after its first attempt, which failed."""
         error = load_failure_safely(failure)[0] if isinstance(failure, bytes) else failure
-        self._runs.take_in(job)
-        job.started_s = time.monotonic()
-        if self._runs.ends_attempt(job, None, error):
-            self._runs.run_to_end(job)
+
+        def go_on() -> None:
+            job.started_s = time.monotonic()
+            if self._runs.ends_attempt(job, None, error):
+                self._runs.run_to_end(job)
+
+        self._take(job, go_on)
 
     def note_rows(self, name: str, count: int, took_s: float) -> None:
         """There are no chunks here."""

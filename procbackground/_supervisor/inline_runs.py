@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import threading
 import time
@@ -29,6 +30,7 @@ class InlineRuns:
         self.events = Events(observers, f"procbackground-{id(self):x}")
         self.unseen = UnseenFailures(lambda act: None)  # it reports at the close: a finalizer must not log
         self._pid = os.getpid()
+        self._numbers = itertools.count(1)
         self.changed = SafeCondition(threading.RLock())  # guards the rest
         self._slots = InlineSlots(slots, self.changed)
         self.running: set[Job] = set()
@@ -36,7 +38,7 @@ class InlineRuns:
         self.holds = 0  # maps that are about to give more tasks
         self.refuses_loops = False
         self.stops_all = False
-        self.counts = dict.fromkeys(("added", "succeeded", "failed", "cancelled", "retried"), 0)
+        self.counts = dict.fromkeys(("succeeded", "failed", "cancelled", "retried"), 0)
 
     # -- what all of them do -------------------------------------------------------------------------------
 
@@ -47,7 +49,9 @@ class InlineRuns:
 
     def stats(self) -> Stats:
         with self.changed:
-            return Stats(**self.counts, respawned=0, queued=0, running=len(self.running) + len(self.loops))
+            running = len(self.running) + len(self.loops)
+            added = self.finished + self.counts["cancelled"] + running  # in this way, as an interrupt may come anywhere
+            return Stats(added=added, **self.counts, respawned=0, queued=0, running=running)
 
     def wait_for(self, is_so: Callable[[], bool], timeout_s: float | None) -> bool:
         with self.changed:
@@ -65,10 +69,16 @@ class InlineRuns:
     def take_in(self, job: Job) -> None:
         """Number and count the job."""
         with self.changed:
-            self.counts["added"] += 1
-            job.number = self.counts["added"]
+            job.number = next(self._numbers)
             (self.loops if job.recipe.is_loop else self.running).add(job)
         self.events.task("on_task_added", job)
+
+    def abandon(self, job: Job) -> None:
+        """An exception has interrupted the thread that runs the job: end it as cancelled, if it has not ended."""
+        if self.settle(job, CANCELLED_AND_NOTIFIED) or job.handle.done():
+            return
+        if job.handle._settle(CANCELLED_AND_NOTIFIED, None, None):  # it was interrupted as it settled
+            job.handle._invoke_callbacks()
 
     def run_to_end(self, job: Job) -> None:
         """Run a one-off, attempt after attempt."""
@@ -171,9 +181,9 @@ class InlineRuns:
         with self.changed:
             if job.has_settled:
                 return False
-            job.state = SETTLED
             self.running.discard(job)
             self.loops.discard(job)
+            job.state = SETTLED
             how = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
             self.counts[how] += 1
             self.figures.end(job.recipe.name, how, None if error is None else type(error).__name__)
