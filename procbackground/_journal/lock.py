@@ -24,7 +24,7 @@ _NETWORK = frozenset(
 # Locks of one process do not keep each other out, so the process has a list of its own.
 _held: set[tuple[int, str]] = set()  # pid, path
 # Closing any descriptor of a file ends all locks that the process has on it, so that happens under this lock.
-_list_lock = threading.RLock()  # the garbage collector may release one amid all that
+_list_lock = threading.RLock()  # the garbage collector may release one in the meantime
 
 
 class FileLock:

@@ -106,7 +106,7 @@ async def close_block_async(closing: Closing, error_type: type[BaseException] | 
 
 
 class _SignalListener:
-    """Hears signals at once, whatever the main thread does, and lets everybody else hear them, too.
+    """Receives signals at once, whatever the main thread does, and passes them on to all other listeners.
 
     Python runs a handler when the main thread next executes bytecode, and a signal that comes just before that thread
     blocks in a lock may find it there for good. The interpreter's C handler writes each signal's number to a descriptor
@@ -137,7 +137,7 @@ class _SignalListener:
             self._read_fd, self._write_fd = os.pipe()
             undo.callback(self._close_pipe)
             os.set_blocking(self._write_fd, False)
-            # One call: a signal amid `Thread.start` would leave a thread without an owner.
+            # One call: a signal during `Thread.start` would leave a thread without an owner.
             start_new_thread(self._listen, ())
             undo.callback(self._end_thread)
             undo.callback(self._release)

@@ -6,7 +6,7 @@ passes them:
     supervisor, inbox           posting requests, from any thread; the queue that holds them, and the wake-up
     acceptance, submit_gate     whether work is accepted; where callers wait while the queue is full
     pending_bytes               how many bytes wait
-    loop, watches, options      the thread; the descriptors that it waits for; what the manager was told
+    loop, watches, options      the thread; the descriptors that it waits for; the manager's options
     intake                      requests from the inbox → the scheduler
     workers, channel            commands → workers; one worker's pipes
     shares                      shared values: which workers have them, and when they are freed

@@ -166,7 +166,7 @@ class Loop:
                 return
             self.inbox.end(self.intake.refuse_late)
             self.has_drained.set()
-        ending.finish(self)  # without the lock: observers are told, and may call the manager
+        ending.finish(self)  # without the lock: observers get an event, and may call the manager
 
     def _make_ready(self) -> None:
         with contextlib.ExitStack() as undo:

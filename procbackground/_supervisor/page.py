@@ -33,7 +33,7 @@ from procbackground.handle import TaskHandle
 class Page:
     """The words of all workers; see `_wire.page` for who writes which."""
 
-    note_row: Callable[[TaskHandle[Any], int, Worker], None]  # told of the row of a chunk that runs
+    note_row: Callable[[TaskHandle[Any], int, Worker], None]  # called with the row of a chunk that runs
 
     def __init__(self, fd: int) -> None:
         self.fd: int = fd

@@ -314,7 +314,7 @@ class Places(Workers):
             self._begin(worker)
 
     def _go_on(self, worker: Worker) -> None:
-        """The place has answered: give it what is next, unless it is to be stopped."""
+        """The place has answered: give it the next request, unless a stop is due."""
         if worker.state in (fleet.STOPPING, fleet.RECALLING):
             self._gone(worker, ALIVE)
         else:

@@ -117,7 +117,7 @@ class Keeper:
         try:
             owner = ref(part.obj, forget)
         except TypeError:
-            return  # such as bytes, which nobody can be told the end of
+            return  # such as bytes, whose end nothing can be notified of
         self._known[ident] = _Known(owner, mark, copies, begin)
 
     def clear(self) -> None:
