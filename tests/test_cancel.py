@@ -8,10 +8,13 @@ import signal
 import threading
 import weakref
 from concurrent.futures import CancelledError
+from typing import Any
 
 import pytest
 
 from procbackground import Outcome, Task
+from procbackground._state.job import Job
+from procbackground.observers import Observer
 from tests.support.facts import is_gone, wait_until, wait_until_gone
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import gated, plain
@@ -217,3 +220,33 @@ def test_a_task_that_was_cancelled_in_the_queue_is_kept_by_nobody(make_manager, 
     gate.open()
     running.result(timeout=PATIENCE_S)
     assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"max_pending": 5}, {"observer": Observer()}], ids=["plain", "room", "observed"]
+)
+def test_a_task_cancelled_before_its_submit_has_come_is_counted_once(monkeypatch, make_manager, options):
+    """A stream that is left cancels the task that its thread is about to submit."""
+    manager = make_manager(**options)
+    manager.run(pow, 2, 3).result(timeout=PATIENCE_S)
+    inbox = manager._supervisor._inbox
+    put, late = inbox.put, []
+
+    def put_jobs_later(request: Any) -> None:
+        if isinstance(request, Job):
+            late.append(request)
+        else:
+            put(request)
+
+    monkeypatch.setattr(inbox, "put", put_jobs_later)
+    handle = manager.run(pow, 2, 4)
+    assert handle.cancel()
+    monkeypatch.undo()
+    for job in late:
+        put(job)
+    assert manager.run(pow, 2, 5).result(timeout=PATIENCE_S) == 32
+    assert handle.cancelled()
+    assert manager.wait(timeout=PATIENCE_S)
+    stats = manager.stats()
+    assert (stats.added, stats.queued, stats.running) == (3, 0, 0)
+    assert stats.added == stats.succeeded + stats.cancelled

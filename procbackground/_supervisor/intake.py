@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state.fleet import Worker
-from procbackground._state.job import Job, KeyedJob
+from procbackground._state.job import SETTLED, Job, KeyedJob
 from procbackground._state.scheduler import Scheduler
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.events_out import Events
@@ -85,7 +85,8 @@ class Intake:
                 break
             request = requests.popleft()
             if is_plain and isinstance(request, Job) and not request.recipe.is_loop:
-                plain.append(request)
+                if request.state != SETTLED:  # else it was cancelled before it came, see `take_in`
+                    plain.append(request)
                 continue
             self._take_in_plain(plain, now_s)  # first, as they came first
             if isinstance(request, Job):
@@ -115,8 +116,10 @@ class Intake:
         return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted or self._keyed)
 
     def take_in(self, job: Job, now_s: float) -> None:
-        """Take in a job, of whichever kind."""
+        """Take in a job, of whichever kind; one that was cancelled before its caller had posted it has ended."""
         scheduler = self._scheduler
+        if job.has_settled:
+            return
         if scheduler.is_draining or scheduler.cancels_queue:
             self.refuse_late(job)  # its caller had found the manager open
             return
@@ -147,6 +150,8 @@ class Intake:
 
     def refuse_late(self, job: Job) -> None:
         """Cancel a job whose caller had found the manager open; after the end in the caller's thread."""
+        if job.has_settled:
+            return
         self._scheduler.take_in_ended(job)
         self._events.task("on_task_added", job)
         if self._acceptance.failure is not None:
@@ -161,7 +166,7 @@ class Intake:
             return False
         if self._keyed is not None:
             job = self._keyed.job_to_cancel(job)
-        if not job.number and not job.has_settled:  # its caller waits for room, or was interrupted there
+        if not job.number and not job.has_settled:  # its caller waits for room, is about to post it, or was interrupted
             self.refuse_late(job)
             return True
         worker = job.worker
