@@ -156,11 +156,11 @@ def _drain_before_removal(scheduler: Any) -> None:
     if getattr(remove, "drains", False):
         return
 
-    async def remove_worker(address: str, *arguments: Any, expected: bool = False, **options: Any) -> Any:
-        if expected:
+    async def remove_worker(address: str, *arguments: Any, **options: Any) -> Any:
+        if options.get("expected", options.get("safe")):  # its name in older versions
             ours = [plugin for plugin in scheduler.plugins.values() if isinstance(plugin, SchedulerSide)]
             await asyncio.gather(*(plugin.drain(address) for plugin in ours))
-        return await remove(address, *arguments, expected=expected, **options)
+        return await remove(address, *arguments, **options)
 
     remove_worker.drains = True  # type: ignore[attr-defined]  # it is there already, for another manager
     scheduler.remove_worker = remove_worker
