@@ -166,30 +166,6 @@ def test_interrupts_of_the_exit_stop_then_kill_what_runs(gate, tmp_path):
         wait_until_gone(everybody, ORPHANS_GONE_S)
 
 
-def test_a_third_interrupt_of_the_exit_waits_for_nothing_more(gate, tmp_path):
-    body = """
-        from procbackground import CallbackObserver
-        def block(event):
-            tell_gate(address, "blocked")
-            time.sleep(3600)
-        manager = Manager(max_workers=1, grace=3600, observer=CallbackObserver(on_manager_closed=block))
-        manager.run(gated.survive_all_stops, address)
-        input()
-        """
-    with running(parent(gate, body), tmp_path) as process:
-        assert gate.wait_for_label() == "at work"
-        everybody = family(process.pid)
-        go_on(process)
-        for label in ("stopped", "blocked", None):
-            os.killpg(process.pid, signal.SIGINT)
-            assert label is None or gate.wait_for_label() == label
-        _, stderr = process.communicate(timeout=PATIENCE_S)
-        assert process.returncode == 0
-        assert "Traceback" not in stderr
-        assert "Exception ignored" not in stderr
-        wait_until_gone(everybody, ORPHANS_GONE_S)
-
-
 INTERRUPTED = """
     manager = Manager(max_workers=1, grace=3600)
     {block}
