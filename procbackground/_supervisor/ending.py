@@ -27,6 +27,7 @@ AN_OBSERVER = "an observer"  # in a report of what is left
 
 def finish(loop: Loop) -> None:
     """All workers are gone: close everything else, in the order in which it depends on each other."""
+    loop.settler.wake_callers()
     left: list[str] = []
     is_ready = loop.is_ready
     if not _end_pullers(loop):
@@ -120,6 +121,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     acceptance.is_refusing = True
     if loop.keyed is not None:
         loop.keyed.is_over = True
+    _try(loop.settler.wake_callers)
     _try(loop.settler.note_all_settled)
     _try(loop.intake.gate.refuse_line, acceptance.failure_error)
     for puller in list(loop.pullers):

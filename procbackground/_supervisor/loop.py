@@ -255,7 +255,9 @@ class Loop:
         """Wait for facts, report them to the scheduler, and have its commands carried out."""
         inbox, scheduler, watches = self.inbox, self.scheduler, self.watches
         due_s, has_chores = scheduler.next_due_s, self._has_chores  # what this step brings is for the next one
-        ready = inbox.sleep(watches.poll, self._seconds_to_wait(due_s, has_chores))
+        wait_s = self._seconds_to_wait(due_s, has_chores)
+        self.settler.wake_callers()
+        ready = inbox.sleep(watches.poll, wait_s)
         # First, before times are read that go by it: the machine may have been suspended meanwhile.
         self.wall.note(time.monotonic())
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before

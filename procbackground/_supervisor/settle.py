@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("procbackground")
 
-COLD_S = 0.002  # between tasks that take longer, the supervisor's code leaves the caches
 PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would delay other tasks
 
 
@@ -82,27 +81,29 @@ class Settler:
         self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
         self.log_records = log_records
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
+        self._sleepers: list[Sleeper] = []  # of callers whose results are there
 
     # -- values --------------------------------------------------------------------------------------------
 
     def settle_results(self) -> None:
-        """Settle what all workers returned in this round, and then wake the callers that wait.
-
-        The workers have their next tasks already, and whom we wake finds us back in the poller instead of waiting for
-        the GIL: 73 to 68 µs a round trip. One wake-up for all handles of a round, rather than one for each worker at
-        its first handle, is worth another tenth of a burst.
-        """
-        sleepers: list[Sleeper] = []
+        """Settle what all workers returned in this round; the workers have their next tasks already."""
         count = 0
         while self.batches:
-            count += self._settle_batch(self.batches[0], sleepers)
+            count += self._settle_batch(self.batches[0])
             del self.batches[0]
         if count and self._scheduler.settled(succeeded=count):
             self.note_all_settled()
-        for lock in sleepers:
-            lock.release()
 
-    def _settle_batch(self, batch: ResultBatch, sleepers: list[Sleeper]) -> int:
+    def wake_callers(self) -> None:
+        """Wake the threads that wait for what was settled; called just before the supervisor waits itself.
+
+        So they find it in the poller instead of waiting for the GIL: a twelfth of a round trip. One wake-up for all
+        handles of a round, rather than one for each worker at its first handle, is worth a tenth of a burst.
+        """
+        while self._sleepers:
+            self._sleepers.pop().release()
+
+    def _settle_batch(self, batch: ResultBatch) -> int:
         """Settle the handles of plain values and return how many those are; others are judged."""
         worker, jobs, values, cost, since_s, now_s = batch
         has_event = self._events.has_succeeded
@@ -112,6 +113,7 @@ class Settler:
         pid = worker.pid
         row_recipe, in_a_row, tasks, row_since_s = jobs[0].recipe, 0, 0, since_s  # answers in a row, for the figures
         each_s = (now_s - since_s) / len(jobs)
+        note = self._figures.note
         # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
         count = 0
@@ -141,7 +143,7 @@ class Settler:
                         handle._history = tuple(job.history.attempts)
                 cost = None
                 value = pickle.loads(body) if body else None
-                if handle._settle(FINISHED, value, None, sleepers):
+                if handle._settle(FINISHED, value, None, self._sleepers):
                     self._user_code.put(handle._invoke_callbacks)
                 if has_event:
                     self._events.task("on_task_succeeded", job, result=value)
@@ -149,26 +151,17 @@ class Settler:
             if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    self._add_successes(each_s, pid, row_recipe.name, tasks, row_since_s, row_end_s)
+                    note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, row_end_s)
                     row_since_s = row_end_s
                 row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
             tasks += job.handle.plain_rows() if recipe.is_chunk else 1  # type: ignore[attr-defined]
         if in_a_row:
-            self._add_successes(each_s, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ()))
+            note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ()))
         return count
 
-    def _add_successes(self, each_s: float, *successes: Any) -> None:
-        """Add consecutive successes of a worker to the figures: at once while short tasks keep that code in the caches.
-
-        A round trip would pay for all that were noted before.
-        """
-        if each_s < COLD_S:
-            self._add_successes_now(*successes)
-        else:
-            self._figures.note(self._add_successes_now, *successes)
-
-    def _add_successes_now(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
+    def _add_successes(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
+        """Add consecutive successes of a worker to the figures."""
         self._figures.succeeded(pid, name, tasks, began_s, ended_s, *cost)
         if self.keyed is None:  # else all jobs have a key, and are counted when they are recorded
             self._figures.end(name, "succeeded", count=tasks)
@@ -252,13 +245,12 @@ class Settler:
         self._count(job, has_callbacks, succeeded=1)
 
     def succeed_at_once(self, ended: list[tuple[Job, Any]]) -> None:
-        """Settle the handles of keyed jobs that have no history, and then wake the callers that wait."""
-        sleepers: list[Sleeper] = []
+        """Settle the handles of keyed jobs that have no history."""
         names: Counter[str] = Counter()
         has_event = self._events.has_succeeded
         for job, value in ended:
             handle = job.handle
-            if handle._settle(FINISHED, value, None, sleepers):
+            if handle._settle(FINISHED, value, None, self._sleepers):
                 self._user_code.put(handle._invoke_callbacks)
             if has_event:
                 self._events.task("on_task_succeeded", job, result=value)
@@ -267,8 +259,6 @@ class Settler:
             self._figures.end(name, "succeeded", count=count)
         if ended and self._scheduler.settled(succeeded=len(ended)):
             self.note_all_settled()
-        for lock in sleepers:
-            lock.release()
 
     def fail(self, job: Job, error: BaseException) -> None:
         """Settle the handle of a job with an error."""
