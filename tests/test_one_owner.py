@@ -120,7 +120,7 @@ def test_calls_of_all_threads_reach_the_scheduler_by_the_supervisor(monkeypatch,
     supervisor = View(manager).supervisor_thread
     work_from_many_threads(manager)
     assert manager.cancel(timeout=PATIENCE_S)
-    assert manager.close(timeout=PATIENCE_S).is_clean
+    assert not manager.close(timeout=PATIENCE_S).left
     of_scheduler = {name.removeprefix("scheduler: "): threads for name, threads in seen.items() if ": " in name}
     assert len(of_scheduler) > 8
     assert {name for name, threads in of_scheduler.items() if threads != {supervisor}} == set()
@@ -143,7 +143,7 @@ def test_no_code_of_the_users_runs_in_the_supervisor_thread(make_manager):
         manager.run(pow, 2, 3).result(timeout=PATIENCE_S)
         supervisor = View(manager).supervisor_thread
         work_from_many_threads(manager)
-        assert manager.close(timeout=PATIENCE_S).is_clean
+        assert not manager.close(timeout=PATIENCE_S).left
     finally:
         logging.getLogger("noting").removeHandler(handler)
     assert set(seen) == {

@@ -110,17 +110,17 @@ def _cpus() -> Iterator[Finding]:
 
 
 def _memory() -> Iterator[Finding]:
-    from procbackground._cli.summary import size_text
     from procbackground._platform import cgroup
+    from procbackground._report.text import size
     from procbackground._supervisor.machine import free_memory_bytes
 
     free = free_memory_bytes()
-    yield Finding("memory", OK, f"{size_text(free)} free")
+    yield Finding("memory", OK, f"{size(free)} free")
     if sys.platform == "linux":
         limit = cgroup.free_memory_bytes()
         files = cgroup.oom_files()
         if limit is not None:
-            yield Finding("container", OK, f"its memory limit leaves {size_text(limit)}")
+            yield Finding("container", OK, f"its memory limit leaves {size(limit)}")
         elif os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
             yield Finding("container", OK, "without a memory limit")
         else:

@@ -20,7 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from procbackground._cli.errors import Wrong
-from procbackground._cli.summary import seconds_text, size_text
+from procbackground._cli.summary import seconds_text
+from procbackground._report.text import size
 from procbackground._status.client import Client, StatusError
 
 HEAD_LINES = 8  # above and below the workers
@@ -53,7 +54,7 @@ def render(status: dict[str, Any], rate: float, chosen: int | None = None, most:
     busy = sum(1 for each in workers if each["task"] is not None)
     machine = Text(
         # Loops and spares are processes beside the `max_workers`.
-        f"{len(workers)} processes, {busy} busy, max_workers {status['max_workers']}, {size_text(status['memory'])}, "
+        f"{len(workers)} processes, {busy} busy, max_workers {status['max_workers']}, {size(status['memory'])}, "
         f"{status['respawned']} replaced"
     )
     parts: list[Any] = [head, counts, queue, machine, Text(""), _table(workers, status["time"], chosen, most)]
@@ -72,7 +73,7 @@ def _table(workers: list[dict[str, Any]], now: float, chosen: int | None, most: 
     for each in workers if most is None else workers[:most]:
         is_idle = each["task"] is None
         cells = (
-            str(each["pid"]), seconds_text(max(0.0, now - each["since"])), size_text(each["memory"]),
+            str(each["pid"]), seconds_text(max(0.0, now - each["since"])), size(each["memory"]),
             f"{each['cpu_percent']:.0f}%", "" if is_idle else str(each["attempt"]),
         )  # fmt: skip
         style = "reverse" if each["pid"] == chosen else "dim" if is_idle else ""

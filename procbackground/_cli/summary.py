@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from procbackground._cli.records import SUCCEEDED, Ended
+from procbackground._report.text import size
 
 KEPT_MESSAGES = 3  # of each kind of failure
 MESSAGE_LENGTH = 200
@@ -75,7 +76,7 @@ class Summary:
         if self._busy_s > 1.0:  # of less, most is the start
             parts.append(f"speed-up {self._busy_s / wall_s:.1f}")
         if self._peak_bytes:
-            parts.append(f"peak memory {size_text(self._peak_bytes)}")
+            parts.append(f"peak memory {size(self._peak_bytes)}")
         return ", ".join(parts)
 
 
@@ -86,15 +87,6 @@ def seconds_text(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02} min" if hours else f"{minutes} min {rest:02} s"
-
-
-def size_text(size: float) -> str:
-    """Return a size for people."""
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1000:
-            return f"{size:.3g} {unit}"
-        size /= 1024
-    return f"{size:.3g} GiB"
 
 
 def _one_line(text: str) -> str:
