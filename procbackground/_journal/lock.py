@@ -9,6 +9,7 @@ import struct
 import sys
 import threading
 
+from procbackground._platform.files import OwnedFile
 from procbackground.errors import JournalError
 
 SUFFIX = "-lock"
@@ -33,11 +34,11 @@ class FileLock:
     def __init__(self, path: str) -> None:
         self._path = path + SUFFIX
         self._entry = (os.getpid(), path)
-        self._fd = -1
+        self._file: OwnedFile | None = None
         with _list_lock:
             if self._entry in _held:
                 raise _taken(path, f"this process ({os.getpid()})", "close that first")
-            self._fd = _locked(self._path, path)
+            self._file = _locked(self._path, path)
             _held.add(self._entry)
 
     def __del__(self) -> None:
@@ -48,13 +49,12 @@ class FileLock:
         if self._entry[0] != os.getpid():
             return
         with _list_lock:
-            if self._fd >= 0:
+            if self._file is not None:
                 try:
                     os.unlink(self._path)  # while it is locked: a file that another process has locked must stay
                 except OSError:
                     pass
-                os.close(self._fd)
-                self._fd = -1
+                self._file = None
                 _held.discard(self._entry)
 
 
@@ -64,33 +64,28 @@ def is_held(path: str) -> bool:
         if (os.getpid(), path) in _held:
             return True
         try:
-            fd = os.open(path + SUFFIX, os.O_RDWR | os.O_CLOEXEC)
+            file = OwnedFile(path + SUFFIX, "r+")
+            return _holder(file.fileno()) != 0
         except OSError:
             return False
-        try:
-            return _holder(fd) != 0
-        finally:
-            os.close(fd)
 
 
-def _locked(lock_path: str, path: str) -> int:
-    """Return a descriptor of the file at `lock_path`, locked. Raises: `JournalError`, `OSError`."""
+def _locked(lock_path: str, path: str) -> OwnedFile:
+    """Return the file at `lock_path`, locked. Raises: `JournalError`, `OSError`."""
     while True:
-        fd = os.open(lock_path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        file = OwnedFile(lock_path, "a+")
         try:
             # Not `flock`, which a fork of this process would keep.
-            fcntl.lockf(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(fd), os.stat(lock_path)):
-                return fd
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock_path)):
+                return file
         except FileNotFoundError:
-            pass
+            pass  # its owner has removed it meanwhile
         except OSError as error:
-            holder = _holder(fd)
-            os.close(fd)
+            holder = _holder(file.fileno())
             if error.errno in (errno.EACCES, errno.EAGAIN):
                 raise _taken(path, f"process {holder}" if holder else "another process") from None
             raise
-        os.close(fd)  # its owner has removed the file meanwhile
 
 
 def _holder(fd: int) -> int:

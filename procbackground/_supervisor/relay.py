@@ -10,7 +10,7 @@ import logging
 import pickle
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
 
@@ -181,7 +181,8 @@ def parent_levels() -> Levels:
     lowest = getattr(core, "min_level", 0)
     lowest = int(lowest) if isinstance(lowest, (int, float)) and lowest != float("inf") else 0
     # A package before its modules, since what is said of a package replaces what was said of these.
-    activation = [(name.rstrip("."), is_on) for name, is_on in reversed(getattr(core, "activation_list", ()))]
+    told: Sequence[tuple[str, bool]] = getattr(core, "activation_list", ())
+    activation = [(name.rstrip("."), is_on) for name, is_on in reversed(told)]
     # A child has the main module under another name, or under the same where it is a fork.
     loggers |= {renamed(name, *MAIN_NAMES): level for name, level in loggers.items()}
     activation += [(renamed(name, *MAIN_NAMES), is_on) for name, is_on in activation]

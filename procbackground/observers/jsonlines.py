@@ -13,7 +13,7 @@ from typing import IO, Any
 from procbackground import events
 from procbackground.observers.base import Observer
 
-logger = logging.getLogger("procbackground")
+_logger = logging.getLogger("procbackground")
 
 FORMAT = 1  # of the lines; a reader ignores fields that it does not know
 
@@ -165,7 +165,7 @@ class JsonLinesObserver(Observer):
             self._is_torn = os.write(self._fd, data) != len(data)
         except OSError as error:
             if not self._has_failed:  # once, and not for each event
-                logger.error("events cannot be written to %r, and are lost meanwhile: %s", self._path, error.strerror)
+                _logger.error("events cannot be written to %r, and are lost meanwhile: %s", self._path, error.strerror)
             self._has_failed = True
         else:
             self._has_failed = False

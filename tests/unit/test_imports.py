@@ -25,7 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_compat": {"_supervisor", "_state", "_load"},
     "_supervisor": {"_journal", "_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
-    "_journal": {"_wire", "errors", "report", "shared"},
+    "_journal": {"_wire", "_platform", "errors", "report", "shared"},
     "shared": {"_wire", "errors"},
     "_submit": {"shared", "_journal", "_status", "_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
