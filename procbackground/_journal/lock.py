@@ -8,6 +8,7 @@ import os
 import struct
 import sys
 import threading
+from weakref import WeakValueDictionary
 
 from procbackground._platform.files import OwnedFile
 from procbackground.errors import JournalError
@@ -22,8 +23,9 @@ _NETWORK = frozenset(
     }
 )  # fmt: skip
 
-# Locks of one process do not keep each other out, so the process has a list of its own.
-_held: set[tuple[int, str]] = set()  # pid, path
+# Locks of one process do not keep each other out, so the process has a list of its own, by pid and path. A file leaves
+# it once it is closed, also where an exception keeps `release` from its end.
+_held: WeakValueDictionary[tuple[int, str], OwnedFile] = WeakValueDictionary()
 # Closing any descriptor of a file ends all locks that the process has on it, so that happens under this lock.
 _list_lock = threading.RLock()  # the garbage collector may release one in the meantime
 
@@ -38,8 +40,7 @@ class FileLock:
         with _list_lock:
             if self._entry in _held:
                 raise _taken(path, f"this process ({os.getpid()})", "close that first")
-            self._file = _locked(self._path, path)
-            _held.add(self._entry)
+            self._file = _held[self._entry] = _locked(self._path, path)
 
     def __del__(self) -> None:
         self.release()  # of a manager that was dropped without a task
@@ -55,7 +56,6 @@ class FileLock:
                 except OSError:
                     pass
                 self._file = None
-                _held.discard(self._entry)
 
 
 def is_held(path: str) -> bool:

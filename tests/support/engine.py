@@ -62,6 +62,7 @@ class OwnNode:
     def close(self, timeout_s: float) -> bool:
         self._agent.close()
         self._threads.shutdown()
+        self._shares.clear()
         return True
 
     def lose(self) -> None:
