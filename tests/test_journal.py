@@ -402,3 +402,11 @@ def test_stored_result_that_cannot_be_loaded_is_made_again(path, log, caplog, mo
         monkeypatch.setattr(journaled, "Point", renamed, raising=False)
         handle.exception(PATIENCE_S)
     assert "runs again" in caplog.text
+
+
+def test_a_manager_that_could_not_be_made_lets_go_of_its_journal(make_manager, tmp_path):
+    file = tmp_path / "batch.sqlite"
+    with pytest.raises(ValueError, match="min_free_memory") as raised:  # which is kept, as by an interactive session
+        make_manager(journal=file, min_free_memory="much")
+    assert make_manager(journal=file).run(pow, 2, 3).result(timeout=PATIENCE_S) == 8
+    del raised

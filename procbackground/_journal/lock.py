@@ -33,10 +33,11 @@ _list_lock = threading.RLock()  # the garbage collector may release one in the m
 class FileLock:
     """Held from the moment it is made. Raises: `JournalError` where another manager has it."""
 
+    _file: OwnedFile | None = None
+
     def __init__(self, path: str) -> None:
         self._path = path + SUFFIX
         self._entry = (os.getpid(), path)
-        self._file: OwnedFile | None = None
         with _list_lock:
             if self._entry in _held:
                 raise _taken(path, f"this process ({os.getpid()})", "close that first")
@@ -47,7 +48,7 @@ class FileLock:
 
     def release(self) -> None:
         """Give the lock back, and remove its file. Does nothing in a fork of the process that has it."""
-        if self._entry[0] != os.getpid():
+        if self._file is None or self._entry[0] != os.getpid():
             return
         with _list_lock:
             if self._file is not None:

@@ -62,29 +62,29 @@ class Writer:
         self.spool: str = spools.begin_names(self.path)
         self.lost: int = 0  # results that are not in the file
         self.error: JournalError | None = None  # of the latest write, if that failed
-        with schema.explained(self.path):
-            if os.path.isdir(self.path) or not os.path.isdir(os.path.dirname(self.path)):
-                raise sqlite_cannot_open()
-            self._lock = FileLock(self.path)
-        try:
-            schema.check_and_prepare(self.path)
-        except BaseException:
-            self._lock.release()
-            raise
-        network = network_of(self.path)
-        if network is not None:
-            logger.warning(
-                "the journal %r is on a network file system (%s), where SQLite cannot promise that it survives a "
-                "crash, nor that other hosts keep off: use a local disk",
-                self.path,
-                network,
-            )
         self._queue: queue.SimpleQueue[r.Entry | None] = queue.SimpleQueue()
         self.put: Callable[[r.Entry], None] = self._queue.put  # have an entry written: a call less
         self._thread: threading.Thread | None = None
         self._has_ended = threading.Event()
         self._kept: list[r.Entry] = []
         self._kept_bytes = 0
+        with schema.explained(self.path):
+            if os.path.isdir(self.path) or not os.path.isdir(os.path.dirname(self.path)):
+                raise sqlite_cannot_open()
+            self._lock = FileLock(self.path)
+        try:
+            schema.check_and_prepare(self.path)
+            network = network_of(self.path)
+            if network is not None:
+                logger.warning(
+                    "the journal %r is on a network file system (%s), where SQLite cannot promise that it survives a "
+                    "crash, nor that other hosts keep off: use a local disk",
+                    self.path,
+                    network,
+                )
+        except BaseException:
+            self._lock.release()
+            raise
 
     # -- the supervisor ------------------------------------------------------------------------------------
 

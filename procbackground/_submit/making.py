@@ -91,9 +91,11 @@ def make_parts(
         return stand_in, Submitter(stand_in, defaults, {}, carrier), max_workers
     checks.check_threads()
     servers = [checks.status_server(name, max_workers)] if status else []
-    with ExitStack() as undo:  # else a socket that is listened to by no manager would stay
+    with ExitStack() as undo:  # else a socket that is listened to by no manager would stay, and the journal be in use
         undo.callback(checks.discard_all, servers)
         writer, make_keyed_job = checks.journal_at(journal)
+        if writer is not None:
+            undo.callback(writer.stop, 0.0)
         supervisor: Supervisor = checks.supervisor_for(engine)(
             context=context_in_use,
             max_workers=max_workers,
