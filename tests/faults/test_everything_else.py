@@ -85,7 +85,7 @@ def test_25_initializer_fails(make_manager, method, how):
     manager = make_manager(
         mp_context=multiprocessing.get_context(method),
         initializer=initializer,
-        start_timeout=60 if how != "hangs" else 3 if method == "spawn" else 1,  # time for it to get there, and hang
+        start_timeout=60 if how != "hangs" else 5 if method == "spawn" else 3,  # time for it to get there, and hang
         observer=recorder,
     )
     handles = [manager.run(pow, 2, 2) for _ in range(10)]
