@@ -82,9 +82,10 @@ def _locked(lock_path: str, path: str) -> OwnedFile:
                 return file
         except FileNotFoundError:
             pass  # its owner has removed it meanwhile
-        except OSError as error:
-            holder = _holder(file.fileno())
-            if error.errno in (errno.EACCES, errno.EAGAIN):
+        except BaseException as error:
+            holder = _holder(file.fileno()) if isinstance(error, OSError) else 0
+            file.close()  # not when the traceback is dropped: that would end a lock which is taken meanwhile
+            if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EAGAIN):
                 raise _taken(path, f"process {holder}" if holder else "another process") from None
             raise
 
