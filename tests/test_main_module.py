@@ -15,10 +15,7 @@ import pytest
 
 from tests.support.scripts import ENVIRONMENT
 
-PROGRAM = """
-import enum, functools, multiprocessing, os
-from procbackground import Manager
-
+POINT = """
 class Point:
     def __init__(self, x):
         self.x = x
@@ -26,6 +23,13 @@ class Point:
 def shift(point):
     assert isinstance(point, Point), type(point)
     return Point(point.x + 1)
+"""
+
+PROGRAM = (
+    POINT
+    + """
+import enum, functools, multiprocessing, os
+from procbackground import Manager
 
 def twice(x):
     return 2 * x
@@ -79,6 +83,7 @@ if __name__ == "__main__":
 
     main()
 """
+)
 LINE = "manager.run(lambda: 1 / 0)"
 LAUNCHER = """
 import multiprocessing, runpy, sys, types
@@ -214,17 +219,11 @@ def test_connections_pass_within_classes_of_main(folder):
     assert said.split() == ["fine"] * 6, said
 
 
-THROUGH_JOBLIB = """
+THROUGH_JOBLIB = (
+    POINT
+    + """
 import procbackground.joblib
 from joblib import Parallel, delayed
-
-class Point:
-    def __init__(self, x):
-        self.x = x
-
-def shift(point):
-    assert isinstance(point, Point), type(point)
-    return Point(point.x + 1)
 
 if __name__ == "__main__":
     class Late(Point): ...
@@ -239,6 +238,7 @@ if __name__ == "__main__":
     assert [point.x for point in points] == [1, 2, 3, 4, 5, 6] * 2
     print("fine")
 """
+)
 
 
 @pytest.mark.parametrize("way", ["script", "package", "archive"])

@@ -4,7 +4,7 @@ With cloudpickle and the reducers that others have registered with `multiprocess
 points. An open file is refused. A logger of loguru is the other side's own, without the sinks of this side. What the
 other side's main module has is referred to, so that a lambda and the arguments of its task mean the same classes. Code
 keeps the name of its file, with its source lines where no file has them, as in a notebook: tracebacks show what they
-show in the parent. And what a name stands for that waits for its `lazy import` is sent as if it had been imported.
+show in the parent. A `lazy import` is resolved when it is sent.
 """
 
 from __future__ import annotations

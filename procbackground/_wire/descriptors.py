@@ -70,8 +70,8 @@ _collector: ContextVar[Collector | None] = ContextVar("procbackground-collector"
 def collect(dump: Callable[[Collector], T]) -> T:
     """Return `dump(collector)`, within which connections, sockets and shared values can be pickled.
 
-    Nothing that interrupts it leaves the collector active, since C code takes the context back. An active one that is
-    nobody's would let a shared value be pickled without what belongs to it.
+    Whatever interrupts it, the collector does not stay active, since C code restores the context. Later picklings would
+    otherwise put shared values into a collector that is never sent.
     """
     return copy_context().run(_collect, dump)
 
