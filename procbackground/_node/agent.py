@@ -124,7 +124,7 @@ class NodeAgent:
             over = find_over() if find_over is not None else ()
             for run, request in zip(runs, requests, strict=True):
                 if request.number in over:
-                    run.handle.has_ended = True
+                    run.handle.end(w.STOPPED)  # the manager ignores it where that is over for it, too
                 else:
                     self._begin(run, request, shares or {})
             self._await_ends(runs)

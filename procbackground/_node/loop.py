@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import _thread
 import time
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -240,6 +241,13 @@ class NodeLoop(Loop):
         super()._carry_out(command)
         if isinstance(command, c.ProcessGone) and command.worker in self._withdrawn:
             self._withdrawn.pop(command.worker).end(w.STOPPED)
+
+    def _run(self, passes: deque[None]) -> None:
+        try:
+            super()._run(passes)
+        finally:
+            for handle in self._withdrawn.values():
+                handle.end(w.STOPPED)  # the supervisor has failed, and hears no more of their processes
 
 
 class NodeSupervisor(Supervisor):

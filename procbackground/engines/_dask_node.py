@@ -8,6 +8,7 @@ processes. So the death of a manager and a cancel take the same way.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import threading
@@ -23,13 +24,15 @@ from distributed.utils import sync
 
 from procbackground._node.agent import NodeAgent, node_memory_bytes, node_name
 from procbackground._wire import attempts as w
-from procbackground.engines._bundles import bundle_of
+from procbackground.engines._bundles import bundle_of, key_of
 from procbackground.engines._dask_scheduler import ASKED, DECLARE, DRAIN, DRAINED, OVER, WITHDRAWN
 from procbackground.engines._dask_shares import ShareOnNode
 from procbackground.engines._resources import CORES, MEMORY, slots_of
 
 if TYPE_CHECKING:
     from distributed import Worker
+
+logger = logging.getLogger("procbackground")
 
 # A larger report is the result of the dask task, and is fetched by the manager. A smaller one goes by the events, which
 # is a third quicker. The scheduler keeps the last thousand events of each manager, so they must not be large.
@@ -39,6 +42,8 @@ MOST_BYTES = 16 << 10
 GATHER_S = 0.001
 GATHER_OF_BUNDLE_S = 0.01  # while a bundle runs: its requests are many, and nobody waits for one of them
 SEND_S = 1.0  # for the last reports of a node that ends
+RUNNING = ("executing", "long-running")  # states of a task of dask
+LEAVING = (Status.closing, Status.closing_gracefully)
 LARGE = "large"  # reports that the result is that of the dask task
 
 
@@ -68,14 +73,15 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._node = node_name(worker.address)
         has = worker.state.total_resources
         self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send, slots_of(has))
-        await self._declare(has)
         for op, act in ((WITHDRAWN, NodePlugin.withdraw), (ASKED, NodePlugin.ask), (DRAIN, NodePlugin.retire)):
             worker.stream_handlers[op] = partial(_pass_on, worker, act)
+        await self._declare(has)
         _departure.plugins.add(self)
         _departure.prepare(worker)
 
     async def _declare(self, has: dict[str, float]) -> None:
-        """Have dask know what tasks may need of this node, beside what its own command line says."""
+        """Have the scheduler know that this node is ready for the manager, and what tasks may need of it, beside what
+        its own command line says."""
         own = {CORES: self._worker.state.nthreads, MEMORY: node_memory_bytes(), **self._agent.slots}
         new = {name: float(quantity) for name, quantity in own.items() if name not in has}
         has.update(new)
@@ -114,7 +120,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
             self._bundles.update(dict.fromkeys(numbers, bundle))
         try:
             files = {number: share.file for number, share in shares.items()}
-            self._agent.run(requests, partial(self._over, bundle) if has_several else None, files)
+            self._agent.run(requests, partial(self._over, bundle, numbers), files)
         finally:
             del self._running[bundle]
             # Forgotten once the ends are sent, which name the bundle.
@@ -127,8 +133,16 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         for number in numbers:
             self._bundles.pop(number, None)
 
-    def _over(self, bundle: int) -> list[int]:
-        """Ask which requests of a bundle are over: it may have been begun on another node."""
+    def _over(self, bundle: int, numbers: list[int]) -> list[int]:
+        """Return which requests of a bundle are over, once a cancel finds them here.
+
+        All are, if dask has dropped the bundle since it began: `transition` came before they were here. Of several,
+        some may have ended on another node; the scheduler knows.
+        """
+        if not _is_wanted(self._worker, key_of(self.name, bundle)):
+            return numbers
+        if len(numbers) == 1:
+            return []
         ask = getattr(self._worker.scheduler, OVER)
         return sync(self._worker.loop, ask, name=self.name, bundle=bundle)  # type: ignore[no-any-return]
 
@@ -150,7 +164,7 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
 
     def transition(self, key: Any, start: str, finish: str, **kwargs: Any) -> None:
         """Called by dask when the state of any task changes."""
-        if start in ("executing", "long-running") and finish in ("released", "cancelled", "forgotten"):
+        if start in RUNNING and finish in ("released", "cancelled", "forgotten"):
             bundle = bundle_of(key, self.name)
             if bundle is not None:
                 for number in self._running.get(bundle, ()):
@@ -172,9 +186,9 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._retiring = asyncio.ensure_future(drain())  # kept, as the loop does not
 
     async def teardown(self, worker: Worker) -> None:
-        """Called by dask when the worker closes, or the manager has."""
+        """Called by dask when the worker closes, or the manager has, which wants nothing more."""
         _departure.plugins.discard(self)
-        if not worker.batched_stream.closed():
+        if worker.status in LEAVING and not worker.batched_stream.closed():
             await self.drain()  # a nanny ends its worker so, and kills it some seconds later
         await asyncio.to_thread(self._agent.close)
         self._flush()
@@ -242,14 +256,29 @@ def address_of(node: str) -> str:
 
 def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNode]) -> bytes | None:
     """The dask task: run the requests of a bundle of the manager `name`."""
-    return _plugin_of(get_worker(), name).run(bundle, data, shares)
+    worker = get_worker()
+    if name not in worker.plugins and not _is_wanted(worker, key_of(name, bundle)):
+        return None  # the manager has closed just before
+    return _plugin_of(worker, name).run(bundle, data, shares)
+
+
+def _is_wanted(worker: Worker, key: Any) -> bool:
+    """Whether dask still wants a task that has begun here. From any thread."""
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state in RUNNING
 
 
 def _pass_on(worker: Worker, act: Callable[..., None], name: str, **what: Any) -> None:
-    """The scheduler has sent this, for a manager. Called by dask, in the thread of the worker's event loop."""
+    """The scheduler has sent this, for a manager. Called by dask, in the thread of the worker's event loop.
+
+    Raises: nothing, for dask would end the worker, with the attempts of all managers.
+    """
     plugin: Any = worker.plugins.get(name)
     if plugin is not None:
-        act(plugin, **what)
+        try:
+            act(plugin, **what)
+        except Exception:
+            logger.exception("exception in %s for the manager %s", act.__name__, name)
 
 
 def end_loop(name: str, number: int, dask_worker: Worker) -> None:

@@ -38,6 +38,7 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         self.name = name
         self._client = client
         self._drain_s = drain_s
+        self._nodes: set[str] = set()  # addresses of those that are ready for the manager; no other is sent anything
         self._drained: dict[str, asyncio.Event] = {}  # by the addresses of nodes that are being retired
         self._over: dict[int, set[int]] = {}  # by the number of the bundle
         self._swept: dict[int, set[int]] = {}  # of bundles that dask did not know at the last look
@@ -95,16 +96,23 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             self._note(bundle, number)
             task = self._scheduler.tasks.get(key_of(self.name, bundle))
             if task is not None and task.processing_on is not None:
-                message = {"op": WITHDRAWN, "name": self.name, "number": number}
-                self._scheduler.worker_send(task.processing_on.address, message)
+                self._send(task.processing_on.address, WITHDRAWN, number=number)
 
     def ask(self, number: int, question: str, address: str | None) -> int:
         """Pass a question on to all nodes, or the one of this address; return how many there are. Waits for none."""
-        asked = [each for each in self._scheduler.workers if address in (None, each)]
-        for each in asked:
-            message = {"op": ASKED, "name": self.name, "number": number, "question": question}
-            self._scheduler.worker_send(each, message)
-        return len(asked)
+        return sum(
+            self._send(each, ASKED, number=number, question=question)
+            for each in tuple(self._nodes)
+            if address in (None, each)
+        )
+
+    def _send(self, address: str, op: str, **what: Any) -> bool:
+        """Send something to a node; return False if that is not ready for the manager. dask ends a worker that gets an
+        `op` which it does not know."""
+        if address not in self._nodes:
+            return False
+        self._scheduler.worker_send(address, {"op": op, "name": self.name, **what})
+        return True
 
     async def drain(self, address: str) -> None:
         """Have a node that is retired finish what it runs, as long as it leaves to that."""
@@ -112,12 +120,13 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
         if node is None or all(bundle_of(task.key, self.name) is None for task in node.processing):
             return
         drained = self._drained[address] = asyncio.Event()
-        self._scheduler.worker_send(address, {"op": DRAIN, "name": self.name})
         try:
-            await asyncio.wait_for(drained.wait(), self._drain_s + LATE_S)
+            if self._send(address, DRAIN):
+                await asyncio.wait_for(drained.wait(), self._drain_s + LATE_S)
         except TimeoutError:
             pass  # it is frozen, or lost
-        del self._drained[address]
+        finally:
+            del self._drained[address]
 
     def has_drained(self, address: str) -> None:
         """A node has finished what it ran; its reports came before."""
@@ -125,8 +134,9 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             self._drained[address].set()
 
     def declare(self, address: str, resources: dict[str, float]) -> None:
-        """A node has these resources, too: note them, and run what has waited for them."""
+        """A node is ready for the manager, and has these resources, too: run what has waited for them."""
         scheduler = self._scheduler
+        self._nodes.add(address)
         node = scheduler.workers.get(address)
         if node is not None:
             used = dict(node.used_resources)
@@ -134,6 +144,10 @@ class SchedulerSide(SchedulerPlugin):  # type: ignore[misc]  # it is untyped
             node.used_resources.update(used)  # dask forgets that
             runnable = scheduler.bulk_schedule_unrunnable_after_adding_worker(node)
             scheduler.transitions(runnable, "procbackground-declare")
+
+    def remove_worker(self, scheduler: Scheduler, worker: str, **kwargs: Any) -> None:
+        """Called by dask when a node is gone."""
+        self._nodes.discard(worker)
 
     def remove_client(self, scheduler: Scheduler, client: str) -> None:
         """Called by dask when a client is gone: if it is the manager's, nodes forget that, too."""

@@ -13,10 +13,12 @@ import psutil
 import pytest
 
 from procbackground import Manager
-from tests.cluster.nodes import Cluster
+from tests.cluster.nodes import Cluster, left_in_cluster
 from tests.support.facts import helper_pids
 
-if not find_spec("distributed"):
+if find_spec("distributed"):
+    import distributed
+else:
     collect_ignore_glob = ["test_[!i]*.py"]  # `test_installed` says so
 
 CLOSE_S = 10.0
@@ -33,9 +35,55 @@ def _children() -> set[int]:
     return {child.pid for child in psutil.Process().children()} - helper_pids()
 
 
+class SharedCluster:
+    """A cluster of two nodes with two places each, for all tests that leave it as it is."""
+
+    def __init__(self, make_folder: Callable[[], Path]) -> None:
+        self._make_folder = make_folder
+        self._cluster: Cluster | None = None
+
+    def get(self) -> Cluster:
+        """Return the cluster; the first time, and after `drop`, a new one."""
+        if self._cluster is None:
+            self._cluster = Cluster(self._make_folder())
+            for _ in range(2):
+                self._cluster.add_node(waits=False)
+            self._cluster.wait_for_nodes()
+            self._client = distributed.Client(self._cluster.address, set_as_default=False)
+        return self._cluster
+
+    def what_is_left(self) -> list[str]:
+        """Return what is not as in an idle cluster."""
+        return left_in_cluster(self._client, len(self.get().nodes))
+
+    def drop(self) -> None:
+        """Stop the cluster, if there is one."""
+        if self._cluster is not None:
+            self._client.close()
+            self._cluster.stop()
+            self._cluster = None
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory, _warm_helpers: None) -> Iterator[SharedCluster]:
+    shared = SharedCluster(lambda: tmp_path_factory.mktemp("cluster"))
+    yield shared
+    shared.drop()
+
+
+@pytest.fixture
+def shared_cluster(shared: SharedCluster) -> Cluster:
+    return shared.get()
+
+
 @pytest.fixture(autouse=True)
-def _nothing_is_left_behind(_warm_helpers: None) -> Iterator[None]:
-    """Fail a test that leaves a process or one of our threads behind. Instead of the fixture for tests without dask."""
+def _nothing_is_left_behind(request: pytest.FixtureRequest, _warm_helpers: None) -> Iterator[None]:
+    """Fail a test that leaves a process, one of our threads or something in the shared cluster behind. Instead of the
+    fixture for tests without dask."""
+    shared: SharedCluster | None = None
+    if "shared_cluster" in request.fixturenames:
+        shared = request.getfixturevalue("shared")
+        cluster = shared.get()  # before the look at processes
     before, threads = _children(), _own_threads()
     yield
     end = time.monotonic() + LEAK_PATIENCE_S
@@ -43,17 +91,11 @@ def _nothing_is_left_behind(_warm_helpers: None) -> Iterator[None]:
         if time.monotonic() > end:
             pytest.fail(f"left behind: {left}", pytrace=False)
         time.sleep(0.01)
-
-
-@pytest.fixture(scope="session")
-def shared_cluster(tmp_path_factory: pytest.TempPathFactory, _warm_helpers: None) -> Iterator[Cluster]:
-    """A cluster of two nodes with two places each, for tests that leave it as it is."""
-    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
-    for _ in range(2):
-        cluster.add_node(waits=False)
-    cluster.wait_for_nodes()
-    yield cluster
-    cluster.stop()
+    while shared is not None and (left := shared.what_is_left()):
+        if time.monotonic() > end:
+            shared.drop()  # what is left would take places from the next tests
+            pytest.fail(f"left in the cluster: {left}\n\n{cluster.logs()}", pytrace=False)
+        time.sleep(0.01)
 
 
 @pytest.fixture

@@ -122,6 +122,13 @@ class Cluster:
         for node in self.nodes:
             wait_until(lambda node=node: "Registered to" in node.log, "the node is registered", START_S)
 
+    def logs(self) -> str:
+        """Return what the scheduler and the nodes have said, but for our own looks at them."""
+        lines: list[str] = []
+        for path in self.folder.glob("*.log"):
+            lines += ["", f"== {path.name}", *path.read_text(errors="replace").splitlines()]
+        return "\n".join(line for line in lines if "Run out-of-band function" not in line)
+
     def stop(self) -> None:
         """End all, and check that nothing of it is left."""
         pids = [pid for node in self.nodes for pid in node.pids()]
@@ -135,3 +142,33 @@ class Cluster:
                 process.kill()
                 process.wait()
         wait_until_gone(pids, STOP_S)
+
+
+def left_in_cluster(client: Any, nodes: int) -> list[str]:
+    """Return what is not as in an idle cluster of so many nodes."""
+    left: list[str] = client.run_on_scheduler(_left_in_scheduler, nodes=nodes)
+    for address, each in client.run(_left_in_node).items():
+        left += [f"{what} on {address}" for what in each]
+    return left
+
+
+def _left_in_scheduler(nodes: int, dask_scheduler: Any) -> list[str]:
+    """Run by dask in its scheduler."""
+    from procbackground.engines._dask_scheduler import SchedulerSide
+
+    left = [f"task {key} is {task.state}" for key, task in dask_scheduler.tasks.items()]
+    left += [f"plugin {name}" for name, each in dask_scheduler.plugins.items() if isinstance(each, SchedulerSide)]
+    if len(dask_scheduler.workers) != nodes:
+        left.append(f"{len(dask_scheduler.workers)} nodes")
+    return left
+
+
+def _left_in_node(dask_worker: Any) -> list[str]:
+    """Run by dask in each node. A task that the scheduler has given up takes a thread here until it ends."""
+    from procbackground.engines._dask_node import NodePlugin
+
+    left = [f"task {key} is {task.state}" for key, task in dask_worker.state.tasks.items()]
+    left += [f"plugin {name}" for name, each in dask_worker.plugins.items() if isinstance(each, NodePlugin)]
+    if dask_worker.status.name != "running":
+        left.append(f"a worker is {dask_worker.status.name}")
+    return left
