@@ -41,6 +41,7 @@ MOST_BYTES = 16 << 10
 # message that the task has ended: each message costs the scheduler 150 µs and more.
 GATHER_S = 0.001
 GATHER_OF_BUNDLE_S = 0.01  # while a bundle runs: its requests are many, and nobody waits for one of them
+LOOK_S = 0.02  # between two looks whether the results of a node that ends have been fetched
 SEND_S = 1.0  # for the last reports of a node that ends
 RUNNING = ("executing", "long-running")  # states of a task of dask
 LEAVING = (Status.closing, Status.closing_gracefully)
@@ -171,10 +172,20 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
                     self._agent.cancel(number)
 
     async def drain(self) -> None:
-        """Take nothing more, and let what runs end, if it does soon: dask would run it again elsewhere."""
+        """Take nothing more, let what runs end, and large results be fetched, if that is soon: dask would run it again
+        elsewhere."""
         self._is_leaving = True
+        until_s = time.monotonic() + self._drain_s
         await asyncio.to_thread(self._agent.drain, self._drain_s)
         self._flush()
+        while self._has_results and time.monotonic() < until_s:
+            await asyncio.sleep(LOOK_S)
+
+    @property
+    def _has_results(self) -> bool:
+        """Whether dask has results here, which the manager has not fetched."""
+        tasks = self._worker.state.tasks.items()
+        return any(task.state == "memory" and bundle_of(key, self.name) is not None for key, task in tasks)
 
     def retire(self) -> None:
         """Drain, and say so after the reports of what has ended: then dask removes this node."""

@@ -40,8 +40,9 @@ class DaskEngine:
             them as `ca.pem`, `cert.pem` and `key.pem`. By default what dask's own configuration says. The scheduler
             must require a certificate, too: any client that connects can run code on all nodes.
         connect_timeout: seconds for the connection, which the manager makes at its first task.
-        drain_timeout: seconds that a node which is asked to end, or is retired, leaves to the attempts that it runs.
-            Those that have not ended by then are stopped, and begin anew on another node.
+        drain_timeout: seconds that a node which is asked to end, or is retired, leaves to the attempts that it runs,
+            and to the manager for fetching large results. Attempts that have not ended by then are stopped, and begin
+            anew on another node.
 
     Raises (now): `ValueError`, `FileNotFoundError` for `security`. Warns
     (`RuntimeWarning`) of a connection beyond this machine without TLS.

@@ -206,6 +206,39 @@ def test_node_that_is_asked_to_end_finishes_what_it_runs(make_cluster, make_mana
     assert not recorder.events("task_reassigned")
 
 
+def running_nodes(dask_scheduler):
+    return len(dask_scheduler.running)
+
+
+@pytest.mark.parametrize("nanny", [False, True])
+def test_node_that_is_asked_to_end_keeps_a_large_result_until_it_is_fetched(
+    make_cluster, make_manager, tmp_path, monkeypatch, nanny
+):
+    gather = distributed.Client._gather
+
+    async def wait_first(client, *args, **kwargs):
+        is_waiting.set()
+        while not may_go_on.is_set():
+            await asyncio.sleep(0.01)
+        return await gather(client, *args, **kwargs)
+
+    is_waiting, may_go_on = threading.Event(), threading.Event()
+    monkeypatch.setattr(distributed.Client, "_gather", wait_first)
+    cluster = make_cluster(1, nanny=nanny)
+    manager = make_manager(cluster)
+    log = str(tmp_path / "log")
+    handle = manager.run(counting.count_and_return, log, 0, 1 << 20)
+    assert is_waiting.wait(PATIENCE_S)
+    (node,) = cluster.nodes
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+        node.process.terminate()
+        wait_until(lambda: client.run_on_scheduler(running_nodes) == 0, "the scheduler knows that it ends")
+    may_go_on.set()
+    assert len(handle.result(PATIENCE_S)) == 1 << 20
+    assert node.process.wait(PATIENCE_S) == 0
+    assert len(counting.lines(log, "begins")) == 1
+
+
 def test_node_that_is_retired_finishes_what_it_runs_and_ends(make_cluster, make_manager, gate, tmp_path):
     cluster = make_cluster()
     log = str(tmp_path / "log")
