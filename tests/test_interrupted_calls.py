@@ -505,7 +505,7 @@ def test_calls_of_another_kind_of_manager_interrupted_at_any_line_leave_it_whole
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["journal", "engine", "inline"])  # the thread of a status socket keeps its manager
+@pytest.mark.parametrize("kind", ["journal", "engine", "inline", "status"])
 def test_the_making_of_a_manager_interrupted_at_any_line_leaves_nothing(monkeypatch, tmp_path: Path, kind: str):
     monkeypatch.setattr(sys, "unraisablehook", lambda _: None)  # pytest keeps what finalizers raise
     options = kinds(tmp_path)[kind]()

@@ -14,7 +14,10 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, Protocol
 
+from procbackground._load import aside
+from procbackground._platform.files import OwnedFile
 from procbackground._status.places import is_allowed, make_folder, reachable, socket_name
+from procbackground._sync import Latch
 from procbackground.observers.base import Observer
 
 if TYPE_CHECKING:
@@ -29,7 +32,7 @@ MOST_CLIENTS = 32
 CALL_LENGTH = 200  # characters
 
 _numbers = itertools.count(1)
-_living: weakref.WeakSet[StatusServer] = weakref.WeakSet()
+_living: weakref.WeakSet[StatusServer | _Service] = weakref.WeakSet()
 
 
 class Managed(Protocol):
@@ -53,85 +56,125 @@ class Managed(Protocol):
 
 
 class StatusServer(Observer):
-    """The server of one manager. As an observer it learns of the end. Raises: `OSError`."""
+    """The server of one manager. As an observer it learns of the end. Raises: `OSError`, `RuntimeError`.
+
+    Its thread makes all that it serves with, and knows the manager by a weak reference. It ends when the other end of a
+    connection is closed, which this object owns. So the thread ends with the manager, however that goes: closed,
+    dropped, or never finished because its making was interrupted.
+    """
 
     def __init__(self, name: str, max_workers: int) -> None:
-        self._name = name
-        self._max_workers = max_workers
-        self._managed: Managed | None = None
-        self._pid = os.getpid()
-        self._began = time.time()
-        self._thread: threading.Thread | None = None
-        self.path: str = os.path.join(make_folder(), socket_name(self._pid, next(_numbers), name))
-        with ExitStack() as undo:
-            self._selector = undo.enter_context(selectors.DefaultSelector())
-            self._listener = undo.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-            # Sockets, which can be closed twice, as an observer of the end may be called after `start` has failed.
-            self._stopped, self._stop = map(undo.enter_context, socket.socketpair())
-            self._listen()
-            undo.pop_all()
+        stopped, self._stop = map(OwnedFile, map(socket.socket.detach, socket.socketpair()), ("r", "w"))
+        self._managed: Managed | None = None  # the thread has a weak reference
         _living.add(self)
-
-    def _listen(self) -> None:
-        try:
-            os.unlink(self.path)  # of an earlier process with this pid
-        except FileNotFoundError:
-            pass
-        # The folder is private, so no other user can connect before the mode is set.
-        with reachable(self.path) as address:
-            self._listener.bind(address)
-        os.chmod(self.path, 0o600)
-        self._listener.listen(8)
-        self._listener.setblocking(False)
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
-        self._selector.register(self._stopped, selectors.EVENT_READ, None)
+        service = _Service(stopped, name, max_workers)
+        self._thread = threading.Thread(target=service.run, name="procbackground-status", daemon=True)
+        with ExitStack() as undo:
+            undo.callback(self._stop.close)  # at once, not only when nobody has the error any more
+            try:
+                aside(self._thread.start)
+            except RuntimeError:
+                service.release()  # the system has no thread to give
+                raise
+            service.is_listening.wait()
+            if service.failure is not None:
+                raise service.failure
+            undo.pop_all()
+        self._service = service
 
     def start(self, managed: Managed) -> None:
-        """Answer from now on. Raises: `RuntimeError` when the system has no thread to give."""
+        """Answer from now on."""
         self._managed = managed
         managed.mark_arrivals()
-        self._thread = threading.Thread(target=self._serve, name="procbackground-status", daemon=True)
-        self._thread.start()
+        self._service.managed = weakref.ref(managed)
+        os.write(self._stop.fileno(), b"\0")
 
     def stop(self) -> None:
         """Listen no more."""
         self._stop.close()
-        if self._thread is None or self._thread.ident is None:
-            self._release()
-        else:
-            self._thread.join()
+        self._thread.join()
 
     def on_manager_closed(self, event: events.ManagerClosed) -> None:
         self.stop()
 
-    # -- the thread ----------------------------------------------------------------------------------------
+    def leave_fork(self) -> None:
+        """In a fork of the process: close the copy, or the thread would not notice the end of the parent's."""
+        self._stop.close()
+
+
+class _Service:
+    """The thread of a server, and what it serves with."""
+
+    def __init__(self, stopped: OwnedFile, name: str, max_workers: int) -> None:
+        self._stopped = stopped
+        self._name = name
+        self._max_workers = max_workers
+        self._pid = os.getpid()
+        self._began = time.time()
+        self._path = ""
+        self._open: list[Any] = [stopped]  # all that is to be closed, clients among it
+        _living.add(self)
+        self.managed: Callable[[], Managed | None] = lambda: None
+        self.failure: BaseException | None = None
+        self.is_listening = Latch()  # or has failed to
+
+    def run(self) -> None:
+        """Listen and answer until the other end of `stopped` is closed."""
+        with ExitStack() as undo:
+            undo.callback(self.is_listening.set)
+            undo.callback(self.release)
+            try:
+                self._listen()
+            except BaseException as error:
+                self.failure = error
+                return
+            self.is_listening.set()
+            self._serve()
+
+    def _listen(self) -> None:
+        self._path = os.path.join(make_folder(), socket_name(self._pid, next(_numbers), self._name))
+        self._selector = selectors.DefaultSelector()
+        self._open.append(self._selector)
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._open.append(self._listener)
+        try:
+            os.unlink(self._path)  # of an earlier process with this pid
+        except FileNotFoundError:
+            pass
+        # The folder is private, so no other user can connect before the mode is set.
+        with reachable(self._path) as address:
+            self._listener.bind(address)
+        os.chmod(self._path, 0o600)
+        self._listener.listen(8)
+        self._listener.setblocking(False)
+        self._selector.register(self._stopped, selectors.EVENT_READ, None)
 
     def _serve(self) -> None:
-        try:
-            while True:
-                for key, _ in self._selector.select():
-                    if key.fileobj is self._stopped:
+        while True:
+            for key, _ in self._selector.select():
+                if key.fileobj is self._stopped:
+                    if not self._stopped.read(1):
                         return
-                    if key.fileobj is self._listener:
-                        self._accept()
-                    else:
-                        self._read(key.data)
-        finally:
-            self._release()
+                    self._selector.register(self._listener, selectors.EVENT_READ, None)  # there is a manager now
+                elif key.fileobj is self._listener:
+                    self._accept()
+                else:
+                    self._read(key.data)
 
     def _accept(self) -> None:
         try:
             connection, _ = self._listener.accept()
         except OSError:
             return  # the client is gone again, or there is no descriptor left
+        self._open.append(connection)
         try:
-            if not is_allowed(connection) or len(self._selector.get_map()) > MOST_CLIENTS:
-                connection.close()
+            if is_allowed(connection) and len(self._open) <= MOST_CLIENTS:
+                connection.settimeout(SEND_S)
+                self._selector.register(connection, selectors.EVENT_READ, _Client(connection))
                 return
-            connection.settimeout(SEND_S)
-            self._selector.register(connection, selectors.EVENT_READ, _Client(connection))
         except OSError:
-            connection.close()
+            pass
+        self._leave(connection)
 
     def _read(self, client: _Client) -> None:
         try:
@@ -145,21 +188,24 @@ class StatusServer(Observer):
         except OSError:
             pass
         self._selector.unregister(client.connection)
-        client.connection.close()
+        self._leave(client.connection)
 
-    def _release(self) -> None:
-        for key in list((self._selector.get_map() or {}).values()):
-            if key.data is not None:
-                key.data.connection.close()
-        self._selector.close()
-        self._listener.close()
-        self._stopped.close()
-        if os.getpid() == self._pid:
+    def _leave(self, connection: socket.socket) -> None:
+        connection.close()
+        self._open.remove(connection)
+
+    def release(self) -> None:
+        """Close all, and remove the socket, whose name a fork of the process leaves alone."""
+        for each in self._open:
+            each.close()
+        if self._path and os.getpid() == self._pid:
             try:
-                os.unlink(self.path)
+                os.unlink(self._path)
             except OSError:
                 pass
         _living.discard(self)  # only now: a fork closes what is open still
+
+    leave_fork = release
 
     # -- requests ------------------------------------------------------------------------------------------
 
@@ -169,13 +215,14 @@ class StatusServer(Observer):
             act = self._ACTS.get(request["do"]) if isinstance(request, dict) else None
             if act is None:
                 return {"ok": False, "error": f"a request is an object with do, one of {', '.join(self._ACTS)}"}
-            return {"ok": True, **act(self, request)}
+            managed = self.managed()
+            if managed is None:
+                return {"ok": False, "error": "the manager was dropped"}
+            return {"ok": True, **act(self, managed, request)}
         except Exception as error:  # of the request's values, or of a manager that is closed or broken
             return {"ok": False, "error": f"{type(error).__name__}: {error}"}
 
-    def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        managed = self._managed
-        assert managed is not None
+    def _status(self, managed: Managed, request: dict[str, Any]) -> dict[str, Any]:
         stats = managed.stats()
         processes = managed.processes()
         now = time.time()
@@ -197,23 +244,20 @@ class StatusServer(Observer):
             "workers": [_worker(each) for each in processes],
         }
 
-    def _cancel(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._managed is not None
-        return {"cancelled": self._managed.cancel_at(int(request["pid"]), request.get("since"))}
+    def _cancel(self, managed: Managed, request: dict[str, Any]) -> dict[str, Any]:
+        return {"cancelled": managed.cancel_at(int(request["pid"]), request.get("since"))}
 
-    def _drain(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._managed is not None
-        self._managed.ask_to_close(None)
-        self._managed.cancel_queued()
+    def _drain(self, managed: Managed, request: dict[str, Any]) -> dict[str, Any]:
+        managed.ask_to_close(None)
+        managed.cancel_queued()
         return {}
 
-    def _close(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._managed is not None
+    def _close(self, managed: Managed, request: dict[str, Any]) -> dict[str, Any]:
         timeout = request.get("timeout")
-        self._managed.ask_to_close(None if timeout is None else max(0.0, float(timeout)))
+        managed.ask_to_close(None if timeout is None else max(0.0, float(timeout)))
         return {}
 
-    _ACTS: dict[str, Callable[[StatusServer, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012  # never changed
+    _ACTS: dict[str, Callable[[_Service, Managed, dict[str, Any]], dict[str, Any]]] = {  # noqa: RUF012  # never changed
         "status": _status,
         "cancel": _cancel,
         "drain": _drain,
@@ -224,8 +268,7 @@ class StatusServer(Observer):
 def _leave_to_parent() -> None:
     """In a fork of the process: close the copies, or clients would wait here after the end of the parent."""
     for server in list(_living):
-        server._stop.close()
-        server._release()
+        server.leave_fork()
 
 
 os.register_at_fork(after_in_child=_leave_to_parent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import socket
@@ -13,6 +14,7 @@ import pytest
 from procbackground import Manager, SerializationError
 from procbackground._status import places
 from procbackground._status.client import Client, StatusError, living_places
+from tests.support.facts import Living, wait_until
 from tests.support.gate import stop_at_gate
 
 
@@ -76,6 +78,14 @@ def test_a_manager_whose_status_has_no_thread_leaves_nothing(tmp_path, monkeypat
     assert os.listdir("/proc/self/fd") == before
     with Manager(max_workers=1, journal=journal) as manager:
         assert manager.run(pow, 2, 3).result(timeout=20) == 8
+
+
+def test_a_manager_that_is_dropped_takes_its_status_along(runtime):
+    before = Living.now()
+    Manager(max_workers=1, status=True)
+    gc.collect()
+    wait_until(lambda: not Living.now().more_than(before), "its thread and its socket are gone")
+    assert places.all_places() == []
 
 
 def test_a_folder_that_others_may_write_to_is_refused(runtime):
