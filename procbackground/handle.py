@@ -18,6 +18,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from procbackground._sync import SafeCondition, Sleeper, acquire_within
+from procbackground.errors import ManagerClosedError
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
 
@@ -72,8 +73,8 @@ class Owner(Protocol):
         """Within it this thread may give work to a manager that closes: what follows from work accepted before."""
         ...
 
-    def settle_in_fork(self, handle: TaskHandle[Any]) -> None:
-        """Fail the handle in a fork of the manager's process, where nothing else would ever end a wait for it."""
+    def check_usable(self) -> None:
+        """Raise `ManagerClosedError` in a fork of the manager's process, where no wait for a handle would end."""
         ...
 
 
@@ -93,14 +94,17 @@ class _ConditionOnFirstTouch:
     def __get__(self, handle: Any, owner: type | None = None) -> Any:
         if handle is None:
             return self
-        if handle._state not in _DONE:
-            handle._owner.settle_in_fork(handle)
+        try:
+            handle._owner.check_usable()
+        except ManagerClosedError as error:
+            if handle._state not in _DONE:
+                handle._settle(FINISHED, None, error)
         attributes = handle.__dict__
         condition = SafeCondition()
         claimed = attributes.setdefault("_claim", condition)  # atomic: either we or the finisher are first
         if claimed is _FINISHER:
-            # The finisher found no waiting thread and is a few bytecodes away from storing the state. A waiter may look
-            # only after that: as_completed() would otherwise count the handle twice.
+            # The finisher found no waiting thread, and is about to store the state. A waiter may look only after that:
+            # as_completed() would otherwise count the handle twice.
             while handle._state not in _DONE:
                 time.sleep(0)
             claimed = condition
@@ -247,7 +251,7 @@ class TaskHandle(Future[R]):
         """Return what the task returned; wait up to `timeout` seconds for it.
 
         Raises: what the task raised, with the child's traceback as its `__cause__`; one of `procbackground`'s
-        errors; `CancelledError`; `TimeoutError` when `timeout` passed first.
+        errors; `CancelledError`; `TimeoutError` when `timeout` passed first; in a fork, `ManagerClosedError`.
         """
         if self._state not in _DONE:
             self._wait(timeout)
@@ -256,7 +260,7 @@ class TaskHandle(Future[R]):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return what the task failed with, or None; wait up to `timeout` seconds for it.
 
-        Raises: `CancelledError`; `TimeoutError` when `timeout` passed first.
+        Raises: `CancelledError`; `TimeoutError` when `timeout` passed first; in a fork, `ManagerClosedError`.
         """
         if self._state not in _DONE:
             self._wait(timeout)
@@ -320,7 +324,7 @@ class TaskHandle(Future[R]):
     def _wait(self, timeout: float | None) -> None:
         # A bare lock wakes 10 % sooner than a condition (61 against 68 µs for a whole round trip). The order
         # matters: we append our lock and look at the state, the finisher stores the state and takes the locks.
-        self._owner.settle_in_fork(self)
+        self._owner.check_usable()
         lock = _thread.allocate_lock()
         lock.acquire()
         sleepers: list[_thread.LockType] = self.__dict__.setdefault("_sleepers", [])
@@ -332,20 +336,13 @@ class TaskHandle(Future[R]):
             if self._state not in _DONE:
                 if not has_waited:
                     raise FutureTimeoutError
-                self._owner.settle_in_fork(self)  # a fork of the process interrupted the wait
+                self._owner.check_usable()  # a fork of the process interrupted the wait
         finally:
             if self._state not in _DONE:  # else the list goes with the wait
                 try:
                     sleepers.remove(lock)  # or each wait that times out would leave a lock behind
                 except ValueError:
                     pass  # interrupted before it was appended
-
-    def _abandon(self) -> None:
-        """In a fork of the manager's process: end the wait of the thread that forked, and forget those of others."""
-        for name in ("_claim", "_condition"):  # a thread that does not exist here may hold its lock
-            self.__dict__.pop(name, None)
-        for lock in self.__dict__.get("_sleepers", ()):
-            lock.release()
 
     def _settle(
         self,

@@ -50,6 +50,7 @@ CALLS: dict[str, Callable[[Manager], object]] = {
 
 WAITS: dict[str, Callable[[TaskHandle[Any]], object]] = {
     "result": lambda handle: handle.result(),
+    "exception": lambda handle: handle.exception(),
     "stack": lambda handle: handle.stack(),
     "await": lambda handle: asyncio.run(awaited(handle)),
     "wait": lambda handle: [each.result() for each in concurrent.futures.wait([handle]).done],
@@ -266,6 +267,22 @@ def test_a_child_of_multiprocessing_ends_though_it_leaves_its_manager_open(manag
     receiver.close()
 
 
+def test_a_loop_over_results_that_forks_ends_in_the_child(make_manager, gate):
+    manager = make_manager(max_workers=2)
+    quick, blocker = manager.run(plain.square, 3), manager.run(stop_at_gate, gate.address)
+    gate.wait_for_arrival()
+    results = concurrent.futures.as_completed([quick, blocker])
+    assert next(results) is quick
+
+    def take_the_next() -> None:
+        with pytest.raises(ManagerClosedError):
+            next(results).result()
+
+    assert in_fork(take_the_next) == 0
+    gate.open()
+    assert next(results) is blocker
+
+
 EXITS_IN_A_FORK = """
     import os, sys, warnings
     warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks in threaded processes
@@ -328,7 +345,9 @@ def call_is_refused(manager: Manager) -> bool:
     return False
 
 
-@pytest.mark.parametrize("call", ["wait", "result", "stats", "cancel", "full queue"])
+@pytest.mark.parametrize(
+    "call", ["wait", "result", "exception", "wait of futures", "as_completed", "stats", "cancel", "full queue"]
+)
 def test_a_call_that_a_fork_interrupts_ends_in_the_child(make_manager, gate, call):
     """The handler of a signal forks, and the child returns from it into the wait that was interrupted."""
     manager = make_manager(max_workers=1, max_pending=1)
@@ -339,6 +358,9 @@ def test_a_call_that_a_fork_interrupts_ends_in_the_child(make_manager, gate, cal
     waiting: dict[str, Callable[[], object]] = {
         "wait": manager.wait,
         "result": blocker.result,
+        "exception": blocker.exception,
+        "wait of futures": lambda: WAITS["wait"](blocker),
+        "as_completed": lambda: WAITS["as_completed"](blocker),
         "stats": lambda: [manager.stats() for _ in range(10_000_000)],
         "cancel": lambda: manager.cancel(timeout=None) and manager.wait(),
         "full queue": lambda: manager.run(plain.square, 3),

@@ -34,6 +34,7 @@ passes them:
     inline, inline_runs         in place of all this: running each task in its caller's thread
     inline_context              `current()` there, and slots
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
+    waits                       the handles that are not done, and the end of waits for them in a fork
 
 Threads and ownership
 =====================

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import time
@@ -10,6 +9,7 @@ from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any
 
+from procbackground._supervisor.waits import end_waits_in_fork, unsettled_handles
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport
 
@@ -132,7 +132,7 @@ def crash(loop: Loop, error: BaseException) -> None:
     for worker in workers:
         if worker.process is not None:
             _try(worker.process.kill_tree)
-    for handle in _unsettled_handles(loop):
+    for handle in unsettled_handles(loop):
         _try(_fail_handle, loop, handle)
     loop.has_drained.set()
     if loop.keyed is not None:
@@ -158,20 +158,6 @@ def _try(act: Callable[..., object], *args: Any) -> None:
         logger.exception("exception in %r after the supervisor failed", act)
 
 
-def _unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
-    """Return all of this manager's handles that are not done.
-
-    The scheduler does not have those that were on their way from one list to another when it failed, such as a batch
-    of answers. The garbage collector has: a look at all objects takes a second at the worst, and happens once.
-    """
-    handles = {id(job.handle): job.handle for job in loop.scheduler.all_jobs()}
-    for found in gc.get_objects():
-        # By type: asking a proxy for its class would run the user's code.
-        if issubclass(type(found), TaskHandle) and found._owner is loop.owner:
-            handles[id(found)] = found
-    return [handle for handle in handles.values() if not handle.done()]
-
-
 def _fail_handle(loop: Loop, handle: TaskHandle[Any]) -> None:
     if handle._settle(FINISHED, None, loop.acceptance.failure_error(handle)):
         loop.user_code.put(handle._invoke_callbacks)
@@ -189,10 +175,9 @@ def abandon_in_fork(loop: Loop) -> None:
     acceptance.is_foreign = True
     acceptance.is_refusing = True
     error = acceptance.fork_error()
+    end_waits_in_fork(loop)
     loop.inbox.abandon(error)
     loop.settler.abandon()
-    for job in loop.scheduler.all_jobs():
-        job.handle._abandon()
     loop.intake.gate.abandon(error)
     for puller in list(loop.pullers):
         puller.abandon(error)

@@ -178,6 +178,10 @@ class Inbox:
         self._notify = _nothing  # well before its descriptor is closed
         self._answer_leftovers()
 
+    def jobs(self) -> list[Job]:
+        """Return the jobs that are in it."""
+        return [request for request in list(self.requests) if isinstance(request, Job)]
+
     def abandon(self, error: BaseException) -> None:
         """In a fork of this process: end the waits of the thread that forked with `error`."""
         self._notify = _nothing

@@ -189,9 +189,6 @@ class InlineSupervisor:
     def check_usable(self) -> None:
         """There is nothing that a fork could not go on with."""
 
-    def settle_in_fork(self, handle: TaskHandle[Any]) -> None:
-        """As `check_usable`."""
-
     # -- asking and waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float | None) -> bool:

@@ -13,7 +13,6 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures._base import FINISHED
 from contextlib import AbstractContextManager
 from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -201,11 +200,6 @@ class Supervisor(Questions):
     def check_usable(self) -> None:
         """Raise `ManagerClosedError` in a fork of the manager's process."""
         self._acceptance.check_fork()
-
-    def settle_in_fork(self, handle: TaskHandle[Any]) -> None:
-        """Fail a handle in a fork of the manager's process, where nothing else settles it."""
-        if self._acceptance.is_foreign:
-            handle._settle(FINISHED, None, self._acceptance.fork_error())
 
     def _do(self, act: Callable[[], None]) -> None:
         if self._is_own_thread():

@@ -32,7 +32,7 @@ class NoOwner:
     def is_running(self, job: Job) -> bool:
         return False
 
-    def settle_in_fork(self, handle: TaskHandle[Any]) -> None:
+    def check_usable(self) -> None:
         """This is no fork of its process."""
 
 
