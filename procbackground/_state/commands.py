@@ -105,9 +105,9 @@ class Judge(NamedTuple):
 
 
 class Cancelled(NamedTuple):
-    """Settle the handle of this job as cancelled. `worker` is the one that ran it, if one did."""
+    """Settle the handles of these jobs as cancelled. `worker` is the one that ran the only one, if one did."""
 
-    job: Job
+    jobs: list[Job]
     worker: Worker | None = None
 
 

@@ -9,6 +9,7 @@ from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._state.job import JUDGED, SETTLED, WAITING, Job
+from procbackground._state.queue import JobQueue
 from procbackground._state.state import State
 from procbackground.report import Outcome
 
@@ -70,7 +71,19 @@ def cancel(state: State, job: Job, worker: Worker | None = None) -> None:
     if state.is_closing and worker is None and not job.recipe.is_loop:
         state.cancelled_by_close += 1
     end(state, job)
-    state.commands.append(c.Cancelled(job, worker))
+    state.commands.append(c.Cancelled([job], worker))
+
+
+def cancel_queue(state: State, queue: JobQueue) -> None:
+    """End all jobs of a queue, of which there may be 100,000, and have their handles cancelled."""
+    jobs = queue.take_all()
+    for job in jobs:
+        job.state = SETTLED
+        job.payload = b""
+        end_timers(state, job)
+    if state.is_closing:
+        state.cancelled_by_close += len(jobs)
+    state.commands.append(c.Cancelled(jobs))
 
 
 def fail_as_broken(state: State, job: Job) -> None:

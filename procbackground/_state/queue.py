@@ -125,6 +125,12 @@ class JobQueue:
         self.length -= len(taken)
         return taken
 
+    def take_all(self) -> list[Job]:
+        """Take all jobs that wait."""
+        jobs = list(self)
+        self._lines, self._order, self.length = {}, [], 0
+        return jobs
+
     def note_ended(self) -> None:
         """A job of this queue has ended where it waits; its state says so already."""
         self.length -= 1

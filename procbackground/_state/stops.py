@@ -193,7 +193,12 @@ def cancel_queued(state: State, now_s: float) -> None:
     state.cancels_queue = True
     if not state.is_cut_short:
         recall_all(state, now_s)  # what they have not begun comes back to `requeue`
-    for job in (*state.queued(), *state.waiting, *state.being_judged):
+    for queue in state.queues():
+        outcomes.cancel_queue(state, queue)
+    if state.needy:
+        state.needy.clear()
+        state.needs_staff = True
+    for job in (*state.waiting, *state.being_judged):
         if not job.recipe.is_loop and (job.state != JUDGED or state.is_cut_short):
             outcomes.cancel(state, job)
     for job in [job for job in state.aside if job.state == LOOKED_UP]:
@@ -202,8 +207,8 @@ def cancel_queued(state: State, now_s: float) -> None:
 
 def cut_short(state: State, subject: None, now_s: float) -> None:
     """The closing's timeout has passed: cancel and stop the remaining tasks."""
-    state.is_cut_short = True
-    cancel_queued(state, now_s)
+    state.is_cut_short = state.cancels_queue = True
+    # First what runs: it takes a while to settle a long queue, and the grace of these begins with their signal.
     for worker in list(state.workers):
         if not worker.is_running:
             continue
@@ -213,6 +218,7 @@ def cut_short(state: State, subject: None, now_s: float) -> None:
                 outcomes.cancel(state, job)
                 job.worker = None
         stop(state, worker, c.FOR_CLOSE, now_s)
+    cancel_queued(state, now_s)
     for loop in list(state.loops):
         if loop.worker is None:
             outcomes.cancel(state, loop)

@@ -348,8 +348,8 @@ class Loop:
                 workers.send(worker, jobs)
             case c.Judge():
                 self.settler.judge(command)
-            case c.Cancelled(job, ran_in):
-                self.settler.drop(job, ran_in)
+            case c.Cancelled(jobs, ran_in):
+                self.settler.drop(jobs, ran_in)
             case c.Broke(job):
                 self.settler.fail_as_broken(job)
             case c.Refuse():

@@ -258,8 +258,9 @@ class World:
                     name = job.handle.name  # type: ignore[attr-defined]
                     assert worker in self.accidents, f"{name} is charged with the death of a worker that was stopped"
                 self.verdicts.append(command)
-            case c.Cancelled(job, _):
-                self._end(job, CANCELLED)
+            case c.Cancelled(jobs, _):
+                for job in jobs:
+                    self._end(job, CANCELLED)
             case c.Broke(job):
                 self._end(job, BROKE)
             case c.Starved(job, _):

@@ -608,6 +608,19 @@ def test_close_past_its_timeout_cancels_the_queued_and_stops_the_running():
     assert (world.count("stopped"), world.count("cancelled_by_close")) == (1, 1)
 
 
+def test_close_stops_the_running_before_it_cancels_a_long_queue_at_once():
+    world = prompt_world(1)
+    running, *queued = world.submit_many(1000)
+    del world.log[:]
+    world.close(timeout_s=0)
+    world.advance(0.0)
+    assert [type(command) for command in world.log[:2]] == [c.Terminate, c.Cancelled]
+    assert world.commands(c.Cancelled)[0].jobs == queued
+    assert world.endings() == dict.fromkeys([running, *queued], "cancelled")
+    assert world.has_finished
+    assert world.count("cancelled_by_close") == 999
+
+
 def test_close_waits_for_a_retry():
     world = prompt_world()
     job = world.submit(retry=retry_after(5, attempts=2))
