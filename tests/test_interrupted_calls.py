@@ -27,7 +27,7 @@ import procbackground
 from procbackground import Manager, ManagerClosedError, Shared, Task, TaskHandle, TaskType
 from procbackground.observers import Observer
 from tests.support.engine import OwnNode
-from tests.support.facts import Living
+from tests.support.facts import Living, wait_until
 from tests.support.gate import PATIENCE_S, Gate
 from tests.support.tasks import failing, gated, plain
 
@@ -408,6 +408,17 @@ def share(manager: Manager, gate: Gate) -> Operation:
     assert not made or manager.run(len, made[0]).result(timeout=PATIENCE_S) == LARGE
 
 
+def drop_shared(manager: Manager, gate: Gate) -> Operation:
+    shared = [manager.share(bytearray(LARGE))]
+    pid = manager.run(plain.own_pid, shared[0]).result(timeout=PATIENCE_S)
+
+    yield lambda: (shared.clear(), repr(manager))
+
+    gc.collect()
+    maps = Path(f"/proc/{pid}/maps")
+    wait_until(lambda: "procbackground-share" not in maps.read_text(), "the worker has let go of the value", 5.0)
+
+
 def needs(manager: Manager, gate: Gate) -> Operation:
     view = manager.options(cores=2, memory=1)
     yield lambda: (view.run(pow, 2, 3), view.run_task(Task(plain.nothing, output="capture")))
@@ -428,7 +439,7 @@ def look_at_run(manager: Manager, gate: Gate) -> Operation:
 QUICK = [
     submit, submit_new_function, submit_task, submit_queued, options, large_argument, unpicklable_argument,
     unpicklable_function, cancel_queued, cancel_running, wait_for_all, result, result_that_is_late, done_callback,
-    awaited, share,
+    awaited, share, drop_shared,
 ]  # fmt: skip
 SLOW = [
     ask, map_adaptive, map_chunked, map_buffered, map_with_failures, map_of_unpicklable_row, map_closed_half_way,

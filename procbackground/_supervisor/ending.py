@@ -176,6 +176,7 @@ def abandon_in_fork(loop: Loop) -> None:
     acceptance.is_refusing = True
     error = acceptance.fork_error()
     end_waits_in_fork(loop)
+    loop.shares.watch_no_more()
     loop.inbox.abandon(error)
     loop.settler.abandon()
     loop.intake.gate.abandon(error)

@@ -16,9 +16,11 @@ import _thread
 import os
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from math import nan
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from weakref import ref
 
 from procbackground._state.job import Job
 
@@ -73,6 +75,23 @@ class Question:
             self._done.release()
 
 
+class _Dropped(ref):  # type: ignore[type-arg]
+    """A weak reference that becomes a request when its target is dropped."""
+
+    __slots__ = ("_act",)
+
+    def __new__(cls, target: object, post: Callable[[_Dropped], None], act: Callable[[], object]) -> _Dropped:
+        self = super().__new__(cls, target, post)
+        self._act = act
+        return self
+
+    def __init__(self, target: object, post: Callable[[_Dropped], None], act: Callable[[], object]) -> None:
+        super().__init__(target, post)
+
+    def __call__(self) -> None:
+        self._act()
+
+
 class Inbox:
     """Requests of all threads, for the supervisor thread: jobs to take in, and functions to call."""
 
@@ -115,6 +134,16 @@ class Inbox:
             return question.wait()
         finally:
             self._asked.discard(question)
+
+    def when_dropped(self, target: object, act: Callable[[], object]) -> object:
+        """Have `act` called in the supervisor thread once nothing refers to `target` any more.
+
+        That is watched as long as what this returns is kept: until `end` at the most. The thread that drops the last
+        reference makes two calls of C code, the request and then the notification, and nothing that a signal handler's
+        exception could interrupt. Callbacks are called in the reverse order of their making.
+        """
+        notify = ref(target, partial(next, iter(self._notify, object())))  # without the reference as an argument
+        return notify, _Dropped(target, self.requests.append, act)
 
     @property
     def is_crowded(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable
 from typing import Any
-from weakref import WeakSet, ref
+from weakref import WeakSet
 
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.machine import free_memory_bytes
@@ -41,7 +41,7 @@ class Shares:
         self._inbox = inbox
         self._release = release  # has workers let go of the value of this number
         self._made: WeakSet[SharedFile] = WeakSet()
-        self._sent: dict[int, ref[SharedFile]] = {}  # those that some worker has
+        self._sent: dict[int, object] = {}  # of those that some worker has, what `Inbox.when_dropped` gave
 
     def make(self, value: Any) -> SharedFile:
         """Lay a value down in shared memory. In the caller's thread. Raises: `SerializationError`, `OSError`."""
@@ -53,18 +53,18 @@ class Shares:
         """A worker gets it: have it let go once nothing in this process refers to it. In the supervisor thread."""
         number = share.number
         if number not in self._sent:
-            self._sent[number] = ref(share, lambda _: self._note_unused(number))
-
-    def _note_unused(self, number: int) -> None:
-        """Called by a finalizer, in any thread at any point, so that it must take no lock."""
-        if not self._inbox.is_over:
-            self._inbox.put(lambda: self._let_go(number))
+            self._sent[number] = self._inbox.when_dropped(share, lambda: self._let_go(number))
 
     def _let_go(self, number: int) -> None:
-        self._sent.pop(number, None)
-        self._release(number)
+        if self._sent.pop(number, None) is not None:
+            self._release(number)
+
+    def watch_no_more(self) -> None:
+        """The workers are leaving, or are another process's: what is dropped from now on is nothing to them."""
+        self._sent.clear()
 
     def free_all(self) -> None:
         """The manager has closed: free what it has made, whoever still refers to it."""
+        self.watch_no_more()
         for share in list(self._made):
             share.free()
