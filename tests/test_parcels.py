@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from procbackground import Manager, SerializationError, Task, current
+from procbackground._wire import copies
 from tests.support import scripts
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
@@ -222,6 +223,42 @@ def test_a_map_of_a_function_with_a_large_buffer(manager):
     expected = [int(array.sum()) * row for row in range(20)]
     assert list(manager.map(partial(total, array), range(20), chunksize=3)) == expected
     assert list(manager.map(lambda row: total(array, row), range(20))) == expected
+
+
+class CountingBox(Box):
+    """Counts how often it is pickled, in the parent."""
+
+    def __init__(self, content):
+        super().__init__(content)
+        self.pickled = 0
+
+    def __getstate__(self):
+        self.pickled += 1
+        return self.__dict__
+
+
+@pytest.mark.parametrize("content", [np.ones(ELEMENTS), bytes(8 * ELEMENTS)], ids=["array", "bytes"])
+def test_a_map_pickles_a_large_function_once_and_compares_nothing(manager, monkeypatch, content):
+    compared = []
+    monkeypatch.setattr(copies, "_is_equal", lambda *_: compared.append(1) or True)
+    box = CountingBox(content)
+    lengths = [8 * ELEMENTS if isinstance(content, bytes) else ELEMENTS] * 20
+    assert list(manager.map(lambda row: len(box.content), range(20), chunksize=3)) == lengths
+    assert (box.pickled, compared) == (1, [])
+    assert list(manager.map(lambda row: len(box.content), range(5), chunksize=1)) == lengths[:5]
+    assert (box.pickled, compared) == (2, [])
+
+
+def test_rows_of_a_map_do_not_see_what_others_write_into_its_function(make_manager):
+    manager = make_manager(max_workers=1)
+    box = Box(np.zeros(ELEMENTS))
+
+    def add(row):
+        box.content[0] += 1
+        return int(box.content[0])
+
+    assert list(manager.map(add, range(4), chunksize=1)) == [1] * 4
+    assert box.content[0] == 0
 
 
 def test_a_function_with_a_large_buffer_has_its_own_copy(manager):

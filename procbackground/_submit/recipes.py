@@ -53,6 +53,7 @@ class Submitter:
         self.defaults = defaults
         self.fields = fields
         self.carrier = carrier
+        self._of_map: tuple[Any, ...] | None = None  # where it is for a map: the function and its pickle, once made
         self.is_patient: bool = False  # waits for room in the queue, also where the manager refuses others
         self.make_keyed_job = make_keyed_job
         # By function, of calls that may not take the shortcut: with a journal, or an engine.
@@ -80,6 +81,12 @@ class Submitter:
         patient.__dict__.update(self.__dict__)
         patient.is_patient = True
         return patient
+
+    def for_map(self) -> Submitter:
+        """Return a submitter for a map, which waits for room as others do, and pickles its function once."""
+        submitter = self.waiting_for_room().in_present_context()
+        submitter._of_map = ()
+        return submitter
 
     def in_present_context(self) -> Submitter:
         """Return a submitter whose calls have the values that the context variables have now."""
@@ -273,16 +280,12 @@ class Submitter:
         fn = task.fn
         is_reusable = is_stateless(fn)
         make_recipe = partial(self._make_recipe, task, is_reusable=is_reusable, is_loop=is_loop, is_chunk=is_chunk)
-        dump = dump_function if self.carrier is None else self.carrier.dump_function
         try:
-            blob = dump(fn)
+            blob, carried = self._dump_function(fn)
         except SerializationError as error:
             return make_recipe(b""), error
-        if blob is None:
-            recipe = make_recipe(dump(call_sent) or b"")
-            recipe.carried = (fn,)
-        else:
-            recipe = make_recipe(blob)
+        recipe = make_recipe(blob)
+        recipe.carried = carried
         if is_reusable:
             if type(fn) in HASHED_BY_IDENTITY:
                 if len(recipes) >= KEPT_RECIPES:
@@ -290,6 +293,19 @@ class Submitter:
                 recipes[key] = recipe
             self.port.preload(fn.__module__)
         return recipe, None
+
+    def _dump_function(self, fn: Callable[..., Any]) -> tuple[bytes, tuple[Any, ...]]:
+        """Return the pickled function, or `call_sent` and the arguments for it. Raises: `SerializationError`."""
+        if self._of_map and self._of_map[0] is fn:
+            return self._of_map[1]  # type: ignore[no-any-return]
+        dump = dump_function if self.carrier is None else self.carrier.dump_function
+        is_carried = self._of_map is not None and not is_stateless(fn)
+        carried = load("procbackground._wire.carried").carry(fn) if is_carried else None
+        blob = None if carried is not None else dump(fn)
+        found = (blob, ()) if blob is not None else (dump(call_sent) or b"", (fn if carried is None else carried,))
+        if self._of_map is not None:
+            self._of_map = fn, found
+        return found
 
     def _make_recipe(self, task: Task[Any], blob: bytes, *, is_reusable: bool, is_loop: bool, is_chunk: bool) -> Recipe:
         defaults = self.defaults

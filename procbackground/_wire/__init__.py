@@ -12,6 +12,7 @@ The modules:
     surroundings  environment, umask, directory, path and limits of the parent, for its children
     parcel        large payloads, sent as the descriptor of a file in memory
     copies        copies of large buffers, which parcels with the same content have in common
+    carried       a large function of a map, pickled once
     shares        values that lie in memory once, for all workers
     descriptors   connections, sockets and shared values within payloads
     output        where the output of tasks goes

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from weakref import WeakSet, WeakValueDictionary, ref
 
 from procbackground._load import load
-from procbackground._platform.files import OwnedFile, open_memory_file
+from procbackground._platform.files import OwnedFile, map_read_only, open_memory_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,16 +32,18 @@ _ALIGNMENT = 64  # of parts in a file: a cache line, and the widest vector regis
 class Copies:
     """One file in memory with copies of some buffers; it is closed with the last parcel that refers to it."""
 
-    __slots__ = ("__weakref__", "_places", "file", "size")
+    __slots__ = ("__weakref__", "_places", "file", "mapping", "size")
 
     living: ClassVar[WeakSet[Copies]] = WeakSet()
     _by_mark: ClassVar[WeakValueDictionary[Mark, Copies]] = WeakValueDictionary()  # the latest with such a buffer
+    _by_mapping: ClassVar[WeakValueDictionary[int, Copies]] = WeakValueDictionary()  # by the id of the mapping
 
     def __init__(self) -> None:
         """Raises: `OSError`."""
         self._places: dict[Mark, int] = {}
         self.file: OwnedFile = open_memory_file("procbackground-parcel")
         self.size: int = 0
+        self.mapping: object = None  # of the whole file here
         Copies.living.add(self)
 
     def write(self, part: memoryview) -> int:
@@ -58,11 +60,20 @@ class Copies:
                 _active.keeper.note(part, mark, self, begin)
         return begin
 
+    def map(self) -> Any:
+        """Return a mapping of the file, to which nothing is written any more: `find` knows it. Raises: `OSError`."""
+        self.mapping = map_read_only(self.file.fileno(), self.size).obj
+        Copies._by_mapping[id(self.mapping)] = self
+        return self.mapping
+
     @classmethod
     def find(cls, part: memoryview) -> tuple[Copies, int] | None:
         """Return a living copy of the buffer: its file, and where it begins there; None if there is none."""
         if part.nbytes < LARGE_BYTES:
             return None
+        mapped = cls._by_mapping.get(id(part.obj))
+        if mapped is not None and mapped.mapping is part.obj and mapped.size == part.nbytes:
+            return mapped, 0
         mark = _mark_of(part)
         keeper = _active.keeper
         place = keeper.find(part, mark) if keeper is not None else None
@@ -82,6 +93,7 @@ class Copies:
             copies.file.close()
         cls.living.clear()
         cls._by_mark.clear()
+        cls._by_mapping.clear()
 
 
 class Keeper:

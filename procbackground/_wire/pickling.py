@@ -213,14 +213,14 @@ def _as_view(buffer: Any, format: str, shape: tuple[int, ...]) -> memoryview:
 def dump_function(fn: Callable[..., Any]) -> bytes | None:
     """Pickle the function of a task. Raises: `SerializationError`.
 
-    Returns None if it has to be sent as an argument, of `call_sent`: it holds connections, sockets, shared values or
-    large buffers.
+    Returns None if it has to be sent as an argument, of `call_sent`: it holds connections, sockets or shared values, or
+    is large.
     """
 
     def dump(collector: Collector) -> bytes | None:
         data, buffers = dump_parts(fn)
         check_count(len(collector.files))
-        if collector.has_any or sum(view.nbytes for view in buffers) >= PARCEL_BYTES:
+        if collector.has_any or len(data) + sum(view.nbytes for view in buffers) >= PARCEL_BYTES:
             return None
         return dumps(fn) if buffers else data
 

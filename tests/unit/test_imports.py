@@ -38,7 +38,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "logs": set(),
     "report": {"errors", "task", "_record", "_report"},  # the last only when it runs as a program
     "_report": {"_figures", "_load"},
-    "_status": {"observers"},
+    "_status": {"observers", "_platform", "_sync", "_load"},
     "_figures": {"_named"},
     "task": {"retry", "_record"},
     "retry": {"_load"},

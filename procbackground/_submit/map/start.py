@@ -38,7 +38,7 @@ def start_map(
         shows_progress: a bar counts the rows that are done.
     """
     # Later rows are submitted in other threads, with other contexts.
-    submitter = submitter.waiting_for_room().in_present_context()
+    submitter = submitter.for_map()
     has_chunks = chunksize != 1 if chunksize is not None else buffersize is None and not is_apart
     watch = _watch(submitter, fn, iterables, shows_progress, is_told and has_chunks)
     if buffersize is not None:
