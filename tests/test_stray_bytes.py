@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import sys
 
 import pytest
 
-from procbackground import Task, WorkerDiedError, current
+from procbackground import Task, WorkerDiedError, _platform, current
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.tasks import plain
 
@@ -73,5 +76,22 @@ def test_a_task_that_loses_its_result_pipe_fails_alone(make_manager, gate, spoil
 def test_the_loss_of_the_result_pipe_is_noticed_though_the_task_goes_on(make_manager, gate, spoil):
     manager = make_manager(max_workers=1)
     doomed = manager.run_task(Task(spoil, args=(gate.address,), retry=None))
-    assert isinstance(doomed.exception(timeout=PATIENCE_S), WorkerDiedError)
+    error = doomed.exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    if _platform.IS_LINUX:
+        assert f"worker {error.pid} closed the pipe for its answers, and was killed" in str(error)
+    assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9
+
+
+@pytest.mark.skipif(not _platform.IS_LINUX, reason="only /proc shows which program a process runs")
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+@pytest.mark.parametrize("program", ["sleep", sys.executable], ids=["another", "the same"])
+def test_a_task_that_becomes_another_program_is_told_as_such(make_manager, method, program):
+    manager = make_manager(max_workers=1, mp_context=method)
+    path = os.path.realpath(shutil.which(program) or program)
+    arguments = ["600"] if program == "sleep" else ["-c", "import time; time.sleep(600)"]
+    error = manager.run(os.execv, path, [program, *arguments]).exception(timeout=PATIENCE_S)
+    assert isinstance(error, WorkerDiedError)
+    assert f"worker {error.pid} was replaced by another program ({path}), and was killed, while running" in str(error)
+    assert error.exit_code == -signal.SIGKILL
     assert manager.run(plain.square, 3).result(timeout=PATIENCE_S) == 9

@@ -44,6 +44,7 @@ __all__ = [
     "exit_code_of_zombie",
     "has_children",
     "has_pidfd",
+    "how_cut_off",
     "is_stopped",
     "make_memory_file",
     "open_life_pipe",

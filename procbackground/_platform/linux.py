@@ -271,6 +271,25 @@ def why_not_running(pid: int) -> str | None:
     }.get(state)
 
 
+def how_cut_off(pid: int, mapped_fd: int) -> str:
+    """Return how a process that lives has lost its pipes, to be read after "worker 17 "; "" where it does not live.
+
+    Args:
+        mapped_fd: of a file that it has mapped, unless it runs another program by now.
+    """
+    facts = os.fstat(mapped_fd)
+    file_in_maps = f" {os.major(facts.st_dev):02x}:{os.minor(facts.st_dev):02x} {facts.st_ino} "
+    try:
+        program = os.readlink(f"/proc/{pid}/exe")
+        with open(f"/proc/{pid}/maps") as file:
+            maps = file.read()
+    except (OSError, UnicodeDecodeError):
+        return ""  # it has ended, or is another user's by now
+    if file_in_maps in maps:
+        return "closed the pipe for its answers"
+    return f"was replaced by another program ({program})" if maps else ""
+
+
 def descendants(pid: int) -> list[tuple[int, int]]:
     """Return (pid, start time) of every process below `pid`, in whatever group or session."""
     found = []

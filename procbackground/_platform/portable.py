@@ -182,6 +182,11 @@ def descendants(pid: int) -> list[tuple[int, float]]:
     return [(child.pid, start) for child in children if (start := start_time(child.pid)) is not None]
 
 
+def how_cut_off(pid: int, mapped_fd: int) -> str:
+    """Return how a process that lives has lost its pipes: it is not known here."""
+    return ""
+
+
 def start_time(pid: int) -> float | None:
     """Return when `pid` started. Pid and start time together identify a process.
 

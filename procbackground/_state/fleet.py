@@ -50,6 +50,7 @@ class Death(NamedTuple):
     no_stack_reason: str | None = None
     log_records: tuple[bytes, ...] = ()  # the last that the request logged, as they came
     protocol_error: str | None = None  # what was wrong with what it sent
+    how_cut_off: str = ""  # why it could send no more, though it lived; then it was killed
     stderr: bytes = b""  # the end of what the request wrote to `sys.stderr`
 
     @property

@@ -12,6 +12,7 @@ import signal
 import time
 from typing import Any
 
+from procbackground import _platform
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._state.pipeline import UnexpectedAnswer
@@ -72,10 +73,11 @@ class Answers:
         if data:
             self._take_frames(worker, process, channel.reader.feed(data))
             return channel.result_fd >= 0
-        # The end of the pipe: the process has ended, or the task closed the worker's descriptor. No more answers can
-        # come in either case.
+        # The end of the pipe: the process has ended, or the task closed the worker's descriptor or runs another program
+        # in its place. No more answers can come in any case.
         self._stop_reading(process)
         if not process.is_dead:
+            process.how_cut_off = _platform.how_cut_off(process.pid, self._page.fd)
             process.signal_group(signal.SIGKILL)
             if process.pidfd is None:
                 # Its sentinel is a pipe, which a process that the task has forked may hold open for longer.

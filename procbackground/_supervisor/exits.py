@@ -188,7 +188,7 @@ class Exits:
             used_s = monitor.cpu_seconds(worker.pid)
         cpu_s, peak_bytes = self._monitor.cost_of_the_dead(worker, sequence, used_s, process.peak_bytes)
         oom = ""
-        if exit_code == -signal.SIGKILL and not worker.was_killed:
+        if exit_code == -signal.SIGKILL and not worker.was_killed and not process.how_cut_off:
             # Of an idle worker's, too: else the next one that is killed at a task would be charged with it.
             oom = self._oom_kills.cause_of_death(self._oom_kills.count() if oom_kills is None else oom_kills)
         stack = process.stack
@@ -205,6 +205,7 @@ class Exits:
             no_stack_reason=process.no_stack_reason,
             log_records=process.log_tail(sequence),
             protocol_error=process.protocol_error,
+            how_cut_off=process.how_cut_off,
             stderr=self._page.stderr_of(worker),
         )
 

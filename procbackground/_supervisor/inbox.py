@@ -75,21 +75,14 @@ class Question:
             self._done.release()
 
 
-class _Dropped(ref):  # type: ignore[type-arg]
+class _Dropped(ref[object]):
     """A weak reference that becomes a request when its target is dropped."""
 
-    __slots__ = ("_act",)
-
-    def __new__(cls, target: object, post: Callable[[_Dropped], None], act: Callable[[], object]) -> _Dropped:
-        self = super().__new__(cls, target, post)
-        self._act = act
-        return self
-
-    def __init__(self, target: object, post: Callable[[_Dropped], None], act: Callable[[], object]) -> None:
-        super().__init__(target, post)
+    __slots__ = ("act",)
+    act: Callable[[], object]
 
     def __call__(self) -> None:
-        self._act()
+        self.act()
 
 
 class Inbox:
@@ -143,7 +136,9 @@ class Inbox:
         exception could interrupt. Callbacks are called in the reverse order of their making.
         """
         notify = ref(target, partial(next, iter(self._notify, object())))  # without the reference as an argument
-        return notify, _Dropped(target, self.requests.append, act)
+        dropped = _Dropped(target, self.requests.append)
+        dropped.act = act
+        return notify, dropped
 
     @property
     def is_crowded(self) -> bool:

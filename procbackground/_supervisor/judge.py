@@ -244,6 +244,9 @@ def _explain_death(job: Job, pid: int, death: Death, peak_bytes: int) -> Procbac
     if death.protocol_error is not None:
         how = f"was killed, because its result pipe held what no worker sends ({death.protocol_error}),"
         hint = "something that the task runs writes to descriptors that are not its own"
+    elif death.how_cut_off:
+        how = f"{death.how_cut_off}, and was killed,"
+        hint = "run programs by subprocess, since exec ends the worker, and close only the task's own descriptors"
     elif death.oom == BY_CONTAINER:
         hint = (
             "the kernel's OOM killer is the likely cause: the container (cgroup) reached its limit of memory, not the "

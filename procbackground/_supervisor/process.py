@@ -75,9 +75,9 @@ class WorkerProcess:
     """The process of a worker, from the parent's side. `channel` are its pipes."""
 
     __slots__ = (
-        "channel", "cpu_s", "death_fd", "descendants", "exit_code", "is_closed", "is_dead", "is_held", "launcher",
-        "logged", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd", "process",
-        "protocol_error", "relayed", "stack", "unrelayed_bytes", "worker",
+        "channel", "cpu_s", "death_fd", "descendants", "exit_code", "how_cut_off", "is_closed", "is_dead", "is_held",
+        "launcher", "logged", "no_stack_reason", "notes_fd", "notes_seen", "output", "peak_bytes", "pid", "pidfd",
+        "process", "protocol_error", "relayed", "stack", "unrelayed_bytes", "worker",
     )  # fmt: skip
 
     def __init__(
@@ -113,6 +113,7 @@ class WorkerProcess:
         self.is_closed = False
         self.stack: str | None = None  # taken before it was stopped
         self.no_stack_reason: str | None = None
+        self.how_cut_off = ""  # why it could send no more, though it lived; then it was killed
         self.protocol_error: str | None = None  # what was wrong with what it sent
         self.peak_bytes = 0  # its highest known resident size, without its descendants
         self.descendants: dict[int, float] = {}  # pid -> start time, listed before the first signal
