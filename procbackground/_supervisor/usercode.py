@@ -17,8 +17,7 @@ logger = logging.getLogger("procbackground")
 
 BLOCKED_S = 0.05  # a thread that has been at one piece of work for longer is blocked in it
 MAX_THREADS = 64  # of blocked ones; beyond that the rest waits
-IDLE_THREAD_S = 5.0
-KEPT_IDLE = 4  # threads
+KEPT_IDLE = 4  # threads, which wait without end: a thread that ends after a time would wake an idle machine
 
 
 class UserCodeRunner:
@@ -127,11 +126,8 @@ class UserCodeRunner:
                         del self._threads[me]
                         return
                     self._idle += 1
-                    was_notified = self._changed.wait(IDLE_THREAD_S)
+                    self._changed.wait()
                     self._idle -= 1
-                    if not was_notified and not self.work:
-                        del self._threads[me]
-                        return
                 fn, args = self.work.popleft()
                 self._threads[me] = time.monotonic()
             _run_one(fn, args)
