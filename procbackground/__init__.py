@@ -138,9 +138,9 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from importlib import import_module
+    from procbackground._load import load
 
-    value = getattr(import_module(f"{__name__}.{home}"), name)
+    value = getattr(load(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 _PROGRAM = (
     # The collector would find nothing, and take a tenth of the time.
     "import gc, sys; gc.disable(); sys.path[:] = sys.argv[2:]; from procbackground._worker.adopted import main; "
-    # As nearly all main modules, which are imported next, and as `runpy`, which does that: 5 ms with `typing`.
-    "import procbackground.manager, pkgutil; "
+    # As nearly all main modules, which are imported next, and as `runpy`, which does that: 5 ms with `typing`. And what
+    # logs on its behalf.
+    "import procbackground.manager, pkgutil, procbackground._worker.log_handler; "
     "gc.enable(); main(int(sys.argv[1]))"
 )
 # Those that `subprocess` turns into arguments, as `multiprocessing` has it do.

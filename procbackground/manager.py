@@ -165,6 +165,7 @@ class Manager(TaskCalls, ExecutorInternals):
         try:
             if not inline and engine is None:
                 aside(lambda: _headstart.begin(mp_context))
+                load("procbackground._supervisor.supervisor")  # all at once: the collector pauses during the first call
             # Only now: a child imports this module with the main module that uses it, and makes no manager.
             super().__init__(*load("procbackground._submit.making").make_parts(**options))
         except BaseException:

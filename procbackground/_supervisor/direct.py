@@ -28,7 +28,7 @@ from procbackground._supervisor.obstacles import (
     spawn_watched,
 )
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
+from procbackground._supervisor.starter import Starter, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._wire.surroundings import EarlyName
 from procbackground._worker.boot import Boot
@@ -237,7 +237,6 @@ class Direct:
             raise
         for fd in (task_read, result_write, their_side):
             os.close(fd)
-        load_what_failures_need()
         pidfd = _platform.open_pidfd(process.pid)
         death_fd = process.sentinel if pidfd is None else pidfd
         channel = Channel(task_write, result_read, side_fd)

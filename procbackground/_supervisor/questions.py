@@ -11,16 +11,18 @@ from procbackground._load import load
 from procbackground._state import fleet
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
-from procbackground._supervisor import views
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.inbox import Inbox, Question
 from procbackground.report import ProcessInfo, Stats
 
 if TYPE_CHECKING:
     from procbackground._report.run import RunReport
+    from procbackground._supervisor import views
     from procbackground._supervisor.loop import Loop
 
 T = TypeVar("T")
+
+VIEWS = "procbackground._supervisor.views"  # not before somebody asks
 
 
 class Questions:
@@ -90,7 +92,7 @@ class Questions:
     def stacks(self, job: Job | None = None) -> list[views.Running]:
         """Return the attempts that run now, or only that of `job`, each with its Python stacks."""
         self._acceptance.check_fork()
-        return views.take_stacks(self._loop, job) if self._loop.is_ready else []
+        return load(VIEWS).take_stacks(self._loop, job) if self._loop.is_ready else []  # type: ignore[no-any-return]
 
     def stack_of(self, job: Job) -> str | None:
         """Return the Python stacks of the job's running attempt, or None."""
@@ -98,7 +100,7 @@ class Questions:
         return running[0].stack if running else None
 
     def __str__(self) -> str:
-        return views.status_line(self._loop)
+        return load(VIEWS).status_line(self._loop)  # type: ignore[no-any-return]
 
     @property
     def broken_text(self) -> str | None:

@@ -16,6 +16,10 @@ from typing import Any
 from procbackground._platform.standard import occupy_standard_descriptors
 from procbackground._supervisor.inbox import Inbox
 
+# From the start of a process until what describes its death is imported. Together they would be three at work on two
+# cores, and the first result, which comes in less than this, would be the last to be ready.
+LOAD_AFTER_S = 0.05
+
 
 class Starter:
     """Does one thing after the other in its thread, and posts how it went to the supervisor."""
@@ -59,13 +63,18 @@ class Starter:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
+        load_after_s = None
         while True:
-            self._has_work.acquire()
+            if not self._has_work.acquire(timeout=load_after_s):
+                _load_what_failures_need()
+                load_after_s = None  # it tries again after the next start
+                continue
             if not self._work:
                 if self._is_stopping:
                     return
                 continue
             self._do_one(*self._work.popleft())
+            load_after_s = None if "concurrent.futures.process" in sys.modules else LOAD_AFTER_S
 
     def _do_one(self, act: Callable[[], Any], then: Callable[[Any, Exception | None], None]) -> None:
         result, error = None, None
@@ -92,18 +101,16 @@ class _Report:
         self._then(self._result, self._error)
 
 
-def load_what_failures_need() -> None:
-    """Import what describes deaths while a process starts anyway: when one dies for want of descriptors, it is too late
-    to open files.
+def _load_what_failures_need() -> None:
+    """Import what describes deaths: when a process dies for want of descriptors, it is too late to open files.
 
     In the thread that starts processes: a `fork` in one thread while another imports leaves the import's lock held in
     the child for ever.
     """
-    if "concurrent.futures.process" not in sys.modules:
-        try:
-            from procbackground.errors import WorkerDiedError  # noqa: F401
-        except (OSError, ImportError):
-            pass  # next time
+    try:
+        from procbackground.errors import WorkerDiedError  # noqa: F401
+    except (OSError, ImportError):
+        pass
 
 
 def wait_for_exit(process: Any, timeout_s: float) -> int | None:

@@ -30,7 +30,7 @@ from procbackground._supervisor.direct import (
 )
 from procbackground._supervisor.obstacles import HelperLost, fork_server_watched, room_for_start
 from procbackground._supervisor.process import NO_LOOK_S, LaunchFailed, WorkerProcess
-from procbackground._supervisor.starter import Starter, load_what_failures_need, wait_for_exit
+from procbackground._supervisor.starter import Starter, wait_for_exit
 from procbackground._supervisor.warden import Warden
 from procbackground._supervisor.watches import Watches
 from procbackground._wire import forking as child
@@ -222,7 +222,6 @@ class Zygote:
                 )
                 with fork_server_watched(method), interrupts_held_back(method):
                     process.start()
-        load_what_failures_need()
         return process  # type: ignore[no-any-return]
 
     def _started(

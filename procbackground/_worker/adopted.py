@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+# What is not used here is needed later; now, the parent is still loading its own side.
 import os
-import resource  # noqa: F401  # the limits need it; now, while the parent loads its own side
+import resource  # noqa: F401
 import socket
 import sys
 from multiprocessing import resource_tracker, spawn
 
-from procbackground._worker import zygote  # noqa: F401  # while the parent is still loading its own side
+from procbackground._worker import title, zygote  # noqa: F401
 from procbackground._worker.entry import inherited_fds
+
+try:
+    import _ctypes  # noqa: F401
+except ImportError:
+    pass  # a Python without it
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +28,7 @@ def main(control: int) -> NoReturn:
     """Wait for the parent, and do what a child of `multiprocessing` does. `control` is a socket."""
     exit_code = 1
     try:
+        title.find_setter()
         with socket.socket(fileno=control) as parent:
             message, fds, _, _ = socket.recv_fds(parent, 1, MAX_FDS)
         if not message:

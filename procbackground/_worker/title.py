@@ -21,7 +21,7 @@ _IDLE = "idle"
 
 
 @functools.cache
-def _setter() -> Callable[[str], None] | None:
+def find_setter() -> Callable[[str], None] | None:
     """Return what sets the title of this process, or None where nothing can."""
     try:
         from setproctitle import setproctitle  # pyright: ignore[reportMissingImports]  # an extra
@@ -42,7 +42,7 @@ def _set_comm(text: str) -> None:
 
 def show(text: str) -> None:
     """Have `ps` show this. Where that is not possible nothing happens: it is never worth an error."""
-    setter = _setter()
+    setter = find_setter()
     if setter is not None:
         try:
             setter(text)

@@ -42,7 +42,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import NoReturn
 
+NEVER_S = float("inf")
 LOOK_PAUSE_S = 0.1  # between two looks at adopted processes: listing children costs 5 % of a fork
+# From a fork to the work that later forks gain from, 10 ms of it: on two cores the first result would wait for that.
+WARM_UP_AFTER_S = 0.03
 
 
 def serve(fds: ZygoteFds, boot: Boot, preload: tuple[str, ...]) -> None:
@@ -84,6 +87,7 @@ class _Zygote(Forker):
         self._child_ended: tuple[int, int] | None = None  # pipe: readable when some child has ended
         self._wants_look = False  # at adopted processes
         self._look_due_s = 0.0
+        self._warm_up_due_s = NEVER_S
 
     def serve(self) -> None:
         _platform.disarm_life_pipe(self._life_fd)
@@ -104,7 +108,7 @@ class _Zygote(Forker):
                     return
             while self._modules:
                 self._preload_deputised(self._modules.pop(0))
-            pause_ms = self._look_at_adopted() if self._wants_look else None
+            pause_ms = self._do_chores() if self._wants_look or self._warm_up_due_s != NEVER_S else None
 
     def leave(self) -> None:
         """Handle the end of the control socket: the manager has replaced the zygote, or its process is dying.
@@ -124,14 +128,8 @@ class _Zygote(Forker):
         if kind == FORK:
             self._adopt_orphans()  # first: a worker's first task may leave some
             self._fork(*FORK_ARGS.unpack(body))
-            # After the fork: the first worker need not wait for it, and is hardly slower.
-            if not self._is_rehearsed:
-                self._is_rehearsed = True
-                rehearse()
-                self._wants_look = self._adopts_orphans  # a SIGCHLD may have been lost
-                _platform.usage_of_dead(os.getpid())  # a dry run: the first such call imports for 4 ms
-            if not self._is_frozen:
-                self._freeze()
+            if not self._is_frozen and self._warm_up_due_s == NEVER_S:
+                self._warm_up_due_s = time.monotonic() + WARM_UP_AFTER_S
         elif kind == REAP:
             self._reap(*PID.unpack(body))
             self._wants_look = self._adopts_orphans  # at what this worker has left
@@ -142,6 +140,26 @@ class _Zygote(Forker):
             self._was_closed = True
             return False
         return True
+
+    def _do_chores(self) -> float | None:
+        """Do what is due beside requests; return the milliseconds until more is, or None."""
+        now_s = time.monotonic()
+        if now_s >= self._warm_up_due_s:
+            self._warm_up()
+        if self._wants_look and now_s >= self._look_due_s:
+            self._look_at_adopted(now_s)
+        due_s = min(self._warm_up_due_s, self._look_due_s if self._wants_look else NEVER_S)
+        return None if due_s == NEVER_S else max(0.0, due_s - time.monotonic()) * 1000
+
+    def _warm_up(self) -> None:
+        """Have later forks cost less. Not before the first ones, which are hardly slower."""
+        self._warm_up_due_s = NEVER_S
+        if not self._is_rehearsed:
+            self._is_rehearsed = True
+            rehearse()
+            self._wants_look = self._adopts_orphans  # a SIGCHLD may have been lost
+            _platform.usage_of_dead(os.getpid())  # a dry run: the first such call imports for 4 ms
+        self._freeze()
 
     # -- orphans -------------------------------------------------------------------------------------------
 
@@ -167,14 +185,8 @@ class _Zygote(Forker):
         signal.set_wakeup_fd(ends[1], warn_on_full_buffer=False)
         self._poll.register(ends[0], select.POLLIN)
 
-    def _look_at_adopted(self) -> float | None:
-        """Reap adopted processes that have ended, and end those whose worker has.
-
-        Return the milliseconds to wait before that, or None: it is done.
-        """
-        now_s = time.monotonic()
-        if now_s < self._look_due_s:
-            return (self._look_due_s - now_s) * 1000
+    def _look_at_adopted(self, now_s: float) -> None:
+        """Reap adopted processes that have ended, and end those whose worker has."""
         self._look_due_s = now_s + LOOK_PAUSE_S
         self._wants_look = False
         for pid in _platform.children(os.getpid()):
@@ -184,7 +196,6 @@ class _Zygote(Forker):
                         self._end_if_left(pid)
                 except ChildProcessError:
                     pass
-        return None
 
     def _end_if_left(self, adopted: int) -> None:
         """End a process, and those below it, if the workers that they come from have ended.

@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
 from procbackground.observers.base import EVENT_NAMES, Observer, events_wanted_by
-from procbackground.observers.callback import CallbackObserver
-from procbackground.observers.names import OWN
 
 if TYPE_CHECKING:
+    from procbackground.observers.callback import CallbackObserver
     from procbackground.observers.jsonlines import JsonLinesObserver
     from procbackground.observers.log import LoggingObserver
     from procbackground.observers.loguru import LoguruObserver
@@ -49,14 +48,13 @@ __all__ = [
     "events_wanted_by",
 ]
 
-_MODULES = {cls: module for module, cls in OWN.values()}
-
 
 def __getattr__(name: str) -> Any:
     # On first use: a manager without observers need not load them.
-    if name not in _MODULES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(load(f"{__name__}.{_MODULES[name]}"), name)
+    modules = {cls: module for module, cls in load("procbackground.observers.names").OWN.values()}
+    return getattr(load(f"{__name__}.{modules.get(name, 'callback')}"), name)
 
 
 def __dir__() -> list[str]:

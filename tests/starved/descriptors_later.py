@@ -6,8 +6,9 @@ import errno
 import os
 import resource
 import signal
+import sys
 
-from tests.starved.common import Living, Manager, Recorder, finish
+from tests.starved.common import Living, Manager, Recorder, finish, wait_until
 from tests.support.gate import PATIENCE_S, Gate, stop_at_gate
 from tests.support.tasks import plain
 
@@ -22,6 +23,8 @@ def main() -> None:
     sleepers = [manager.run(stop_at_gate, gate.address) for _ in range(2)]
     pids = [gate.wait_for_arrival() for _ in sleepers]
     queued = [manager.run(plain.square, number) for number in range(20)]
+    # The modules of errors, which cannot be read without a descriptor, come a moment after the start of a process.
+    wait_until(lambda: "procbackground._broken" in sys.modules, "what describes deaths is there")
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (3, limits[1]))  # what the dead let go is none to be had again either
     for pid in pids:

@@ -188,6 +188,7 @@ def test_a_manager_loads_no_more_than_a_first_result_needs():
     """A first result waits for these imports."""
     loaded = modules_after("from procbackground import Manager; Manager(max_workers=1).close()")
     unwanted = {"dataclasses", "inspect", "multiprocessing.connection", "tempfile", "procbackground._worker.main"}
+    unwanted |= {"procbackground._supervisor.views", "procbackground.observers.names"}
     # Futures need `logging`, which from Python 3.14 on imports `dataclasses`, and so `inspect`, by itself.
     assert not loaded & {*HEAVY, *unwanted} - modules_after("import concurrent.futures._base")
 

@@ -119,6 +119,9 @@ def test_records_match_by_position():
         lambda kind: (kind._fields, kind._field_defaults, kind.__doc__, kind.__module__),
         lambda kind: (kind(1), kind(1).shown, kind(1)._replace(x=2), repr(kind(1)).replace("Their", "Our")),
         lambda kind: pickle.loads(pickle.dumps(kind(3))),
+        lambda kind: [(each.name, each.default) for each in inspect.signature(kind).parameters.values()],
+        lambda kind: (kind(y="z", x=2), kind._make((5, 6)), kind(7)._asdict(), kind(8).y, kind.__match_args__),
+        lambda kind: [failure_of(lambda arguments=each: kind(**arguments)) for each in ({}, {"x": 1, "z": 2})],
         lambda kind: kind.__annotations__["x"] if isinstance(kind.__annotations__["x"], str) else "int",
     ],
 )
