@@ -69,9 +69,8 @@ class Retry:
         # strategies cannot, and knowing that keeps tenacity off the path of a task that simply succeeds.
         asks_exceptions_only = tenacity.retry_if_exception.__call__
         self.judges_results: bool = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
-        self.max_attempts: int | None = None
-        if isinstance(stop, tenacity.stop_after_attempt):
-            self.max_attempts = stop.max_attempt_number
+        is_number = isinstance(stop, tenacity.stop_after_attempt)
+        self.max_attempts: int | None = stop.max_attempt_number if is_number else None
 
     @classmethod
     def of_attempts(cls, attempts: int) -> Retry:
@@ -79,14 +78,35 @@ class Retry:
 
         It is one object for each int, so do not change it.
         """
-        load("tenacity")
-        import tenacity
-
         if isinstance(attempts, bool) or attempts < 1:
             raise ValueError(
                 f"retry is the number of attempts in total, the first included: 1 or more, not {attempts!r}"
             )
-        return _policy_of_attempts(attempts) if cls is Retry else cls(stop=tenacity.stop_after_attempt(attempts))
+        if cls is Retry:
+            return _policy_of_attempts(attempts)
+        load("tenacity")
+        import tenacity
+
+        return cls(stop=tenacity.stop_after_attempt(attempts))
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            """Make the strategies of a policy that an int stands for, when somebody looks at one."""
+            if name not in ("stop", "wait", "retry") or not hasattr(self, "_key"):
+                raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+            load("tenacity")
+            import tenacity
+
+            attempts = self.max_attempts
+            Retry.__init__(self, stop=tenacity.stop_after_attempt(attempts))
+            self._key = (self.stop, self.wait, self.retry), attempts
+            return getattr(self, name)
+
+    @property
+    def _is_int(self) -> bool:
+        """Whether an int stands for it, and nobody has looked at its strategies."""
+        return getattr(self, "_key", ((),))[0] is None
 
     @property
     def can_retry(self) -> bool:
@@ -106,16 +126,18 @@ class Retry:
     def __hash__(self) -> int:
         return hash(self._equality_key()) if type(self) is Retry else object.__hash__(self)
 
-    def _equality_key(self) -> tuple[Any, ...]:
-        strategies = (self.stop, self.wait, self.retry)
+    def _equality_key(self) -> Any:
         try:
             made_of, key = self._key
-            if all(map(is_, made_of, strategies)):
+            if made_of is None or all(map(is_, made_of, (self.stop, self.wait, self.retry))):
                 return key
         except AttributeError:
             pass
+        strategies = (self.stop, self.wait, self.retry)
         key = tuple(map(_key_of_strategy, strategies))
-        self._key: tuple[tuple[Any, ...], tuple[Any, ...]] = strategies, key  # it takes 2 µs to make
+        if counts_only(self) and hasattr(self.stop, "max_attempt_number"):
+            key = self.stop.max_attempt_number  # as that of the int, whose strategies need not be made for it
+        self._key: tuple[tuple[Any, ...] | None, Any] = strategies, key  # it takes 2 µs to make
         return key
 
     def __getstate__(self) -> tuple[None, dict[str, Any]]:
@@ -182,9 +204,13 @@ def as_retry(retry: Any) -> Retry | None:
 
 @lru_cache(maxsize=64)
 def _policy_of_attempts(attempts: int) -> Retry:
-    import tenacity
-
-    return Retry(stop=tenacity.stop_after_attempt(attempts))
+    """Return a policy without its strategies, as few programs look at them: tenacity, which loads `asyncio`, would be
+    a third of a first result's imports, and 6 MiB."""
+    policy = object.__new__(Retry)
+    policy.max_attempts = attempts
+    policy.judges_results = False
+    policy._key = None, attempts
+    return policy
 
 
 @cache
@@ -225,6 +251,8 @@ def counts_only(retry: Retry) -> bool:
 
     Then `delay_by_count_s` is its answer.
     """
+    if retry._is_int:
+        return True
     import tenacity
 
     return (
@@ -241,5 +269,5 @@ def delay_by_count_s(retry: Retry, attempt_number: int, error: BaseException | N
     tenacity's, which costs 0.1 ms to make for the first time in a while."""
     if not isinstance(error, Exception):
         return None
-    most = getattr(retry.stop, "max_attempt_number", None)
+    most = retry.max_attempts if retry._is_int else getattr(retry.stop, "max_attempt_number", None)
     return 0.0 if most is None or attempt_number < most else None

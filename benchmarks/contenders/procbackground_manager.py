@@ -3,10 +3,8 @@
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from tenacity import stop_after_attempt
-
 from benchmarks.contenders.protocol import ExecutorContender
-from procbackground import Manager, Observer, Retry, Task, TaskType
+from procbackground import Manager, Observer, Task, TaskType
 
 
 class ProcbackgroundManager(ExecutorContender):
@@ -15,9 +13,7 @@ class ProcbackgroundManager(ExecutorContender):
     retries_killed_tasks = True
 
     def __init__(self, workers: int, *, fresh: bool = False, observer: Observer | None = None) -> None:
-        self.manager = Manager(
-            max_workers=workers, retry=Retry(stop=stop_after_attempt(3)), timeout=30, observer=observer
-        )
+        self.manager = Manager(max_workers=workers, retry=3, timeout=30, observer=observer)
         super().__init__(self.manager.options(isolate=True) if fresh else self.manager)
 
     def stream(self, fn: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:

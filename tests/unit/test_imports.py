@@ -193,6 +193,14 @@ def test_a_manager_loads_no_more_than_a_first_result_needs():
     assert not loaded & {*HEAVY, *unwanted} - modules_after("import concurrent.futures._base")
 
 
+def test_a_number_of_attempts_loads_no_strategies():
+    """tenacity loads `asyncio`: a third of a first result's imports, and 6 MiB."""
+    loaded = modules_after(
+        "from procbackground import Manager, Task; Manager(max_workers=1, retry=3).close(); Task(abs, retry=4)"
+    )
+    assert not loaded & {"tenacity", "asyncio"}
+
+
 def test_an_interpreter_with_a_head_start_loads_nothing_of_the_parent():
     loaded = modules_after("import procbackground._worker.adopted")
     unwanted = {f"procbackground.{part}" for part in ("_supervisor", "_state", "_submit", "manager", "handle")}

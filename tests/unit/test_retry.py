@@ -340,6 +340,22 @@ def test_policy_that_was_changed_equals_what_it_is_now():
     assert hash(policy) == hash(other)
 
 
+def test_a_policy_of_an_int_is_equal_whether_its_strategies_were_made_or_not():
+    for is_looked_at in (False, True):
+        policy, other = Retry.of_attempts(1234), Retry(stop=tenacity.stop_after_attempt(1234))
+        assert policy._is_int is not is_looked_at
+        assert (policy, hash(policy)) == (other, hash(other))
+        assert counts_only(policy)
+        for attempt in (1, 1233, 1234):
+            assert delay_by_count_s(policy, attempt, ValueError()) == delay_by_count_s(other, attempt, ValueError())
+        assert delay_s(policy, 1234, ValueError()) is None  # which looks at them
+    assert repr(policy.stop) != ""
+    assert policy.max_attempts == policy.stop.max_attempt_number == 1234  # type: ignore[attr-defined]
+    assert not policy.judges_results
+    for copied in (copy.copy(policy), pickle.loads(pickle.dumps(Retry.of_attempts(1235)))):
+        assert copied == Retry.of_attempts(copied.max_attempts)
+
+
 def test_an_int_stands_for_one_policy():
     assert Retry.of_attempts(3) is Retry.of_attempts(3)
     assert Retry.of_attempts(3) == Retry(stop=tenacity.stop_after_attempt(3))
