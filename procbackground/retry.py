@@ -69,8 +69,9 @@ class Retry:
         # strategies cannot, and knowing that keeps tenacity off the path of a task that simply succeeds.
         asks_exceptions_only = tenacity.retry_if_exception.__call__
         self.judges_results: bool = getattr(type(self.retry), "__call__", None) is not asks_exceptions_only  # noqa: B004
-        is_number = isinstance(stop, tenacity.stop_after_attempt)
-        self.max_attempts: int | None = stop.max_attempt_number if is_number else None
+        self.max_attempts: int | None = (
+            stop.max_attempt_number if isinstance(stop, tenacity.stop_after_attempt) else None
+        )
 
     @classmethod
     def of_attempts(cls, attempts: int) -> Retry:
@@ -106,7 +107,7 @@ class Retry:
     @property
     def _is_int(self) -> bool:
         """Whether an int stands for it, and nobody has looked at its strategies."""
-        return getattr(self, "_key", ((),))[0] is None
+        return bool(getattr(self, "_key", ((),))[0] is None)
 
     @property
     def can_retry(self) -> bool:
@@ -121,7 +122,7 @@ class Retry:
             return True
         if type(self) is not Retry or type(other) is not Retry:
             return NotImplemented  # a subclass may decide by more than the three strategies
-        return self._equality_key() == other._equality_key()
+        return bool(self._equality_key() == other._equality_key())
 
     def __hash__(self) -> int:
         return hash(self._equality_key()) if type(self) is Retry else object.__hash__(self)

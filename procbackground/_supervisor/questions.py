@@ -92,7 +92,7 @@ class Questions:
     def stacks(self, job: Job | None = None) -> list[views.Running]:
         """Return the attempts that run now, or only that of `job`, each with its Python stacks."""
         self._acceptance.check_fork()
-        return load(VIEWS).take_stacks(self._loop, job) if self._loop.is_ready else []  # type: ignore[no-any-return]
+        return load(VIEWS).take_stacks(self._loop, job) if self._loop.is_ready else []
 
     def stack_of(self, job: Job) -> str | None:
         """Return the Python stacks of the job's running attempt, or None."""
