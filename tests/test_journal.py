@@ -332,6 +332,32 @@ def test_cancelled_look_up_does_not_harm_a_stored_result(path, log):
     assert lines_of(log) == ["2"]
 
 
+def test_task_that_ends_before_the_journal_answers_is_recorded_as_what_it_is(path):
+    with Manager(max_workers=1, journal=path) as manager:
+        assert manager.run_task(Task(plain.square, args=(5,), key="stored")).result(PATIENCE_S) == 25
+        holder = sqlite3.connect(path, isolation_level=None)
+        holder.execute("BEGIN IMMEDIATE")  # so the answer is late
+        late = manager.run_task(Task(plain.square, args=(1,), key="late", deadline=0.05))
+        given_up = manager.run_task(Task(plain.square, args=(2,), key="given up"))
+        replaced = manager.run_task(Task(plain.square, args=(3,), key="again"))
+        stored = manager.run_task(Task(plain.square, args=(5,), key="stored"))
+        for handle in (given_up, replaced, stored):
+            assert handle.cancel()
+        with pytest.raises(TaskTimeoutError):
+            late.result(PATIENCE_S)
+        again = manager.run_task(Task(plain.square, args=(3,), key="again"))
+        holder.execute("ROLLBACK")
+        holder.close()
+        assert again.result(PATIENCE_S) == 9
+    entries = {entry.key: entry for entry in entries_of(path)}
+    assert {key: entry.state for key, entry in entries.items()} == {
+        "stored": "succeeded", "late": "failed", "given up": "cancelled", "again": "succeeded",
+    }  # fmt: skip
+    assert entries["late"].error_type == "procbackground.errors.TaskTimeoutError"
+    assert "deadline" in entries["late"].error
+    assert entries["late"].attempt is None
+
+
 def test_full_queue_makes_callers_wait_as_without_a_journal(path):
     with Manager(max_workers=1, journal=path, max_pending=3) as manager:
         handles = [manager.run(plain.square, number) for number in range(200)]

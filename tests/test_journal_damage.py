@@ -34,8 +34,7 @@ def look_up(path: str) -> dict[str, statements.Found]:
     """Return what a new manager would find."""
     schema.check_and_prepare(path)
     with schema.explained(path), closing(schema.connect(path)) as connection:
-        asked = [r.Asked(r.Facts(key, "mul", "operator.mul", "mul(...)", 1.0), None) for key in KEYS]
-        return statements.answer(connection, asked)[0]
+        return statements.enter(connection, [r.Facts(key, "mul", "operator.mul", "mul(...)", 1.0) for key in KEYS], 2)
 
 
 def test_any_damage_is_an_error_or_costs_executions(tmp_path: Path) -> None:

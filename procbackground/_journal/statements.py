@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from procbackground._journal import records as r
 from procbackground._journal.values import PICKLE, is_whole
 
-MAX_ROWS = 256  # of one statement; their parameters are far below SQLite's limit of 32766
+MAX_ROWS = 512  # of one statement; their parameters are far below SQLite's limit of 32766
 
 
 class Found(NamedTuple):
@@ -41,25 +41,35 @@ def begin_run(connection: sqlite3.Connection, facts: tuple[Any, ...]) -> int:
     return run
 
 
-def answer(connection: sqlite3.Connection, asked: Sequence[r.Asked]) -> tuple[dict[str, Found], list[str]]:
-    """Return what is found under the keys, and which of them have an earlier attempt to be kept."""
+def enter(connection: sqlite3.Connection, asked: Sequence[r.Facts], run: int) -> dict[str, Found]:
+    """Enter tasks as queued, but for those that have a result. Return by key what an earlier run has left.
+
+    Tasks are entered before they are looked for: in a new file, there is nothing to look for.
+    """
+    if _insert_queued(connection, asked, run, " ON CONFLICT DO NOTHING") == len(asked):
+        return {}
     found: dict[str, Found] = {}
+    again: set[str] = set()
     tried: list[str] = []
-    for keys in _pieces([entry.facts.key for entry in asked]):
+    for keys in _pieces([facts.key for facts in asked]):
         rows = connection.execute(
-            "SELECT tasks.key, tasks.state, function, format, tasks.crc, result, started, checkpoints.crc, "
+            "SELECT tasks.key, tasks.state, function, format, tasks.crc, result, started, tasks.run, checkpoints.crc, "
             f"checkpoints.state FROM tasks LEFT JOIN checkpoints USING (key) WHERE tasks.key IN ({_marks(len(keys))})",
             keys,
         )
-        for key, state, function, form, crc, data, started, saved_crc, saved in rows:
+        for key, state, function, form, crc, data, started, of_run, saved_crc, saved in rows:
             if state == r.SUCCEEDED and is_whole(key, form, crc, data):
                 found[key] = Found(form, data or b"", function, None)
                 continue
-            is_saved_whole = is_whole(key, PICKLE, saved_crc, saved)
-            found[key] = Found(None, b"", function, saved if is_saved_whole else None)
+            if is_whole(key, PICKLE, saved_crc, saved):
+                found[key] = Found(None, b"", function, saved)
+            if state != r.QUEUED or of_run != run:
+                again.add(key)
             if started is not None:
                 tried.append(key)
-    return found, tried
+    keep_last_attempts(connection, tried)
+    _insert_queued(connection, [facts for facts in asked if facts.key in again], run, _REPLACED_BY_QUEUED)
+    return found
 
 
 def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
@@ -70,20 +80,27 @@ def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> N
         connection.execute(f"INSERT OR IGNORE INTO attempts ({columns}) {chosen}", piece)
 
 
-def queue(connection: sqlite3.Connection, asked: Iterable[r.Asked], run: int) -> None:
-    """Enter tasks that will run."""
-    rows = {entry.facts.key: r.queued_row(entry, run) for entry in asked}
-    _insert(connection, "tasks", r.QUEUED_COLUMNS, list(rows.values()), _REPLACED_BY_QUEUED)
+def withdraw(connection: sqlite3.Connection, entries: Iterable[r.Withdrawn], run: int) -> None:
+    """Enter how tasks have ended that did not come to run. Where the file has a result, or other news, that stays."""
+    for entry in entries:
+        connection.execute(
+            "UPDATE tasks SET state = ?, error_type = ?, error = ?, traceback = ? "
+            "WHERE key = ? AND state = 'queued' AND run = ?",
+            (entry.state, *r.error_values(entry.error), entry.facts.key, run),
+        )
 
 
 def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) -> None:
-    """Write entries other than `Asked`, in their order; of one task only the last state."""
-    tasks: dict[str, r.Started | r.Retrying | r.Succeeded | r.Ended] = {}
+    """Write entries of tasks that came to run, in their order; of one task only the last state."""
+    tasks: dict[str, r.Started | r.Retrying | r.Success | r.Ended] = {}
     attempts: list[tuple[Any, ...]] = []
     checkpoints: dict[str, r.Saved] = {}
     done: list[str] = []
     for entry in entries:
-        if isinstance(entry, (r.Succeeded, r.Started)):
+        if isinstance(entry, r.Succeeded):
+            for success in entry.tasks:
+                tasks[success[0][0]] = success
+        elif isinstance(entry, r.Started):
             tasks[entry.facts.key] = entry
         elif isinstance(entry, r.Saved):
             checkpoints[entry.facts.key] = entry
@@ -98,17 +115,20 @@ def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) 
                 done.append(key)
     queued, running, succeeded, ended = [], [], [], []
     for last in tasks.values():
-        if isinstance(last, r.Succeeded):
-            succeeded.append(r.succeeded_row(last, run))
+        if type(last) is tuple:
+            succeeded.append(last)
         elif isinstance(last, r.Started):
             running.append(r.running_row(last, run))
         elif isinstance(last, r.Retrying):
-            queued.append(r.queued_row(last, run))
-        else:
+            queued.append(last.facts)
+        elif isinstance(last, r.Ended):
             ended.append(r.ended_row(last, run))
-    _insert(connection, "tasks", r.QUEUED_COLUMNS, queued, _REPLACED_BY_QUEUED)
+    _insert_queued(connection, queued, run, _REPLACED_BY_QUEUED)
     _insert(connection, "tasks", r.RUNNING_COLUMNS, running, _REPLACED_BY_RUNNING)
-    _insert(connection, "tasks", r.SUCCEEDED_COLUMNS, succeeded, _REPLACED_BY_SUCCEEDED)
+    row = r.SUCCEEDED_ROW.format(run=run)
+    for piece in _pieces(succeeded):
+        text = _insertion("tasks", r.SUCCEEDED_COLUMNS, row, len(piece), _REPLACED_BY_SUCCEEDED)
+        connection.execute(text, r.succeeded_values(piece))
     _insert(connection, "tasks", r.TASK_COLUMNS, ended, _REPLACED_BY_ENDED)
     _insert(connection, "attempts", r.ATTEMPT_COLUMNS, attempts, " ON CONFLICT DO NOTHING")
     saved = [r.checkpoint_row(entry, run) for entry in checkpoints.values()]
@@ -132,18 +152,29 @@ _REPLACED_BY_ENDED = _replacing(r.TASK_COLUMNS, r.TASK_COLUMNS, _UNLESS_FINISHED
 _REPLACED_BY_CHECKPOINT = _replacing(r.CHECKPOINT_COLUMNS, r.CHECKPOINT_COLUMNS)
 
 
+def _insert_queued(connection: sqlite3.Connection, tasks: Sequence[r.Facts], run: int, tail: str) -> int:
+    """Insert tasks that wait; return how many rows that has made or changed."""
+    row = r.QUEUED_ROW.format(run=run)
+    return sum(
+        connection.execute(
+            _insertion("tasks", r.QUEUED_COLUMNS, row, len(piece), tail), list(chain.from_iterable(piece))
+        ).rowcount
+        for piece in _pieces(tasks)
+    )
+
+
 def _insert(
     connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], tail: str
 ) -> None:
+    row = f"({_marks(len(columns))})"
     for piece in _pieces(rows):
         values = list(chain.from_iterable(piece))
-        connection.execute(_insertion(table, columns, len(piece), tail), values)
+        connection.execute(_insertion(table, columns, row, len(piece), tail), values)
 
 
-@lru_cache(128)  # there are nine lengths of each; a text that is the same object also has its statement found sooner
-def _insertion(table: str, columns: tuple[str, ...], count: int, tail: str) -> str:
-    rows = ", ".join([f"({_marks(len(columns))})"] * count)
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {rows}{tail}"
+@lru_cache(128)  # there are ten lengths of each; a text that is the same object also has its statement found sooner
+def _insertion(table: str, columns: tuple[str, ...], row: str, count: int, tail: str) -> str:
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}{tail}"
 
 
 def _marks(count: int) -> str:

@@ -19,13 +19,13 @@ import sqlite3
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 from procbackground._journal import records as r
 from procbackground._journal import schema, spools, statements
 from procbackground._journal.lock import FileLock, network_of
-from procbackground._journal.statements import NOTHING, Found
+from procbackground._journal.statements import Found
 from procbackground.errors import JournalError
 
 logger = logging.getLogger("procbackground")
@@ -43,15 +43,15 @@ _PASSING = frozenset(
     }
 )  # fmt: skip
 
-Deliver: TypeAlias = "Callable[[list[tuple[Any, Found]], list[r.Succeeded | r.Ended]], None]"
+Deliver: TypeAlias = "Callable[[list[Any], dict[str, Found], list[r.Succeeded | r.Ended]], None]"
 
 
 class Writer:
     """A journal that is open for writing. Raises: `JournalError`.
 
     Args:
-        deliver: called in the writer's thread once a group is committed, with the answers to `Asked`, and with the
-            `Succeeded` and `Ended` that have a subject.
+        deliver: called in the writer's thread once a group is committed, with the subjects of `Asked`, what was found
+            by key, and the `Succeeded` and `Ended` that have a subject.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -130,13 +130,13 @@ class Writer:
     def _next_group(self) -> tuple[list[r.Entry], bool]:
         """Wait for an entry; return it with those that follow, and whether these are the last ones."""
         group: list[r.Entry] = []
-        size = 0
+        count = size = 0
         entry = self._queue.get()
         while entry is not None:
             group.append(entry)
-            if type(entry) is not r.Asked:
-                size += _bytes_of(entry)
-            if len(group) >= GROUP_ENTRIES or size >= GROUP_BYTES:
+            count += _tasks_of(entry)
+            size += _bytes_of(entry)
+            if count >= GROUP_ENTRIES or size >= GROUP_BYTES:
                 return group, False
             try:
                 entry = self._queue.get_nowait()
@@ -170,15 +170,15 @@ class Writer:
             for each in group:
                 if type(each) is r.Gone:
                     spools.remove(self.spool, each.pid)
-        asked: list[tuple[Any, Found]] = []
+        asked: list[Any] = []
         ended: list[r.Succeeded | r.Ended] = []
         for entry in group:
             if isinstance(entry, r.Succeeded) or (isinstance(entry, r.Ended) and entry.subject is not None):
                 ended.append(entry)
             elif isinstance(entry, r.Asked):
-                asked.append((entry.subject, answers.get(entry.facts.key, NOTHING)))
+                asked += entry.subjects
         if asked or ended:
-            self._deliver(asked, ended)
+            self._deliver(asked, answers, ended)
         return connection, run
 
     def _note_success(self) -> None:
@@ -199,7 +199,7 @@ class Writer:
         dropped = (r.Asked, r.Gone)  # the files of a worker that has gone stay, as they may be needed
         kept = [_without_subject(entry) for entry in entries if not isinstance(entry, dropped)] if may_pass else []
         self._kept_bytes = sum(map(_bytes_of, kept))
-        if not may_pass or len(kept) > KEPT_ENTRIES or self._kept_bytes > KEPT_BYTES:
+        if not may_pass or sum(map(_tasks_of, kept)) > KEPT_ENTRIES or self._kept_bytes > KEPT_BYTES:
             self.lost += _count_results(entries)
             kept, self._kept_bytes = [], 0
         self._kept = kept
@@ -216,11 +216,14 @@ class Writer:
 
 def _commit(connection: sqlite3.Connection, run: int, entries: list[r.Entry]) -> dict[str, Found]:
     """Write entries and commit them; return what is found for those that ask."""
-    asked: list[r.Asked] = []
+    asked: list[r.Facts] = []
+    withdrawn: list[r.Withdrawn] = []
     others: list[r.Entry] = []
     for entry in entries:
         if isinstance(entry, r.Asked):
-            asked.append(entry)
+            asked += entry.facts
+        elif isinstance(entry, r.Withdrawn):
+            withdrawn.append(entry)
         else:
             others.append(entry)
     has_results = any(isinstance(entry, (r.Succeeded, r.Ended)) for entry in others)
@@ -229,10 +232,11 @@ def _commit(connection: sqlite3.Connection, run: int, entries: list[r.Entry]) ->
     connection.execute("BEGIN IMMEDIATE")
     statements.write(connection, others, run)
     # After the results of this group, which may be what is asked for. Of its key, an `Asked` is the last in a group.
-    answers, tried = statements.answer(connection, asked)
-    if tried:
-        statements.keep_last_attempts(connection, tried)
-    statements.queue(connection, [each for each in asked if answers.get(each.facts.key, NOTHING).form is None], run)
+    answers = statements.enter(connection, asked, run)
+    if withdrawn:
+        latest = {facts.key: facts for facts in asked}  # a later task of the same key waits in its place
+        ended = [entry for entry in withdrawn if latest.get(entry.facts.key, entry.facts) is entry.facts]
+        statements.withdraw(connection, ended, run)
     connection.execute("COMMIT")
     return answers
 
@@ -247,7 +251,7 @@ def _roll_back(connection: sqlite3.Connection | None) -> None:
 
 def _bytes_of(entry: r.Entry) -> int:
     if isinstance(entry, r.Succeeded):
-        return len(entry.body)
+        return sum([len(task[6]) for task in entry.tasks])
     if isinstance(entry, r.Saved):
         return len(entry.state)
     if isinstance(entry, r.Ended) and entry.body is not None:
@@ -255,15 +259,24 @@ def _bytes_of(entry: r.Entry) -> int:
     return 0
 
 
+def _tasks_of(entry: r.Entry) -> int:
+    return len(entry[0]) if isinstance(entry, (r.Asked, r.Succeeded)) else 1
+
+
 def _without_subject(entry: r.Entry) -> r.Entry:
-    return entry._replace(subject=None) if isinstance(entry, (r.Succeeded, r.Ended)) else entry
+    if isinstance(entry, r.Succeeded):
+        return r.Succeeded([(*task[:-1], None) for task in entry.tasks])
+    return entry._replace(subject=None) if isinstance(entry, r.Ended) else entry
 
 
-def _count_results(entries: list[r.Entry]) -> int:
-    return sum(
-        isinstance(entry, r.Succeeded) or (isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED)
-        for entry in entries
-    )
+def _count_results(entries: Iterable[r.Entry]) -> int:
+    count = 0
+    for entry in entries:
+        if isinstance(entry, r.Succeeded):
+            count += len(entry.tasks)
+        elif isinstance(entry, r.Ended) and entry.state == r.SUCCEEDED:
+            count += 1
+    return count
 
 
 def sqlite_cannot_open() -> sqlite3.OperationalError:

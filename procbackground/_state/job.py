@@ -7,6 +7,7 @@ their `Recipe`; everything that a job needs only after a failure or with a deadl
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from procbackground._state import attempt as a
@@ -311,6 +312,9 @@ class Job:
         return ended
 
 
+recipe_of = attrgetter("recipe")
+
+
 class KeyedJob(Job):
     """A job of a manager with a journal."""
 
@@ -318,8 +322,8 @@ class KeyedJob(Job):
 
     def __init__(self, handle: TaskHandle[Any], recipe: Recipe, payload: Any, flags: int, facts: Any) -> None:
         super().__init__(handle, recipe, payload, flags)
-        self.facts: Any = facts  # the journal's; its key is what this is about
-        self.followers: list[KeyedJob] = []  # jobs of the same key that were given later
+        self.facts: Any = facts  # the journal's; its key, the first of them, is what this is about
+        self.followers: list[KeyedJob] | tuple[()] = ()  # jobs of the same key that were given later
         self.is_entered: bool = False  # the journal had no result, so this will be run and recorded
         self.answered_by: Worker | None = None  # which keeps the result until it is recorded
         self.is_recorded: bool = False  # the journal has its end, or will have it in a moment

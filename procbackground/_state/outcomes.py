@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Any
 
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
-from procbackground._state.job import JUDGED, SETTLED, WAITING, Job
+from procbackground._state.job import JUDGED, SETTLED, WAITING, Job, recipe_of
 from procbackground._state.queue import JobQueue
 from procbackground._state.state import State
 from procbackground.report import Outcome
@@ -111,18 +112,25 @@ def _may_queue(state: State, job: Job) -> bool:
     return False
 
 
-def admit(state: State, jobs: Iterable[Job]) -> None:
+def admit(state: State, jobs: Sequence[Job]) -> None:
     """Queue jobs that were aside, for the first time."""
-    for job in jobs:
-        state.aside.discard(job)
-        if _may_queue(state, job):
-            recipe = job.recipe
-            if recipe.retry is not None or recipe.isolate:
-                state.keeps_spare = True
+    state.aside.difference_update(jobs)
+    if state.cancels_queue or state.broken_by is not None:
+        for job in jobs:
+            _may_queue(state, job)
+        return
+    for recipe, group in groupby(jobs, recipe_of):
+        if recipe.retry is not None or recipe.isolate:
+            state.keeps_spare = True
+        queued = list(group)
+        for job in queued:
             job.state = a.QUEUED
-            queue = state.queue if recipe.needs is None and not recipe.isolate else state.queue_of(job)
-            queue.push(job)
-            state.needs_staff = True
+        if recipe.needs is None and not recipe.isolate:
+            state.queue.extend(recipe.priority, queued)
+        else:
+            for job in queued:
+                state.queue_of(job).push(job)
+    state.needs_staff = True
 
 
 def rule(state: State, job: Job, delay_s: float | None, now_s: float) -> str:

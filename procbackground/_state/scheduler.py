@@ -9,25 +9,22 @@ neither command nor event object ("shortcut" marks where it bypasses the tables 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
-from operator import attrgetter
 from typing import Any
 
 from procbackground._state import arrivals, fleet, invariants, launches, limits, loops, needy, outcomes, staffing, stops
 from procbackground._state import attempt as a
 from procbackground._state import commands as c
 from procbackground._state.commands import Clocks
-from procbackground._state.enqueue import enqueue, note_queued
+from procbackground._state.enqueue import enqueue, note_queued, set_aside
 from procbackground._state.fleet import Death, Worker
 from procbackground._state.gate import MemoryGate, memory_not_seen
-from procbackground._state.job import SETTLED, Job
+from procbackground._state.job import SETTLED, Job, recipe_of
 from procbackground._state.launches import SHORTAGE, Launches
 from procbackground._state.pipeline import UnexpectedAnswer
 from procbackground._state.state import State
 from procbackground.task import NO_LIMIT
-
-_recipe_of = attrgetter("recipe")
 
 
 class Scheduler(State):
@@ -104,7 +101,7 @@ class Scheduler(State):
 
     def accept_all(self, jobs: list[Job], now_s: float) -> None:
         """Take in one-offs that came together, as `accept` does those that are not alone. Call `staff` afterwards."""
-        for recipe, group in groupby(jobs, _recipe_of):
+        for recipe, group in groupby(jobs, recipe_of):
             if recipe.is_apart or recipe.deadline_s != NO_LIMIT:
                 for job in group:
                     self.accept(job, now_s, is_alone=False)
@@ -122,15 +119,11 @@ class Scheduler(State):
         job.started_s = now_s
         outcomes.judge(self, job, kind, body, None)
 
-    def set_aside(self, job: Job, job_state: str, now_s: float) -> None:
-        """Take in a one-off that waits for the journal, or for another job of its key."""
-        self.count_in(job)
-        job.started_s = job.started_s or now_s  # of its wait, which includes the journal's answer
-        limits.set_deadline(self, job, job.started_s)
-        job.state = job_state
-        self.aside.add(job)
+    def set_aside(self, jobs: list[Job], job_state: str, now_s: float) -> None:
+        """Take in one-offs that wait for the journal, or for another job of their key."""
+        set_aside(self, jobs, job_state, now_s)
 
-    def admit(self, jobs: Iterable[Job]) -> None:
+    def admit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs that were set aside: they have to be run. Call `staff` afterwards."""
         outcomes.admit(self, jobs)
 

@@ -102,7 +102,9 @@ class Intake:
 
     def _take_in_plain(self, jobs: list[Job], now_s: float) -> None:
         """Do `take_in` without its questions, whose answers are known; empties the list."""
-        if len(jobs) == 1:
+        if self._keyed is not None:
+            self._keyed.take_in(jobs, now_s)  # type: ignore[arg-type]  # with a journal, all one-offs have keys
+        elif len(jobs) == 1:
             worker = self._scheduler.accept(jobs[0], now_s, not self._inbox.requests)
             if worker is not None:
                 self._send(worker, [jobs[0]])
@@ -112,8 +114,8 @@ class Intake:
 
     @property
     def _is_plain(self) -> bool:
-        """Whether nothing but the scheduler is concerned with a one-off that comes in."""
-        return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted or self._keyed)
+        """Whether nothing but the scheduler, and the journal, is concerned with a one-off that comes in."""
+        return not (self._scheduler.is_draining or self._scheduler.cancels_queue or self._events.wanted)
 
     def take_in(self, job: Job, now_s: float) -> None:
         """Take in a job, of whichever kind; one that was cancelled before its caller had posted it has ended."""
@@ -129,7 +131,7 @@ class Intake:
             scheduler.accept_loop(job, now_s)
             return
         if self._keyed is not None and isinstance(job, KeyedJob):
-            self._keyed.take_in(job, now_s)
+            self._keyed.take_in([job], now_s)
             return
         worker = scheduler.accept(job, now_s, not self._inbox.requests)
         if worker is not None:

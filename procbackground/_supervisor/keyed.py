@@ -60,6 +60,7 @@ class KeyedJobs:
         self._leaders: dict[str, KeyedJob] = {}
         # Numbers of answers that are not recorded, in order. A dict looks for its first key behind all that have gone.
         self._kept: dict[Worker, OrderedDict[int, None]] = {}
+        self._successes: list[r.Success] = []  # that came, and were not given to the writer
         self.is_over: bool = False  # after a bug: all handles are done
         settler.keyed = self
         events.note_started = self._note_started
@@ -81,47 +82,61 @@ class KeyedJobs:
 
     # -- before the run ------------------------------------------------------------------------------------
 
-    def take_in(self, job: KeyedJob, now_s: float) -> None:
-        """Take in a job: ask the journal, or let it follow the one of its key that is under way."""
-        key = job.facts.key
-        leader = self._leaders.get(key)
-        if leader is not None:
-            self._scheduler.set_aside(job, FOLLOWING, now_s)
-            leader.followers.append(job)
-            return
-        self._scheduler.set_aside(job, LOOKED_UP, now_s)
-        self._leaders[key] = job
-        self._writer.put(r.Asked(job.facts, job))
+    def take_in(self, jobs: Iterable[KeyedJob], now_s: float) -> None:
+        """Take in jobs: ask the journal, or let each follow the one of its key that is under way."""
+        leaders = self._leaders
+        asked: list[KeyedJob] = []
+        for job in jobs:
+            leader = leaders.setdefault(job.facts[0], job)
+            if leader is job:
+                asked.append(job)
+                continue
+            self._ask(asked, now_s)  # first, as they came first
+            asked = []
+            self._scheduler.set_aside([job], FOLLOWING, now_s)
+            if leader.followers:
+                leader.followers.append(job)
+            else:
+                leader.followers = [job]
+        self._ask(asked, now_s)
 
-    def _deliver(self, asked: list[tuple[Any, Found]], ended: list[r.Succeeded | r.Ended]) -> None:
-        self._post(lambda: self._act_on(asked, ended))
+    def _ask(self, jobs: list[KeyedJob], now_s: float) -> None:
+        if jobs:
+            self._scheduler.set_aside(jobs, LOOKED_UP, now_s)
+            self._writer.put(r.Asked([job.facts for job in jobs], jobs))
 
-    def _act_on(self, asked: list[tuple[KeyedJob, Found]], ended: list[r.Succeeded | r.Ended]) -> None:
+    def _deliver(self, asked: list[KeyedJob], answers: dict[str, Found], ended: list[r.Succeeded | r.Ended]) -> None:
+        self._post(lambda: self._act_on(asked, answers, ended))
+
+    def _act_on(self, asked: list[KeyedJob], answers: dict[str, Found], ended: list[r.Succeeded | r.Ended]) -> None:
         """A group of entries is committed."""
         if self.is_over:
             return
-        at_once: list[r.Succeeded] = []
         for entry in ended:
             if isinstance(entry, r.Succeeded):
-                at_once.append(entry)
+                self._settle_together(entry.tasks)
             else:
-                self._settle_together(at_once)  # first, as they came first
                 entry.subject()
-        self._settle_together(at_once)
-        to_run: list[KeyedJob] = []
-        for job, found in asked:
-            if job.state != LOOKED_UP:
-                continue  # it was cancelled
-            if found.form is not None:
-                self._give_stored(job, found)
-            else:
-                if found.checkpoint is not None:
-                    job.with_history().checkpoint = found.checkpoint
-                    job.flags |= wire.HAS_SAVED
-                to_run.append(job)
+        # Others were cancelled, or their deadline has passed.
+        to_run = [job for job in asked if job.state == LOOKED_UP]
+        if answers:
+            to_run = [job for job in to_run if not self._use_answer(job, answers.get(job.facts.key))]
         self._admit(to_run)
 
+    def _use_answer(self, job: KeyedJob, found: Found | None) -> bool:
+        """Use what an earlier run has left of a job; return whether that is its result."""
+        if found is None:
+            return False
+        if found.form is not None:
+            self._give_stored(job, found)
+            return True
+        job.with_history().checkpoint = found.checkpoint
+        job.flags |= wire.HAS_SAVED
+        return False
+
     def _admit(self, jobs: list[KeyedJob]) -> None:
+        if not jobs:
+            return
         for job in jobs:
             job.is_entered = True
         self._scheduler.admit(jobs)
@@ -213,11 +228,12 @@ class KeyedJobs:
         self.note_answer(job, worker)
         wall = self._scheduler.wall
         if job.history is None:  # the usual case. The general one below costs the supervisor 10 µs more a task.
-            started, ended, pid = wall(job.started_s), wall(now_s), worker.pid
             cpu_seconds, peak_memory = cost or (None, None)
-            job.handle._success = (started, ended, pid, cpu_seconds, peak_memory)
+            success = (wall(job.started_s), wall(now_s), worker.pid, cpu_seconds, peak_memory)
+            job.handle._success = success
             job.is_recorded = True
-            self._writer.put(r.Succeeded(job.facts, pid, started, ended, cpu_seconds, peak_memory, body, job))
+            started, ended, pid = success[:3]
+            self._successes.append((job.facts, pid, started, ended, cpu_seconds, peak_memory, body, job))
             return True
         job.record(Outcome.SUCCEEDED, now_s, wall, pid=worker.pid, cost=cost)
 
@@ -226,6 +242,12 @@ class KeyedJobs:
 
         self._record(job, r.SUCCEEDED, body, None, settle)
         return True
+
+    def record_successes(self) -> None:
+        """Have the values recorded that came in this round, together: each entry wakes the journal's thread."""
+        if self._successes:
+            self._writer.put(r.Succeeded(self._successes))
+            self._successes = []
 
     def note_answer(self, job: Job, worker: Worker) -> None:
         """A worker has answered, and keeps the result until it is recorded."""
@@ -280,7 +302,7 @@ class KeyedJobs:
         if job.is_entered:
             self._record(job, r.FAILED, None, error, settle)
         else:
-            job.is_recorded = True  # it never came to run, so the journal keeps what it has
+            self._withdraw(job, r.FAILED, error)
             settle()
         return True
 
@@ -292,8 +314,15 @@ class KeyedJobs:
         followers = self._dismiss(job)
         if job.is_entered and not job.is_recorded:
             self._record(job, r.CANCELLED, None, None, None)
+        elif not job.is_recorded:
+            self._withdraw(job, r.CANCELLED, None)
         for each in followers:
             self._settler.cancel(each)
+
+    def _withdraw(self, job: KeyedJob, state: str, error: BaseException | None) -> None:
+        """Have the end of a job recorded that has ended before the journal has answered: nobody waits for the disk."""
+        job.is_recorded = True
+        self._writer.put(r.Withdrawn(job.facts, state, error))
 
     def _record(
         self,
@@ -309,20 +338,17 @@ class KeyedJobs:
         has_checkpoint = history is not None and history.checkpoint is not None
         self._writer.put(r.Ended(job.facts, state, attempt, body, error, settle, has_checkpoint))
 
-    def _settle_together(self, entries: list[r.Succeeded]) -> None:
-        """Settle jobs that have succeeded at once, and empty the list."""
+    def _settle_together(self, successes: list[r.Success]) -> None:
+        """Settle jobs that have succeeded at once."""
         alone: list[tuple[Job, Any]] = []
-        self._forget_answers(entry.subject for entry in entries)
-        for entry in entries:
-            job: KeyedJob = entry.subject
-            body = entry.body
+        self._forget_answers([success[7] for success in successes])
+        for _, _, _, _, _, _, body, job in successes:
             value = pickle.loads(body) if body else None
             if job.followers:
                 self._settle_all(job, partial(_form_of, body), value)
             else:
-                self._leaders.pop(job.facts.key, None)
+                self._leaders.pop(job.facts[0], None)
                 alone.append((job, value))
-        entries.clear()
         self._settler.succeed_at_once(alone)
 
     def _settle_all(self, job: KeyedJob, copy: Callable[[], tuple[str, bytes]], value: Any) -> None:
@@ -346,7 +372,7 @@ class KeyedJobs:
         """The job of a key is done: return those that followed it, which are for the caller to settle."""
         self._leaders.pop(job.facts.key, None)
         followers = [each for each in job.followers if not each.has_settled]
-        job.followers = []
+        job.followers = ()
         for each in followers:
             self._scheduler.end_aside(each)
         return followers

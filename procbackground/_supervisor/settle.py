@@ -91,6 +91,8 @@ class Settler:
         while self.batches:
             count += self._settle_batch(self.batches[0])
             del self.batches[0]
+        if self.keyed is not None:
+            self.keyed.record_successes()
         if count and self._scheduler.settled(succeeded=count):
             self.note_all_settled()
 
