@@ -1,13 +1,15 @@
 """A batch of entries → few statements, each for many rows.
 
 SQLite's module gives the interpreter's lock away in each step of a statement, and gets it back only when another thread
-lets go of it: up to 5 ms later, while one computes. So there is one step for many rows, not one for each.
+lets go of it: up to 5 ms later, while one computes. So there is one step for all rows of a kind. Statements have one of
+a few lengths, and those that are longer than needed are filled up with NULL: to compile one takes as long as to run it.
 """
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -15,7 +17,9 @@ from typing import Any, NamedTuple
 from procbackground._journal import records as r
 from procbackground._journal.values import PICKLE, is_whole
 
-MAX_ROWS = 512  # of one statement; their parameters are far below SQLite's limit of 32766
+MAX_ROWS = 1024  # of one statement; their parameters are below SQLite's limit of 32766
+_SIZES = sorted({1, MAX_ROWS, *(step << shift for step in (2, 3) for shift in range(9))})
+_NULL = [None]
 
 
 class Found(NamedTuple):
@@ -51,10 +55,11 @@ def enter(connection: sqlite3.Connection, asked: Sequence[r.Facts], run: int) ->
     found: dict[str, Found] = {}
     again: set[str] = set()
     tried: list[str] = []
-    for keys in _pieces([facts.key for facts in asked]):
+    for piece in _pieces([facts.key for facts in asked]):
+        marks, keys = _keys_of(piece)
         rows = connection.execute(
             "SELECT tasks.key, tasks.state, function, format, tasks.crc, result, started, tasks.run, checkpoints.crc, "
-            f"checkpoints.state FROM tasks LEFT JOIN checkpoints USING (key) WHERE tasks.key IN ({_marks(len(keys))})",
+            f"checkpoints.state FROM tasks LEFT JOIN checkpoints USING (key) WHERE tasks.key IN ({marks})",
             keys,
         )
         for key, state, function, form, crc, data, started, of_run, saved_crc, saved in rows:
@@ -76,8 +81,9 @@ def keep_last_attempts(connection: sqlite3.Connection, keys: Sequence[str]) -> N
     """Copy the last attempt of tasks that will run again."""
     columns = ", ".join(r.ATTEMPT_COLUMNS)
     for piece in _pieces(keys):
-        chosen = f"SELECT {columns} FROM tasks WHERE key IN ({_marks(len(piece))})"
-        connection.execute(f"INSERT OR IGNORE INTO attempts ({columns}) {chosen}", piece)
+        marks, values = _keys_of(piece)
+        chosen = f"SELECT {columns} FROM tasks WHERE key IN ({marks})"
+        connection.execute(f"INSERT OR IGNORE INTO attempts ({columns}) {chosen}", values)
 
 
 def withdraw(connection: sqlite3.Connection, entries: Iterable[r.Withdrawn], run: int) -> None:
@@ -126,15 +132,14 @@ def write(connection: sqlite3.Connection, entries: Iterable[r.Entry], run: int) 
     _insert_queued(connection, queued, run, _REPLACED_BY_QUEUED)
     _insert(connection, "tasks", r.RUNNING_COLUMNS, running, _REPLACED_BY_RUNNING)
     row = r.SUCCEEDED_ROW.format(run=run)
-    for piece in _pieces(succeeded):
-        text = _insertion("tasks", r.SUCCEEDED_COLUMNS, row, len(piece), _REPLACED_BY_SUCCEEDED)
-        connection.execute(text, r.succeeded_values(piece))
+    _insert(connection, "tasks", r.SUCCEEDED_COLUMNS, succeeded, _REPLACED_BY_SUCCEEDED, row, r.succeeded_values)
     _insert(connection, "tasks", r.TASK_COLUMNS, ended, _REPLACED_BY_ENDED)
     _insert(connection, "attempts", r.ATTEMPT_COLUMNS, attempts, " ON CONFLICT DO NOTHING")
     saved = [r.checkpoint_row(entry, run) for entry in checkpoints.values()]
     _insert(connection, "checkpoints", r.CHECKPOINT_COLUMNS, saved, _REPLACED_BY_CHECKPOINT)
-    for keys in _pieces(done):
-        connection.execute(f"DELETE FROM checkpoints WHERE key IN ({_marks(len(keys))})", keys)
+    for piece in _pieces(done):
+        marks, keys = _keys_of(piece)
+        connection.execute(f"DELETE FROM checkpoints WHERE key IN ({marks})", keys)
 
 
 def _replacing(columns: tuple[str, ...], given: tuple[str, ...], condition: str = "") -> str:
@@ -153,38 +158,56 @@ _REPLACED_BY_CHECKPOINT = _replacing(r.CHECKPOINT_COLUMNS, r.CHECKPOINT_COLUMNS)
 
 
 def _insert_queued(connection: sqlite3.Connection, tasks: Sequence[r.Facts], run: int, tail: str) -> int:
-    """Insert tasks that wait; return how many rows that has made or changed."""
-    row = r.QUEUED_ROW.format(run=run)
-    return sum(
-        connection.execute(
-            _insertion("tasks", r.QUEUED_COLUMNS, row, len(piece), tail), list(chain.from_iterable(piece))
-        ).rowcount
-        for piece in _pieces(tasks)
-    )
+    return _insert(connection, "tasks", r.QUEUED_COLUMNS, tasks, tail, r.QUEUED_ROW.format(run=run))
 
 
 def _insert(
-    connection: sqlite3.Connection, table: str, columns: tuple[str, ...], rows: Sequence[tuple[Any, ...]], tail: str
-) -> None:
-    row = f"({_marks(len(columns))})"
+    connection: sqlite3.Connection,
+    table: str,
+    columns: tuple[str, ...],
+    rows: Sequence[Any],
+    tail: str,
+    row: str = "",
+    flatten: Callable[[Any], Iterable[Any]] = chain.from_iterable,
+) -> int:
+    """Insert rows; return how many that has made or changed.
+
+    Args:
+        row: of the text of the statement; without it, each value of a row is passed.
+        flatten: returns the values that are passed for some of `rows`, in order.
+    """
+    count = 0
+    row = row or f"({_marks(len(columns))})"
     for piece in _pieces(rows):
-        values = list(chain.from_iterable(piece))
-        connection.execute(_insertion(table, columns, row, len(piece), tail), values)
+        size = _padded(len(piece))
+        values = list(flatten(piece))
+        values += _NULL * (len(values) // len(piece) * (size - len(piece)))
+        count += connection.execute(_insertion(table, columns, row, size, tail), values).rowcount
+    return count
 
 
-@lru_cache(128)  # there are ten lengths of each; a text that is the same object also has its statement found sooner
+# A row that fills up a statement is ignored, as it has no key.
+@lru_cache(256)  # a text that is the same object also has its statement found sooner
 def _insertion(table: str, columns: tuple[str, ...], row: str, count: int, tail: str) -> str:
-    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}{tail}"
+    return f"INSERT OR IGNORE INTO {table} ({', '.join(columns)}) VALUES {', '.join([row] * count)}{tail}"
 
 
 def _marks(count: int) -> str:
     return ", ".join("?" * count)
 
 
+def _keys_of(keys: Sequence[str]) -> tuple[str, list[str | None]]:
+    """Return the marks and the values of a list of keys in a statement."""
+    size = _padded(len(keys))
+    return _marks(size), [*keys, *_NULL * (size - len(keys))]
+
+
 def _pieces(items: Sequence[Any]) -> Iterator[Sequence[Any]]:
-    """Cut into pieces whose lengths are powers of two: so there are few different statements to compile."""
-    position = 0
-    while position < len(items):
-        size = min(MAX_ROWS, 1 << (len(items) - position).bit_length() - 1)
-        yield items[position : position + size]
-        position += size
+    """Cut into as few pieces as can be; each is for one statement."""
+    for position in range(0, len(items), MAX_ROWS):
+        yield items[position : position + MAX_ROWS]
+
+
+def _padded(count: int) -> int:
+    """Return the number of rows in the statement for so many: there are few different ones to compile, and to keep."""
+    return _SIZES[bisect_left(_SIZES, count)]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from procbackground._state import limits
 from procbackground._state.job import Job, Recipe
 from procbackground._state.state import State
@@ -19,7 +21,7 @@ def enqueue(state: State, recipe: Recipe, jobs: list[Job], now_s: float) -> None
     note_queued(state)
 
 
-def set_aside(state: State, jobs: list[Job], job_state: str, now_s: float) -> None:
+def set_aside(state: State, jobs: Sequence[Job], job_state: str, now_s: float) -> None:
     """Take in one-offs that wait for the journal, or for another job of their key."""
     for job in jobs:
         job.started_s = job.started_s or now_s  # of its wait, which includes the journal's answer
@@ -30,7 +32,7 @@ def set_aside(state: State, jobs: list[Job], job_state: str, now_s: float) -> No
     state.aside.update(jobs)
 
 
-def _count_in(state: State, jobs: list[Job]) -> None:
+def _count_in(state: State, jobs: Sequence[Job]) -> None:
     """Do `State.count_in` for one-offs together."""
     number, size = state.accepted, 0
     for job in jobs:

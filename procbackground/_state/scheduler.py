@@ -119,7 +119,7 @@ class Scheduler(State):
         job.started_s = now_s
         outcomes.judge(self, job, kind, body, None)
 
-    def set_aside(self, jobs: list[Job], job_state: str, now_s: float) -> None:
+    def set_aside(self, jobs: Sequence[Job], job_state: str, now_s: float) -> None:
         """Take in one-offs that wait for the journal, or for another job of their key."""
         set_aside(self, jobs, job_state, now_s)
 
