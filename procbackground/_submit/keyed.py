@@ -39,5 +39,8 @@ def make_keyed_job(
         refusal = JournalError(f"no key can be made of the arguments ({error!r}); give the task one: Task(key=...)")
         refusal.__cause__ = error
         return refusal
-    facts = _make_tuple(Facts, (key, text(recipe.name), text(function), text(command), time.time()))
+    name = recipe.name
+    if not (name.isascii() and function.isascii() and command.isascii()):
+        name, function, command = text(name), text(function), text(command)
+    facts = _make_tuple(Facts, (key, name, function, command, time.time()))
     return KeyedJob(handle, recipe, payload, flags, facts)

@@ -8,7 +8,7 @@ tasks again.
 from __future__ import annotations
 
 import struct
-import zlib
+from zlib import crc32
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -36,15 +36,14 @@ INFIX = "-worker-"
 
 _MARK = 0x7A3BC1F9
 _HEAD = struct.Struct("<IIIBIddQ")  # mark, checksum of what follows the two, then as in `Record`
+_pack_begin = struct.Struct("<II").pack
+_pack_rest = struct.Struct("<IBIddQ").pack
 
 
-def dump(record: Record) -> bytes:
+def dump(key: bytes, form: int, attempt: int, started: float, ended: float, data: bytes) -> bytes:
     """Return a record as bytes."""
-    head = _HEAD.pack(
-        _MARK, 0, len(record.key), record.form, record.attempt, record.started, record.ended, len(record.data)
-    )
-    rest = b"".join((head[8:], record.key, record.data))
-    return head[:4] + zlib.crc32(rest).to_bytes(4, "little") + rest
+    rest = _pack_rest(len(key), form, attempt, started, ended, len(data)) + key + data
+    return _pack_begin(_MARK, crc32(rest)) + rest
 
 
 def load(content: bytes) -> Iterator[Record]:
@@ -54,7 +53,7 @@ def load(content: bytes) -> Iterator[Record]:
         mark, crc, key_size, form, attempt, started, ended, size = _HEAD.unpack_from(content, position)
         begin = position + _HEAD.size
         end = begin + key_size + size
-        if mark != _MARK or end > len(content) or zlib.crc32(memoryview(content)[position + 8 : end]) != crc:
+        if mark != _MARK or end > len(content) or crc32(memoryview(content)[position + 8 : end]) != crc:
             return
         key, data = content[begin : begin + key_size], content[begin + key_size : end]
         yield Record(key, form, attempt, started, ended, data)

@@ -50,7 +50,7 @@ class Spool:
                 form, data = spool.BUFFERS, stored
             if self._size >= FILE_BYTES and self._words[self._word] >= self._last[1 - self._at]:
                 self._change_files()
-            record = spool.dump(spool.Record(key, form, attempt, started, time.time(), data))
+            record = spool.dump(key, form, attempt, started, time.time(), data)
             written = os.write(self._fds[self._at], record)
             # Nothing after a record that is cut short could be found.
             self._is_broken = written < len(record)
