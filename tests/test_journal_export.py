@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
+import multiprocessing
 import os
+import shutil
 import signal
 import sqlite3
+import tempfile
 
 import pytest
 
@@ -15,6 +18,7 @@ from procbackground import Manager, Task
 from procbackground._journal import export
 from procbackground._journal.reader import Journal
 from tests.support.gate import PATIENCE_S
+from tests.support.scripts import run
 from tests.support.tasks import gated, journaled, plain
 
 
@@ -127,3 +131,72 @@ def test_journal_can_be_read_where_nothing_may_be_written(tmp_path):
             assert journal.counts() == {"succeeded": 1}
     finally:
         os.chmod(tmp_path, 0o755)
+
+
+@pytest.fixture
+def copy(path, tmp_path):
+    """A journal that its manager has closed, in a folder of its own."""
+    return shutil.copy(path, tmp_path / "copy.sqlite")
+
+
+def read(path):
+    with Journal(path) as journal:
+        return journal.counts(), len(list(journal.entries())), len(journal.runs())
+
+
+def test_reader_leaves_nothing_beside_a_file_that_is_closed(path, copy, tmp_path):
+    before = copy.read_bytes()
+    assert read(copy) == read(path)
+    with Journal(copy) as journal, Journal(copy) as other:
+        next(iter(journal.entries()))
+        other.counts()
+    assert os.listdir(tmp_path) == ["copy.sqlite"]
+    assert copy.read_bytes() == before
+
+
+def test_reader_leaves_nothing_where_it_may_not_write(path):
+    expected = read(path)
+    with tempfile.TemporaryDirectory() as folder:  # whose path anybody may use
+        copy = shutil.copy(path, folder)
+        for mode, folder_mode in ((0o444, 0o777), (0o444, 0o555), (0o666, 0o555)):
+            os.chmod(copy, mode)
+            os.chmod(folder, folder_mode)
+            assert as_nobody(lambda: read(copy)) == expected
+            assert os.listdir(folder) == [os.path.basename(copy)]
+        os.chmod(folder, 0o700)
+
+
+def test_reader_leaves_the_files_of_a_manager_alone(tmp_path):
+    path = str(tmp_path / "batch.sqlite")
+    with Manager(max_workers=1, journal=path) as manager:
+        assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
+        names = sorted(os.listdir(tmp_path))
+        assert "batch.sqlite-wal" in names
+        ran = run(f"from procbackground._journal.reader import Journal\nprint(Journal({path!r}).counts())", "-c")
+        assert ran.stdout == "{'succeeded': 1}\n", ran.stderr
+        assert read(path)[0] == {"succeeded": 1}
+        assert sorted(os.listdir(tmp_path)) == names
+        assert manager.run(plain.square, 4).result(PATIENCE_S) == 16
+    assert read(path)[0] == {"succeeded": 2}
+    assert os.listdir(tmp_path) == ["batch.sqlite"]
+
+
+def as_nobody(read):
+    """Return what `read()` returns in a process of a user without rights, or of this user where that is not root."""
+    receiver, sender = multiprocessing.Pipe(duplex=False)
+    pid = os.fork()
+    if not pid:
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(65534)
+                os.setuid(65534)
+            sender.send(read())
+        finally:
+            os._exit(1)
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(PATIENCE_S) else None
+    finally:
+        receiver.close()
+        os.waitpid(pid, 0)

@@ -98,19 +98,32 @@ class Journal:
 
     def _open(self) -> sqlite3.Connection:
         address = Path(self.path).as_uri()
-        # SQLite writes a little even to read. In a read-only folder no other process writes either.
-        for mode in ("mode=ro", "immutable=1"):
+        modes = self._modes()
+        for mode in modes:
             connection = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=schema.BUSY_S)
             try:
+                connection.execute("PRAGMA query_only = 1")
                 schema.check_identity(connection, self.path)
             except BaseException as error:
                 connection.close()
                 code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-                if mode == "immutable=1" or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
+                if mode == modes[-1] or code not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY):
                     raise
             else:
                 return connection
         raise AssertionError
+
+    def _modes(self) -> list[str]:
+        """Return how to open the file so that nothing is left beside it, the best way first.
+
+        To read, SQLite makes two files beside a database in WAL mode. The last connection removes them when it is
+        closed, but only if it may write; it then also moves to the database what a killed manager has left in them.
+        Other connections leave them, so those look at the database alone, unless the files are there already.
+        """
+        folder = os.path.dirname(self.path)
+        if os.access(self.path, os.W_OK) and os.access(folder, os.W_OK):
+            return ["mode=rw", "immutable=1"]
+        return ["mode=ro", "immutable=1"] if os.path.exists(f"{self.path}-wal") else ["immutable=1"]
 
     def close(self) -> None:
         self._connection.close()
