@@ -17,7 +17,8 @@ import pytest
 from procbackground import Manager, Task
 from procbackground._journal import export
 from procbackground._journal.reader import Journal
-from tests.support.gate import PATIENCE_S
+from tests.support.facts import wait_until
+from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.scripts import run
 from tests.support.tasks import gated, journaled, plain
 
@@ -179,6 +180,23 @@ def test_reader_leaves_the_files_of_a_manager_alone(tmp_path):
         assert manager.run(plain.square, 4).result(PATIENCE_S) == 16
     assert read(path)[0] == {"succeeded": 2}
     assert os.listdir(tmp_path) == ["batch.sqlite"]
+
+
+def test_reader_who_may_not_write_sees_that_a_manager_has_the_file(gate):
+    def look():
+        with Journal(path) as journal:
+            return journal.is_in_use, journal.counts()
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        path = os.path.join(folder, "batch.sqlite")
+        with Manager(max_workers=1, journal=path, grace=0.1) as manager:
+            handle = manager.run(stop_at_gate, gate.address)
+            gate.wait_for_arrival()
+            wait_until(lambda: look() == (True, {"running": 1}), "a start in the journal")
+            assert as_nobody(look) == (True, {"running": 1})
+            gate.open()
+            handle.result(PATIENCE_S)
 
 
 def as_nobody(read):

@@ -65,7 +65,7 @@ def is_held(path: str) -> bool:
         if (os.getpid(), path) in _held:
             return True
         try:
-            file = OwnedFile(path + SUFFIX, "r+")
+            file = OwnedFile(path + SUFFIX, "r")  # a user who may only read it can ask, too
             return _holder(file.fileno()) != 0
         except OSError:
             return False
