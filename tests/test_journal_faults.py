@@ -387,6 +387,34 @@ def test_other_program_that_holds_the_file_for_a_while_delays_and_loses_nothing(
     assert states_of(path) == {"succeeded": 2}
 
 
+@pytest.mark.parametrize("is_used", [False, True])
+def test_file_that_is_removed_while_in_use_is_an_error_in_the_report(path, is_used, caplog):
+    manager = Manager(max_workers=1, journal=path)
+    if is_used:
+        assert manager.run(plain.square, 1).result(PATIENCE_S) == 1
+    os.unlink(path)
+    for number in (2, 3):
+        assert manager.run(plain.square, number).result(PATIENCE_S) == number**2
+    (left,) = manager.close().left
+    assert left.startswith("2 results that the journal does not have")
+    assert "was moved, removed or replaced" in left
+    assert caplog.text.count("tasks continue") == 1
+    assert not os.path.exists(path)
+
+
+def test_file_that_is_moved_back_has_everything(path, caplog):
+    with Manager(max_workers=1, journal=path) as manager:
+        assert manager.run(plain.square, 1).result(PATIENCE_S) == 1
+        os.rename(path, path + "-elsewhere")
+        Path(path).write_text("of another program", encoding="ascii")
+        assert manager.run(plain.square, 2).result(PATIENCE_S) == 4
+        os.rename(path + "-elsewhere", path)
+        assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
+        assert manager.close().left == ()
+    assert "can be written again" in caplog.text
+    assert states_of(path) == {"succeeded": 3}
+
+
 def test_damage_of_a_result_is_noticed_and_the_task_runs_again(tmp_path, path):
     log = str(tmp_path / "log")
     with Manager(max_workers=1, journal=path) as manager:

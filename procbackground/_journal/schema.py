@@ -95,6 +95,15 @@ def connect(path: str) -> sqlite3.Connection:
     return connection
 
 
+def identity_of(path: str) -> tuple[int, int] | None:
+    """Return what the file at `path` is known by to the system, or None if there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def check_identity(connection: sqlite3.Connection, path: str) -> None:
     """Raise `JournalError` unless the file is a journal of this version or an earlier one."""
     application = connection.execute("PRAGMA application_id").fetchone()[0]

@@ -12,6 +12,7 @@ are neither used nor finalized: closing a copied connection could destroy the pa
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import queue
@@ -74,6 +75,7 @@ class Writer:
             self._lock = FileLock(self.path)
         try:
             schema.check_and_prepare(self.path)
+            self._identity = schema.identity_of(self.path)
             network = network_of(self.path)
             if network is not None:
                 logger.warning(
@@ -151,6 +153,7 @@ class Writer:
         answers: dict[str, Found] = {}
         entries = self._kept + group
         try:
+            self._check_place()
             if connection is None:
                 connection = schema.connect(self.path)
                 host = os.uname().nodename if hasattr(os, "uname") else ""
@@ -159,6 +162,7 @@ class Writer:
                 spools.take_over(connection, self.path, self.spool)
                 run = statements.begin_run(connection, facts)
             answers = _commit(connection, run, entries)
+            self._check_place()  # again: what has gone to a file that nobody finds is not recorded
         except Exception as error:
             _roll_back(connection)
             if connection is not None and not run:
@@ -181,6 +185,15 @@ class Writer:
             self._deliver(asked, answers, ended)
         return connection, run
 
+    def _check_place(self) -> None:
+        """Raise `JournalError` unless the file is still in its place."""
+        if schema.identity_of(self.path) != self._identity:
+            raise JournalError(
+                f"the journal {self.path!r} was moved, removed or replaced while it was in use: move it back",
+                path=self.path,
+                number=errno.ENOENT,
+            )
+
     def _note_success(self) -> None:
         self._kept, self._kept_bytes = [], 0
         if self.error is not None:
@@ -190,7 +203,10 @@ class Writer:
     def _note_failure(self, error: Exception, entries: list[r.Entry]) -> None:
         is_first = self.error is None
         known = isinstance(error, schema.ERRORS)
-        self.error = schema.explain(error, self.path) if known else JournalError(f"{error!r}", path=self.path)
+        if isinstance(error, JournalError):
+            self.error = error
+        else:
+            self.error = schema.explain(error, self.path) if known else JournalError(f"{error!r}", path=self.path)
         may_pass = isinstance(error, OSError) or getattr(error, "sqlite_errorcode", 0) & 0xFF in _PASSING
         if is_first:
             what = "what is not recorded is tried again" if may_pass else "what is not recorded will be run again"
