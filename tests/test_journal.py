@@ -12,8 +12,9 @@ import pytest
 
 from procbackground import JournalError, Manager, Task, TaskTimeoutError, TaskType, WorkerDiedError
 from procbackground._journal.reader import Journal
+from procbackground._state.job import SETTLED, KeyedJob
 from tests.support.facts import wait_until
-from tests.support.gate import PATIENCE_S
+from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import gated, journaled, plain, saving
 from tests.support.tasks.saving import lines_of
 
@@ -356,6 +357,27 @@ def test_task_that_ends_before_the_journal_answers_is_recorded_as_what_it_is(pat
     assert entries["late"].error_type == "procbackground.errors.TaskTimeoutError"
     assert "deadline" in entries["late"].error
     assert entries["late"].attempt is None
+
+
+def test_cancelling_many_tasks_of_one_key_looks_at_each_once(path, gate, monkeypatch):
+    looks = 0
+
+    def has_settled(job):
+        nonlocal looks
+        looks += 1
+        return job.state == SETTLED
+
+    with Manager(max_workers=1, journal=path) as manager:
+        handles = [manager.run_task(Task(stop_at_gate, args=(gate.address,), key="alike")) for _ in range(400)]
+        gate.wait_for_arrival()
+        wait_until(lambda: manager.stats().added == 400, "all tasks")
+        monkeypatch.setattr(KeyedJob, "has_settled", property(has_settled))
+        assert all(handle.cancel() for handle in handles[:-1])
+        assert looks < 400 * 20
+        gate.open()
+        handles[-1].result(PATIENCE_S)
+        assert manager.stats().cancelled == 399
+    assert [entry.state for entry in entries_of(path)] == ["succeeded"]
 
 
 def test_full_queue_makes_callers_wait_as_without_a_journal(path):

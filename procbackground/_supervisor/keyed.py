@@ -208,11 +208,14 @@ class KeyedJobs:
         """
         if not isinstance(job, KeyedJob) or self._leaders.get(job.facts.key) is not job:
             return job
-        living = [each for each in job.followers if not each.has_settled]
-        if not living or job.is_recorded:
+        if job.is_recorded:
             return job
-        heir = living[0]
-        job.followers = living[1:]
+        # The last one: the next that is cancelled, one of them after the other, is then not this job again.
+        while job.followers and job.followers[-1].has_settled:
+            job.followers.pop()
+        if not job.followers:
+            return job
+        heir = job.followers.pop()
         heir.handle, job.handle = job.handle, heir.handle
         heir.handle._job, job.handle._job = heir, job
         return heir
