@@ -324,6 +324,44 @@ def test_read_only_file_is_a_clear_error(path):
 # -- the disk is full ------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def disk(tmp_path):
+    """A folder that is a disk of 1 MB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    try:
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", os.fspath(folder)], check=True, capture_output=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("needs the right to mount")
+    yield folder
+    subprocess.run(["umount", "--lazy", os.fspath(folder)], check=True)
+
+
+def fill(disk, left_bytes=0):
+    state = os.statvfs(disk)
+    (disk / "filler").write_bytes(b"x" * (state.f_bavail * state.f_frsize - left_bytes))
+
+
+@pytest.mark.parametrize("left_bytes", [0, 4096, 20_480, 36_864, 61_440])
+def test_journal_that_finds_no_room_is_a_clear_error_and_leaves_nothing(disk, left_bytes):
+    fill(disk, left_bytes)
+    with pytest.raises(JournalError, match="its disk is full"):
+        Manager(journal=disk / "batch.sqlite")
+    assert os.listdir(disk) == ["filler"]
+
+
+def test_journal_can_be_read_on_a_full_disk(disk):
+    path = disk / "batch.sqlite"
+    with Manager(max_workers=1, journal=path) as manager:
+        assert manager.run(plain.square, 3).result(PATIENCE_S) == 9
+        fill(disk)
+        assert states_of(path) == {"succeeded": 1}
+    assert states_of(path) == {"succeeded": 1}
+    assert sorted(os.listdir(disk)) == ["batch.sqlite", "filler"]
+
+
 def test_full_disk_costs_no_result_and_is_reported(tmp_path, path):
     source = f"""
         import resource, logging

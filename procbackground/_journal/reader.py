@@ -103,6 +103,9 @@ class Journal:
             connection = sqlite3.connect(f"{address}?{mode}", uri=True, timeout=schema.BUSY_S)
             try:
                 connection.execute("PRAGMA query_only = 1")
+                if mode == "mode=rw" and not os.path.exists(f"{self.path}-shm") and schema.is_full(self.path):
+                    # There is no room for the index of the -wal file: it is in memory, and others wait for this reader.
+                    connection.execute("PRAGMA locking_mode = EXCLUSIVE")
                 schema.check_identity(connection, self.path)
             except BaseException as error:
                 connection.close()

@@ -28,6 +28,7 @@ import errno
 import os
 import sqlite3
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from procbackground.errors import JournalError
@@ -37,6 +38,7 @@ VERSION = 2  # of the first one, the checksums did not cover the key
 # Smaller files are looked through when they are opened: up to a fifth of a second. Damage to a larger one is found when
 # its place is read.
 CHECKED_BYTES = 64 << 20
+FULL_BYTES = 1 << 18
 BUSY_S = 10.0  # that another program may hold the file for itself
 
 _TABLES = (
@@ -61,7 +63,22 @@ _TABLES = (
 
 
 def check_and_prepare(path: str) -> None:
-    """Make the file if it is not there; check that it is a journal that can be written. Raises: `JournalError`."""
+    """Make the file if it is not there; check that it is a journal that can be written. Raises: `JournalError`.
+
+    A file that could be made only in part is removed.
+    """
+    is_new = not os.path.exists(path)
+    try:
+        _check_and_prepare(path)
+    except BaseException:
+        if is_new:
+            for name in (path, f"{path}-wal", f"{path}-shm"):
+                with suppress(OSError):
+                    os.unlink(name)
+        raise
+
+
+def _check_and_prepare(path: str) -> None:
     with explained(path):
         connection = connect(path)
         try:
@@ -175,6 +192,22 @@ def _full(path: str, error: Exception) -> JournalError:
     return JournalError(text, path=path, number=errno.ENOSPC)
 
 
+def _failing(path: str, error: Exception) -> JournalError:
+    if is_full(path):  # SQLite says so only where it writes to the database itself
+        return _full(path, error)
+    text = f"the journal {path!r} cannot be read or written: its disk fails, or is out of reach ({error})"
+    return JournalError(text, path=path, number=errno.EIO)
+
+
+def is_full(path: str) -> bool:
+    """Whether the disk of the file has no room for what SQLite writes beside it to begin with."""
+    try:
+        disk = os.statvfs(os.path.dirname(path))
+    except OSError:
+        return False
+    return disk.f_bavail * disk.f_frsize < FULL_BYTES
+
+
 def _read_only(path: str, error: Exception) -> JournalError:
     text = f"the journal {path!r} cannot be written: the file or its folder is read-only"
     return JournalError(text, path=path, number=errno.EROFS)
@@ -202,6 +235,7 @@ def _no_database(path: str, error: Exception) -> JournalError:
 
 _BY_CODE: dict[int, Callable[[str, Exception], JournalError]] = {
     sqlite3.SQLITE_FULL: _full,
+    sqlite3.SQLITE_IOERR: _failing,
     sqlite3.SQLITE_READONLY: _read_only,
     sqlite3.SQLITE_CANTOPEN: _cannot_open,
     sqlite3.SQLITE_PERM: _cannot_open,
