@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import threading
 from typing import Any
 
+import loguru
 import pytest
 
 from procbackground import (
@@ -291,3 +293,45 @@ def test_inline_tasks_save_their_state():
 def test_inline_tasks_are_not_recorded(tmp_path):
     with pytest.raises(ValueError, match="not recorded"):
         Manager(inline=True, journal=tmp_path / "batch.sqlite")
+
+
+def log_all(name: str) -> None:
+    logging.getLogger(name).warning("plain")
+    logging.getLogger(name).warning("own", extra={"task": "mine", "other": 1})
+    loguru.logger.warning("of loguru")
+    loguru.logger.bind(task="mine").warning("own of loguru")
+
+
+def test_log_records_have_the_attributes_of_those_from_workers(inline, caplog):
+    sink: list[Any] = []
+    number = loguru.logger.add(lambda message: sink.append(message.record), level="WARNING")
+    try:
+        inline.run(abs, 1)
+        inline.run_task(Task(log_all, args=("inline.records",), name="named"))
+        logging.getLogger("inline.records").warning("outside")
+        loguru.logger.warning("outside")
+    finally:
+        loguru.logger.remove(number)
+    ours = {"task": "named", "task_id": 2, "attempt": 1, "pid": os.getpid()}
+    plain_record, own, outside = (vars(each) for each in caplog.records if each.name == "inline.records")
+    assert plain_record.items() >= ours.items()
+    assert own.items() >= {**ours, "task": "mine", "other": 1}.items()
+    assert "task_id" not in outside
+    assert [each["extra"] for each in sink] == [ours, {**ours, "task": "mine"}, {}]
+
+
+def log_and_fail() -> None:
+    logging.getLogger("inline.records").warning("inner")
+    raise ValueError
+
+
+def log_around_another() -> None:
+    _held["manager"].run_task(Task(log_and_fail, name="inner"))
+    logging.getLogger("inline.records").warning("outer")
+
+
+def test_each_attempt_of_a_task_in_another_has_its_own_records(make_manager, caplog):
+    _held["manager"] = manager = make_manager(inline=True, retry=2)
+    manager.run_task(Task(log_around_another, name="outer"))
+    seen = [(each.task, each.attempt) for each in caplog.records if each.name == "inline.records"]
+    assert seen == [("inner", 1), ("inner", 2), ("outer", 1)]

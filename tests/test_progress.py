@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import itertools
+import threading
 import time
 
 import pytest
 
-from procbackground import Progress, Task, TaskType, WorkerDiedError
+from procbackground import Progress, Task, TaskType, WorkerDiedError, current
 from procbackground._wire import progress as wire
 from procbackground.observers import Observer
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
+from tests.support.recorder import Recorder
 from tests.support.tasks import reporting
+
+REPORTS = [  # and what is kept of them
+    ((1,), Progress(1)),
+    ((0.25, 1), Progress(0.25, 1)),
+    ((3, None, "three"), Progress(3, None, "three")),
+    ((3, 4, ""), Progress(3, 4, "")),
+    ((2**40, 2**50, "bytes"), Progress(2**40, 2**50, "bytes")),
+    ((True, 2.5, 17), Progress(1.0, 2.5, "17")),
+    ((-1, float("inf"), "größer 東"), Progress(-1, float("inf"), "größer 東")),
+    ((1, 2, "x" * 100_000), Progress(1, 2, "x" * wire.TEXT_LIMIT)),
+    ((2**70, 2**80), Progress(2.0**70, 2.0**80)),
+]
 
 
 def test_many_calls_are_few_events_and_the_last_arrives_while_the_task_blocks(make_manager, gate, recorder):
@@ -75,20 +89,7 @@ def test_a_failed_iteration_of_a_loop_comes_after_its_last_report(make_manager, 
             assert before.done == 200
 
 
-@pytest.mark.parametrize(
-    ("reported", "kept"),
-    [
-        ((1,), Progress(1)),
-        ((0.25, 1), Progress(0.25, 1)),
-        ((3, None, "three"), Progress(3, None, "three")),
-        ((3, 4, ""), Progress(3, 4, "")),
-        ((2**40, 2**50, "bytes"), Progress(2**40, 2**50, "bytes")),
-        ((True, 2.5, 17), Progress(1.0, 2.5, "17")),
-        ((-1, float("inf"), "größer 東"), Progress(-1, float("inf"), "größer 東")),
-        ((1, 2, "x" * 100_000), Progress(1, 2, "x" * wire.TEXT_LIMIT)),
-        ((2**70, 2**80), Progress(2.0**70, 2.0**80)),
-    ],
-)
+@pytest.mark.parametrize(("reported", "kept"), REPORTS)
 def test_what_is_reported_is_what_arrives(manager, reported, kept):
     handle = manager.run(reporting.report, *reported)
     handle.result(timeout=PATIENCE_S)
@@ -147,3 +148,54 @@ def test_a_rows_progress_is_that_of_its_handle(make_manager, gate, recorder):
     gate.release(pid, 5)
     assert list(results) == list(range(10))
     assert all(event.task.args[1] == event.done for event in recorder.events("task_progress"))
+
+
+_held: dict[str, Recorder] = {}  # what tasks of an inline manager use, and could not be pickled
+
+
+def count_and_wait(times: int) -> float:
+    began_s = time.monotonic()
+    reporting.count_up(times)
+    took_s = time.monotonic() - began_s
+    recorder = _held["recorder"]
+    wait_until(lambda: recorder.events("task_progress")[-1].done == times, "the last report has come")
+    return took_s
+
+
+def test_inline_many_calls_are_few_events_and_the_last_arrives_while_the_task_blocks(make_manager, recorder):
+    _held["recorder"] = recorder
+    took_s = make_manager(inline=True, observer=recorder).run(count_and_wait, 20_000).result()
+    assert len(recorder.events("task_progress")) <= 2 + took_s / wire.INTERVAL_S
+
+
+def count_and_fail() -> None:
+    reporting.count_up(3)
+    raise ValueError
+
+
+def report_before_and_after_being_cancelled() -> None:
+    current().progress(1)
+    _held["recorder"].wait_for("task_started", 3)[-1].handle.cancel()
+    current().progress(2)
+
+
+def test_inline_the_last_report_comes_before_the_end_and_none_after_it(make_manager, recorder):
+    _held["recorder"] = recorder
+    manager = make_manager(inline=True, observer=recorder, retry=2)
+    failed = manager.run(count_and_fail)
+    cancelled = manager.run(report_before_and_after_being_cancelled)
+    manager.close()
+    first, second = ["task_started", "task_progress", "task_progress"], ["task_started", "task_progress"]
+    assert recorder.kinds(failed) == ["task_added", *first, "task_retrying", *second, "task_failed"]
+    assert [each.done for each in recorder.events("task_progress") if each.handle is failed] == [1, 3, 3]
+    assert recorder.kinds(cancelled) == ["task_added", *second, "task_cancelled"]
+    assert not any(type(thread) is threading.Timer for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize(("reported", "kept"), REPORTS)
+def test_inline_what_is_reported_is_what_arrives(make_manager, reported, kept):
+    inline = make_manager(inline=True)
+    handle = inline.run(reporting.report, *reported)
+    assert handle.progress == kept
+    assert type(handle.progress.done) is type(kept.done)
+    assert isinstance(inline.run(reporting.report, "one").exception(), TypeError)

@@ -33,6 +33,7 @@ passes them:
     views_of_nodes              what runs on them, asked of them
     inline, inline_runs         in place of all this: running each task in its caller's thread
     inline_context              `current()` there, and slots
+    inline_logs, inline_progress  log records and progress reports there
     ending, exiting, forks      the end: a close, a bug, or a fork; the exit of the interpreter; what a fork must forget
     waits                       the handles that are not done, and the end of waits for them in a fork
 

@@ -22,6 +22,7 @@ from procbackground._state.job import Job
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.breakage import Breakage
 from procbackground._supervisor.inline_context import enclosing_jobs, install_finder
+from procbackground._supervisor.inline_logs import install_log_attributes
 from procbackground._supervisor.inline_runs import InlineRuns
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.shares import lay_down
@@ -65,6 +66,7 @@ class InlineSupervisor:
         self._report: CloseReport | None = None
         self._shared: WeakSet[SharedFile] = WeakSet()
         install_finder()
+        install_log_attributes()
 
     # -- giving work ---------------------------------------------------------------------------------------
 

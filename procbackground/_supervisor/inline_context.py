@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from procbackground import context
 from procbackground._state.job import Job
 from procbackground._state.ledger import Ledger
+from procbackground._supervisor.inline_progress import as_reported
 from procbackground._wire import frames as wire
 from procbackground._wire.parcel import Parcel
 from procbackground._wire.pickling import dump_state
 from procbackground._worker.task_context import load_state
 from procbackground.context import Context
-from procbackground.report import Progress
 
 if TYPE_CHECKING:
     from procbackground._supervisor.inline_runs import InlineRuns
@@ -44,9 +44,7 @@ class InlineContext(Context):
         return self._runs.asks_to_stop(self._job)
 
     def progress(self, done: float, total: float | None = None, message: str | None = None) -> None:
-        handle = self._job.handle
-        handle._progress = Progress(done, total, message)
-        self._runs.events.task("on_task_progress", self._job, done=done, total=total, message=message)
+        self._runs.report(self._job, as_reported(done, total, message))
 
     def save(self, state: Any) -> None:
         self._job.with_history().checkpoint = dump_state(state)

@@ -15,10 +15,12 @@ from procbackground._state.job import SETTLED, Job
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.inline_context import InlineContext, InlineSlots, as_current, with_shared_values
+from procbackground._supervisor.inline_logs import records_from
+from procbackground._supervisor.inline_progress import InlineProgress
 from procbackground._supervisor.judge import ask_policy
 from procbackground._supervisor.unseen import UnseenFailures
 from procbackground._sync import SafeCondition
-from procbackground.report import Outcome, Stats
+from procbackground.report import Outcome, Progress, Stats
 
 
 class InlineRuns:
@@ -35,6 +37,7 @@ class InlineRuns:
         self._slots = InlineSlots(slots, self.changed)
         self.running: set[Job] = set()
         self.loops: set[Job] = set()
+        self._progress: dict[Job, InlineProgress] = {}  # of tasks that have reported
         self.holds = 0  # maps that are about to give more tasks
         self.refuses_loops = False
         self.stops_all = False
@@ -94,13 +97,29 @@ class InlineRuns:
         self.events.task("on_task_started", job, pid=self._pid)
         try:
             fn, args, kwargs = with_shared_values(job, task)
-            with self._slots.held(job) as slots, as_current(InlineContext(self, job, slots)):
+            origin = records_from(job.recipe.name, job.number, job.attempt)
+            with self._slots.held(job) as slots, as_current(InlineContext(self, job, slots)), origin:
                 return fn(*args, **kwargs), None
         except KeyboardInterrupt:
             self.settle(job, CANCELLED_AND_NOTIFIED)
             raise
         except BaseException as error:
             return None, error
+
+    def report(self, job: Job, progress: Progress) -> None:
+        """Take what the task reports by `current().progress(...)`."""
+        reports = self._progress.get(job)
+        if reports is None:
+            with self.changed:
+                if job.has_settled:
+                    return  # it was cancelled, and still runs
+                reports = self._progress.setdefault(job, InlineProgress(self.events, job))
+        reports.report(progress)
+
+    def _flush_progress(self, job: Job) -> None:
+        reports = self._progress.get(job)
+        if reports is not None:
+            reports.flush()  # events of one task stay in order
 
     def ends_attempt(self, job: Job, value: Any, error: BaseException | None) -> bool:
         """Record the attempt; settle the job, or pause and return True: there is another attempt."""
@@ -124,6 +143,7 @@ class InlineRuns:
         with self.changed:
             self.counts["retried"] += 1
             self.figures.of(job.recipe.name).retried += 1
+        self._flush_progress(job)
         self.events.task("on_task_retrying", job, error=error, delay=delay_s)
         self.pause(job, delay_s)
         job.with_history().idle_for_s += delay_s
@@ -149,6 +169,7 @@ class InlineRuns:
             return None, error
 
     def _end_failed_iteration(self, job: Job, error: BaseException) -> None:
+        self._flush_progress(job)
         now_s = time.monotonic()
         job.record(Outcome.RAISED, now_s, self.wall, pid=self._pid, error=error)
         delay_s = None
@@ -187,7 +208,10 @@ class InlineRuns:
             how = "cancelled" if state != FINISHED else "succeeded" if error is None else "failed"
             self.counts[how] += 1
             self.figures.end(job.recipe.name, how, None if error is None else type(error).__name__)
+            reports = self._progress.pop(job, None)
             self.changed.notify_all()
+        if reports is not None:
+            reports.end()
         handle = job.handle
         handle._history = tuple(job.history.attempts) if job.history is not None else ()
         handle._guard = None if error is None or self.events.has_failed else self.unseen.guard(job.recipe.name, error)

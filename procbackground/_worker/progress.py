@@ -24,7 +24,8 @@ _DONE_IS_INT, _HAS_TOTAL, _HAS_TEXT = p.DONE_IS_INT, p.HAS_TOTAL, p.HAS_TEXT
 _HAS_INT_TOTAL = p.HAS_TOTAL | p.TOTAL_IS_INT
 
 
-def _number(value: Any) -> float:
+def checked_number(value: Any) -> float:
+    """Return what a task reports as a float. Raises: `TypeError` if it is no number."""
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -66,14 +67,14 @@ class Reporter:
             flags = _DONE_IS_INT
         else:
             flags = 0
-            done = _number(done)
+            done = checked_number(done)
         if total is None:
             total = 0
         elif type(total) is int and -_EXACT <= total <= _EXACT:
             flags |= _HAS_INT_TOTAL
         else:
             flags |= _HAS_TOTAL
-            total = _number(total)
+            total = checked_number(total)
         number = self._next_number()
         place = self._places[number & 1]
         if message is None:
