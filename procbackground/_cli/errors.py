@@ -9,6 +9,8 @@ from typing import IO, Any
 
 import click
 
+from procbackground._printable import printable
+
 WRONG_USE = 2
 CANNOT_GO_ON = 255  # as GNU parallel has it for "other error"
 
@@ -23,11 +25,11 @@ class Wrong(click.ClickException):
 
 
 def say(text: str) -> None:
-    """Write a line for people, to standard error."""
+    """Write a line for people, or more where `text` has more, to standard error."""
     if sys.stderr is None:
         return
     try:
-        print(f"procbackground: {text}", file=sys.stderr, flush=True)
+        print("procbackground: " + "\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
     except OSError:
         pass  # the reader has gone
 

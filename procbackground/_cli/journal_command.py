@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from procbackground._printable import printable
+
 if TYPE_CHECKING:
     from procbackground._journal.reader import Journal
 
@@ -42,7 +44,7 @@ def show(file: str, as_json: bool) -> int:
         print(f"{total:,} tasks: {parts}" if total else "no tasks")
         for run in runs:
             print(f"run {run.id}: {_time_text(run.started)} to {_end_of(run, journal.is_in_use and run is runs[-1])}, "
-                  f"process {run.pid} on {run.host}: {run.command}")  # fmt: skip
+                  f"process {run.pid} on {run.host}: {printable(run.command)}")  # fmt: skip
     return 0
 
 
@@ -65,7 +67,7 @@ def failed(file: str, as_json: bool) -> int:
         for entry in journal.entries(states):
             count += 1
             error = f"{entry.error_type}: {entry.error}" if entry.error_type else entry.outcome or entry.state
-            print(f"{entry.command}\n    {' '.join(str(error).split())[:300]}")
+            print(f"{printable(entry.command)}\n    {printable(' '.join(str(error).split()))[:300]}")
         print(f"{count:,} failed or interrupted", file=sys.stderr)
     return int(count > 0)
 

@@ -21,6 +21,7 @@ from rich.text import Text
 
 from procbackground._cli.errors import Wrong
 from procbackground._cli.summary import seconds_text
+from procbackground._printable import printable
 from procbackground._report.text import size
 from procbackground._status.client import Client, StatusError
 
@@ -40,7 +41,7 @@ def render(status: dict[str, Any], rate: float, chosen: int | None = None, most:
         last_line: keys, or a question.
     """
     tasks = status["tasks"]
-    name = f" {status['name']}" if status["name"] else ""
+    name = f" {printable(status['name'])}" if status["name"] else ""
     up = seconds_text(status["time"] - status["began"])
     head = Text(f"procbackground{name}, process {status['pid']}, {status['state']}, up {up}", style="bold")
     queue_age = status["queue_age"]
@@ -77,7 +78,7 @@ def _table(workers: list[dict[str, Any]], now: float, chosen: int | None, most: 
             f"{each['cpu_percent']:.0f}%", "" if is_idle else str(each["attempt"]),
         )  # fmt: skip
         style = "reverse" if each["pid"] == chosen else "dim" if is_idle else ""
-        table.add_row(*cells, Text("idle" if is_idle else each["call"]), style=style)
+        table.add_row(*cells, Text("idle" if is_idle else printable(each["call"])), style=style)
     return table
 
 
@@ -162,7 +163,7 @@ class _Watch:
                 self._note = "choose a worker that runs a task, by the arrows"
             else:
                 facts = {"pid": chosen["pid"], "since": chosen["since"]}
-                self._question = f"Cancel {chosen['call']} in process {chosen['pid']}?", "cancel", facts
+                self._question = f"Cancel {printable(chosen['call'])} in process {chosen['pid']}?", "cancel", facts
         elif key == "d":
             tasks = self._status["tasks"]
             text = f"Drain: cancel {tasks['queued']:,} queued tasks, finish {tasks['running']:,}?"

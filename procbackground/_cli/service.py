@@ -15,6 +15,7 @@ from procbackground._cli.records import failure_of
 from procbackground._cli.sdnotify import notify, watchdog_s
 from procbackground._cli.signals import signals_into
 from procbackground._cli.work import make_manager, retry_of
+from procbackground._printable import printable
 from procbackground.observers import Observer
 from procbackground.task import Task, TaskType
 
@@ -72,7 +73,7 @@ class _Service:
                 self._is_stalled = False
                 if not self._is_ready:
                     self._is_ready = True
-                    notify("READY=1", f"STATUS=running {self._handle.task.name}")
+                    notify("READY=1", f"STATUS=running {printable(self._handle.task.name)}")
                 self._ping()
             elif kind == "stalled":
                 self._is_stalled = True

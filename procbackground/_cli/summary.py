@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from procbackground._cli.records import SUCCEEDED, Ended
+from procbackground._printable import printable
 from procbackground._report.text import size
 
 KEPT_MESSAGES = 3  # of each kind of failure
@@ -90,5 +91,5 @@ def seconds_text(seconds: float) -> str:
 
 
 def _one_line(text: str) -> str:
-    line = " ".join(text.split())
+    line = printable(" ".join(text.split()))
     return line if len(line) <= MESSAGE_LENGTH else line[: MESSAGE_LENGTH - 3] + "..."

@@ -6,6 +6,7 @@ import time
 from html import escape
 from typing import TYPE_CHECKING
 
+from procbackground._printable import printable
 from procbackground._report import plots
 from procbackground._report.text import HEADS, errors_of, lines_of, row_of
 
@@ -67,5 +68,5 @@ def _key(report: RunReport) -> str:
     marks = [*colors.items(), ("failed", plots.FAILED), ("cancelled", plots.CANCELLED)]
     if len(report.figures.names) > len(colors):
         marks.insert(len(colors), (f"{len(report.figures.names) - len(colors)} other names", plots.OTHER_NAMES))
-    spans = "".join(f'<span style="background:{color}"></span>{escape(name)}' for name, color in marks)
+    spans = "".join(f'<span style="background:{color}"></span>{escape(printable(name))}' for name, color in marks)
     return f'<p class="key">{spans}</p>'

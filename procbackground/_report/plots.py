@@ -7,6 +7,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from procbackground._figures import merged
+from procbackground._printable import printable
 from procbackground._report.text import seconds, size
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _bar(axis: _Axis, row: int, span: Span, colors: Mapping[str, str]) -> str:
     color = colors.get(span.name, OTHER_NAMES) if span.outcome == "succeeded" else FAILED
     if span.outcome == "cancelled":
         color = CANCELLED
-    words = f"{span.name}: {span.outcome} after {seconds(span.ended_s - span.began_s)}"
+    words = f"{printable(span.name)}: {span.outcome} after {seconds(span.ended_s - span.began_s)}"
     if span.peak_bytes is not None:
         words += f", {size(span.peak_bytes)}"
     return (

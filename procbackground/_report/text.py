@@ -5,6 +5,8 @@ from __future__ import annotations
 import unicodedata
 from typing import TYPE_CHECKING
 
+from procbackground._printable import printable
+
 if TYPE_CHECKING:
     from procbackground._figures import NameFigures
     from procbackground._report.run import RunReport
@@ -33,7 +35,7 @@ def row_of(name: str, figures: NameFigures) -> list[str]:
     times = [seconds(wall.quantile(share)) for share in (0.5, 0.9, 1.0)]
     cpu = seconds(figures.cpu.total) if figures.cpu.counts else "-"
     waited = seconds(figures.waited.quantile(0.5))
-    return [name, *counts, f"{figures.retried:,}", *times, cpu, size(figures.peak_bytes), waited]
+    return [printable(name), *counts, f"{figures.retried:,}", *times, cpu, size(figures.peak_bytes), waited]
 
 
 def lines_of(report: RunReport) -> list[str]:
@@ -54,7 +56,7 @@ def lines_of(report: RunReport) -> list[str]:
 
 def errors_of(report: RunReport) -> list[str]:
     """Return the first errors of each name."""
-    return [f"{name}: {error}" for name, figures in report.figures.names.items() for error in figures.errors]
+    return [printable(f"{name}: {error}") for name, figures in report.figures.names.items() for error in figures.errors]
 
 
 def seconds(duration_s: float | None) -> str:
@@ -80,7 +82,7 @@ def size(bytes_: int | None) -> str:
 
 def shortened(text: str, columns: int) -> str:
     """Return `text` as one line that takes so many columns of a terminal at the most."""
-    line = "".join(each if each.isprintable() else " " for each in text)
+    line = printable(text)
     if columns_of(line) <= columns:
         return line
     while columns_of(line) >= columns:
@@ -90,9 +92,13 @@ def shortened(text: str, columns: int) -> str:
 
 def columns_of(line: str) -> int:
     """Return how many columns of a terminal a line takes: two for a wide character, none for an accent of its own."""
-    return sum(
-        0 if unicodedata.combining(each) else 2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in line
-    )
+    return sum(map(_columns_of_one, line))
+
+
+def _columns_of_one(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
 
 
 def _table(rows: list[list[str]], width: int | None, color: bool) -> str:

@@ -18,6 +18,7 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from procbackground._printable import printable
 from procbackground._state import stops
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -230,7 +231,7 @@ def unfinished(loop: Loop) -> str:
             continue
         began.add(job)
         since = "a loop" if job.recipe.is_loop else f"{max(0.0, now_s - worker.pipeline.head_since_s):.0f} s"
-        running.append(f"{job.recipe.name} (process {worker.pid}, {since})")
+        running.append(f"{printable(job.recipe.name)} (process {worker.pid}, {since})")
     count = scheduler.unsettled + scheduler.unsettled_loops
     waiting = Counter(job.recipe.name for job in islice(scheduler.all_jobs(), MOST_JOBS) if job not in began)
     parts = []
@@ -244,7 +245,8 @@ def unfinished(loop: Loop) -> str:
 
 
 def _names(count: Counter[str]) -> str:
-    names = [f"{name} ({number})" if number > 1 else name for name, number in count.most_common(MOST_NAMES)]
+    most = [(printable(name), number) for name, number in count.most_common(MOST_NAMES)]
+    names = [f"{name} ({number})" if number > 1 else name for name, number in most]
     more = len(count) - len(names)
     return ", ".join(names) + (f" and tasks of {more} more names" if more else "")
 

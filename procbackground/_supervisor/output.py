@@ -13,6 +13,7 @@ import sys
 from collections import deque
 from typing import Any
 
+from procbackground._printable import printable
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor.events_out import Events
@@ -189,7 +190,7 @@ class Outputs:
                 self._events.task("on_task_output", pipes.job, line=text, stream=stream)
         if stream is None:
             return
-        prefix = f"[{pipes.job.recipe.name}] " if pipes.plan.mode == TAGGED else ""
+        prefix = f"[{printable(pipes.job.recipe.name)}] " if pipes.plan.mode == TAGGED else ""
         text = "".join(f"{prefix}{line}\n" for line in texts)
         pipes.worker.process.relayed.add(pipes.job.sequence)  # its handle waits for these lines, too
         self._records.put(write_lines, stream, text)

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from procbackground._load import load
+from procbackground._printable import printable
 from procbackground._state import commands as c
 from procbackground._state import fleet
 from procbackground._state.fleet import ALIVE, Death, Worker
@@ -251,7 +252,7 @@ class Places(Workers):
             self._events.task("on_task_output", job, line=line, stream=stream)
         mode = job.recipe.output.mode
         if mode != CAPTURE and stream is not None:
-            prefix = f"[{job.recipe.name}] " if mode == TAGGED else ""
+            prefix = f"[{printable(job.recipe.name)}] " if mode == TAGGED else ""
             worker.process.relayed.add(job.sequence)  # its handle waits for these lines, too
             self._loop.log_records.put(write_lines, stream, "".join(f"{prefix}{line}\n" for line in lines))
 

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
+from procbackground._printable import printable
+
 logger = logging.getLogger("procbackground")
 
 # Of one manager, failures that differ get so many records of their own in this time; all others are counted. Where no
@@ -96,7 +98,7 @@ class UnseenFailures:
         _report_count(counted)
         if is_shown:
             exc_info = (type(error), error, error.__traceback__)
-            logger.warning("task %s failed, and its exception was never retrieved", name, exc_info=exc_info)
+            logger.warning("task %s failed, and its exception was never retrieved", printable(name), exc_info=exc_info)
 
     def _decide(self, likeness: tuple[str, str], now_s: float) -> tuple[int, bool]:
         """Return of how many counted failures to tell now, and whether to show this one; else it is counted."""

@@ -11,6 +11,8 @@ import functools
 import os
 import sys
 
+from procbackground._printable import printable
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -45,7 +47,7 @@ def show(text: str) -> None:
     setter = find_setter()
     if setter is not None:
         try:
-            setter(text)
+            setter(printable(text))
         except Exception:
             pass  # /proc is not mounted, or not writable, or there is no descriptor left
 

@@ -7,9 +7,10 @@ import threading
 import time
 from typing import Any
 
+from procbackground._printable import printable
 from procbackground.observers.extras import import_extra
 from procbackground.observers.names import display
-from procbackground.observers.plain import EACH_S, FIRST_S, printable
+from procbackground.observers.plain import EACH_S, FIRST_S
 from procbackground.observers.runs import duration, per_second
 
 

@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from procbackground._printable import printable
 from procbackground.observers.base import Observer
 from procbackground.observers.runs import number
 
@@ -40,6 +41,10 @@ def source_of(task: Task[Any] | None) -> Source:
     return Source(module, name, getattr(code, "co_filename", ""), getattr(code, "co_firstlineno", 0))
 
 
+def _name(event: Any) -> str:
+    return printable(event.task.name)
+
+
 class LogLines(Observer):
     """Turns events into lines: failures are errors, retries and stalls warnings, all else is debug.
 
@@ -70,45 +75,45 @@ class LogLines(Observer):
     # -- tasks ---------------------------------------------------------------------------------------------
 
     def on_task_added(self, event: events.TaskAdded) -> None:
-        self._task(logging.DEBUG, event, f"task {event.task.name} added")
+        self._task(logging.DEBUG, event, f"task {_name(event)} added")
 
     def on_task_started(self, event: events.TaskStarted) -> None:
-        text = f"task {event.task.name} started in process {event.pid}, attempt {event.attempt}"
+        text = f"task {_name(event)} started in process {event.pid}, attempt {event.attempt}"
         self._task(logging.DEBUG, event, text, pid=event.pid)
 
     def on_task_progress(self, event: events.TaskProgress) -> None:
         of_total = "" if event.total is None else f"/{number(event.total)}"
-        message = "" if event.message is None else f" {event.message}"
-        self._task(logging.DEBUG, event, f"task {event.task.name}: {number(event.done)}{of_total}{message}")
+        message = "" if event.message is None else f" {printable(event.message)}"
+        self._task(logging.DEBUG, event, f"task {_name(event)}: {number(event.done)}{of_total}{message}")
 
     def on_task_stalled(self, event: events.TaskStalled) -> None:
         self._counts["stalled"] += 1
         where = "" if event.stack is None else f"; it is at:\n{event.stack.rstrip()}"
-        text = f"task {event.task.name} has been silent for {event.silent_for:.1f} s{where}"
+        text = f"task {_name(event)} has been silent for {event.silent_for:.1f} s{where}"
         self._task(logging.WARNING, event, text, stack=event.stack)
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
         self._counts["retried"] += 1
         why = "its result was not accepted" if event.error is None else repr(event.error)
-        text = f"task {event.task.name} failed in attempt {event.attempt} ({why}), again in {event.delay:.2f} s"
+        text = f"task {_name(event)} failed in attempt {event.attempt} ({why}), again in {event.delay:.2f} s"
         self._task(logging.WARNING, event, text)
 
     def on_task_reassigned(self, event: events.TaskReassigned) -> None:
-        text = f"task {event.task.name}, attempt {event.attempt}, began anew on {event.node}; lost: {event.lost_node}"
+        text = f"task {_name(event)}, attempt {event.attempt}, began anew on {event.node}; lost: {event.lost_node}"
         self._task(logging.WARNING, event, text, pid=event.pid)
 
     def on_task_succeeded(self, event: events.TaskSucceeded) -> None:
         self._counts["succeeded"] += 1
-        self._task(logging.DEBUG, event, f"task {event.task.name} succeeded")
+        self._task(logging.DEBUG, event, f"task {_name(event)} succeeded")
 
     def on_task_failed(self, event: events.TaskFailed) -> None:
         self._counts["failed"] += 1
-        text = f"task {event.task.name} failed after {event.attempt} attempt(s): {event.error!r}"
+        text = f"task {_name(event)} failed after {event.attempt} attempt(s): {event.error!r}"
         self._task(logging.ERROR, event, text, event.error)
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
         self._counts["cancelled"] += 1
-        self._task(logging.DEBUG, event, f"task {event.task.name} cancelled")
+        self._task(logging.DEBUG, event, f"task {_name(event)} cancelled")
 
     # -- processes and the manager -------------------------------------------------------------------------
 

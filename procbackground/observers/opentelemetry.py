@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from procbackground._printable import printable
 from procbackground.observers.base import Observer
 from procbackground.observers.extras import import_extra
 
@@ -66,8 +67,8 @@ class OpenTelemetryObserver(Observer):
         """Begin the span of a task; return the headers that carry it."""
         span = self._spans.get(handle)
         if span is None:  # else its row goes in another chunk of its map
-            task = handle.task
-            span = self._tracer.start_span(task.name, context=parent, attributes={f"{NAME}.task": task.name})
+            name = printable(handle.task.name)  # what cannot be encoded would fail an export
+            span = self._tracer.start_span(name, context=parent, attributes={f"{NAME}.task": name})
             self._spans[handle] = span
         headers: dict[str, str] = {}
         _otel("propagate").inject(headers, context=self._trace.set_span_in_context(span, parent))
@@ -88,7 +89,7 @@ class OpenTelemetryObserver(Observer):
         span = self._spans.get(event.handle)
         if span is not None:
             self._attempts[event.handle] = self._tracer.start_span(
-                f"{event.task.name} attempt",
+                f"{printable(event.task.name)} attempt",
                 context=self._trace.set_span_in_context(span),
                 start_time=_ns(event.time),
                 attributes={f"{NAME}.attempt": event.attempt, "process.pid": event.pid},
@@ -122,7 +123,7 @@ class OpenTelemetryObserver(Observer):
         span = self._attempts.get(event.handle)  # of a loop, which continues
         if span is not None:
             span.record_exception(event.error, timestamp=_ns(event.time))
-        self._finished.add(1, {"task": event.task.name, "outcome": "failed"})
+        self._finished.add(1, {"task": printable(event.task.name), "outcome": "failed"})
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
         self._end(event, "cancelled", None)
@@ -139,7 +140,7 @@ class OpenTelemetryObserver(Observer):
     def _end(self, event: Any, outcome: str, error: BaseException | None) -> None:
         self._end_waiting(event, is_started=False)
         self._end_attempt(event, error)
-        self._finished.add(1, {"task": event.task.name, "outcome": outcome})
+        self._finished.add(1, {"task": printable(event.task.name), "outcome": outcome})
         span = self._spans.pop(event.handle, None)
         if span is not None:
             span.set_attributes({f"{NAME}.attempts": len(event.handle.attempts), f"{NAME}.outcome": outcome})
@@ -150,7 +151,7 @@ class OpenTelemetryObserver(Observer):
         if since is not None:
             self._queued.add(-1)
             if is_started:
-                self._queue_wait.record(max(0.0, event.time - since), {"task": event.task.name})
+                self._queue_wait.record(max(0.0, event.time - since), {"task": printable(event.task.name)})
 
     def _end_attempt(self, event: Any, error: BaseException | None = None) -> None:
         span = self._attempts.pop(event.handle, None)
@@ -160,10 +161,10 @@ class OpenTelemetryObserver(Observer):
         for attempt in reversed(event.handle.attempts):
             if attempt.number == event.attempt and attempt.outcome is not None:
                 span.set_attribute(f"{NAME}.outcome", str(attempt.outcome))
-                self._ended.add(1, {"task": event.task.name, "reason": str(attempt.outcome)})
+                self._ended.add(1, {"task": printable(event.task.name), "reason": str(attempt.outcome)})
                 if attempt.ended is not None:
                     seconds = max(0.0, attempt.ended - attempt.started)
-                    self._duration.record(seconds, {"task": event.task.name})
+                    self._duration.record(seconds, {"task": printable(event.task.name)})
                 break
         self._finish_span(span, event, error)
 

@@ -6,6 +6,7 @@ import sys
 import time
 from typing import IO, TYPE_CHECKING
 
+from procbackground._printable import printable
 from procbackground.observers.runs import RunObserver, brief
 
 if TYPE_CHECKING:
@@ -53,8 +54,3 @@ class PlainProgressObserver(RunObserver):
         if stream is not None:  # as under pythonw
             stream.write(f"procbackground: {printable(text)}\n")
             stream.flush()
-
-
-def printable(text: str) -> str:
-    """Return `text` without characters that move the cursor or change colours."""
-    return "".join(each if each.isprintable() else " " for each in text)

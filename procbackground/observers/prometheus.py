@@ -7,6 +7,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from procbackground._printable import printable
 from procbackground.observers.base import Observer
 from procbackground.observers.extras import import_extra
 from procbackground.report import Attempt
@@ -107,7 +108,7 @@ class PrometheusObserver(Observer):
 
     def _name(self, event: Any) -> str:
         names: set[str] = self._metrics.names
-        name: str = event.task.name
+        name = printable(event.task.name)  # what cannot be encoded would fail each scrape
         if name in names:
             return name
         if len(names) >= self._max_task_names:

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from procbackground._printable import printable
 from procbackground.observers.base import EVENT_NAMES
 from procbackground.observers.extras import import_extra
 from procbackground.observers.live import show
-from procbackground.observers.plain import PlainProgressObserver, printable
+from procbackground.observers.plain import PlainProgressObserver
 from procbackground.observers.runs import Run, Running, RunObserver, duration, number
 
 if TYPE_CHECKING:

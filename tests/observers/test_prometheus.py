@@ -103,11 +103,11 @@ def test_managers_that_share_a_registry_are_summed_up(make_manager, scraper):
 def test_task_names_beyond_the_limit_are_one(make_manager, scraper):
     manager = make_manager(observer=PrometheusObserver(scraper.registry, max_task_names=2))
     for number in range(5):
-        manager.run_task(Task(plain.square, args=(number,), name=f'task "{number}"\n')).result(timeout=60)
+        manager.run_task(Task(plain.square, args=(number,), name=f'task "{number}"\udc80')).result(timeout=60)
     manager.close()
     finished = scraper.scrape()["procbackground_tasks_finished_total"]
     assert finished == {
-        ("succeeded", 'task "0"\n'): 1,
-        ("succeeded", 'task "1"\n'): 1,
+        ("succeeded", 'task "0" '): 1,
+        ("succeeded", 'task "1" '): 1,
         ("succeeded", "(other)"): 3,
     }

@@ -15,7 +15,7 @@ ROOT = Path(procbackground.__file__).parent
 # its own for a module of it stands for all of them.
 LEAVES = {
     "_sync", "_load", "_named", "_record", "_headstart", "task", "retry", "events", "report", "errors", "_broken",
-    "_figures",
+    "_figures", "_printable",
 }  # fmt: skip
 CHILD = {"_wire", "_platform", "_named", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
@@ -30,14 +30,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_submit": {"shared", "_journal", "_status", "_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
     "observers": {"events"} | LEAVES,
-    "_worker": CHILD | {"errors"},
+    "_worker": CHILD | {"errors", "_printable"},
     "_wire": {"_platform", "errors", "_load", "_named"},
     "_platform": {"errors", "_named"},
     "context": {"errors"},
     "events": {"report", "task"},
     "logs": set(),
     "report": {"errors", "task", "_record", "_report"},  # the last only when it runs as a program
-    "_report": {"_figures", "_load"},
+    "_report": {"_figures", "_load", "_printable"},
     "_status": {"observers", "_platform", "_sync", "_load"},
     "_figures": {"_named"},
     "task": {"retry", "_record"},
@@ -47,6 +47,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_headstart": set(),
     "_record": set(),
     "_named": set(),
+    "_printable": set(),
     "errors": {"_broken", "_load"},  # on first use: it takes concurrent.futures.process along
     "_broken": set(),
 }
