@@ -243,13 +243,11 @@ def test_other_threads_wait_for_the_initializer(make_manager):
     assert seen == [True, True]
 
 
-def test_callbacks_run_and_a_breakpoint_in_a_worker_says_what_to_do(manager, inline):
+def test_callbacks_run(inline):
     called: list[Any] = []
     handle = inline.run(plain.square, 4)
     handle.add_done_callback(lambda done: called.append(done.result()))
     assert called == [16]
-    with pytest.raises(RuntimeError, match="inline=True"):
-        manager.run(breakpoint).result(timeout=PATIENCE_S)
 
 
 def test_streams_and_lazy_maps_run_in_the_thread_that_reads_them(make_manager):

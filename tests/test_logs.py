@@ -207,6 +207,23 @@ def test_levels_are_the_parents(make_manager: MakeManager, method: str, caplog):
 
 
 @pytest.mark.parametrize("method", METHODS)
+@pytest.mark.filterwarnings("default")
+def test_warnings_are_captured_where_the_parent_captures_its_own(make_manager: MakeManager, method: str, caplog, capfd):
+    context = multiprocessing.get_context(method)
+    logging.captureWarnings(True)
+    try:
+        captures = make_manager(mp_context=context)
+        captures.run(logs.warn, "captured").result(timeout=PATIENCE_S)
+    finally:
+        logging.captureWarnings(False)
+    make_manager(mp_context=context).run(logs.warn, "printed").result(timeout=PATIENCE_S)
+    (record,) = (each for each in caplog.records if each.name == "py.warnings")  # of the first manager only
+    assert "UserWarning: captured" in record.getMessage()
+    assert (record.task, record.levelname) == ("warn", "WARNING")
+    assert "captured" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_a_record_comes_once_whatever_handlers_a_module_adds(
     make_manager: MakeManager, method: str, caplog, capfd, tmp_path
 ):

@@ -10,6 +10,7 @@ import logging
 import pickle
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from types import FunctionType
 from typing import Any
@@ -186,4 +187,6 @@ def parent_levels() -> Levels:
     # A child has the main module under another name, or under the same where it is a fork.
     loggers |= {renamed(name, *MAIN_NAMES): level for name, level in loggers.items()}
     activation += [(renamed(name, *MAIN_NAMES), is_on) for name, is_on in activation]
-    return Levels(logging.root.level, loggers, logging.root.manager.disable, max(0, lowest), activation)
+    captures_warnings = getattr(warnings.showwarning, "__module__", None) == "logging"
+    disabled = logging.root.manager.disable
+    return Levels(logging.root.level, loggers, disabled, max(0, lowest), activation, captures_warnings)

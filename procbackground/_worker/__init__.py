@@ -19,6 +19,8 @@ The modules:
     leftovers               the processes that a call has left running
     answers                 pickles values, failures and costs of calls
     relay, log_handler      log records → the parent
+    debugger                refuses debuggers that would read from the empty standard input
+    late_imports            acts on modules that are imported later
     stderr                  what is written to `sys.stderr` → the shared page, for the error of a death
     title                   what `ps` shows of the process
     output                  redirects the output of an attempt

@@ -66,6 +66,8 @@ def take_over(handler: logging.Handler, levels: Levels) -> None:
     for name, level in levels.loggers.items():
         logging.getLogger(name).setLevel(level)
     logging.disable(levels.disabled)
+    if levels.captures_warnings:
+        logging.captureWarnings(True)
 
     def call_handlers(self: logging.Logger, record: logging.LogRecord) -> None:
         handler.handle(record)

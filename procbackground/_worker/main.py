@@ -25,6 +25,7 @@ from procbackground._wire.surroundings import has_problem, raise_problem
 from procbackground._worker import handlers, relay
 from procbackground._worker.boot import Boot
 from procbackground._worker.channel import Channel
+from procbackground._worker.debugger import refuse_debuggers
 from procbackground._worker.execute import Executor
 from procbackground._worker.inbox import Inbox
 from procbackground._worker.stderr import StderrCopy
@@ -137,9 +138,8 @@ class Worker:
             self.stderr.install()
             self.stderr.open(self.base, self.pid)
             self.executor.title = Title()
+            refuse_debuggers()
         set_finder(self.executor.current)
-        if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
-            sys.breakpointhook = refuse_breakpoint
         _serving = self
 
     def serve(self, task_fd: int) -> None:
@@ -214,14 +214,6 @@ class Worker:
         # an answer may be half written, and the request loop reads STOP afterwards.
         elif self.executor.is_calling:
             self.executor.stop()
-
-
-def refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
-    """Raise `RuntimeError` in place of a debugger, which would read from a standard input that is empty here."""
-    raise RuntimeError(
-        "breakpoint() in a worker process: it has no terminal for a debugger. Use Manager(inline=True), which runs "
-        "tasks in your own process, or set PYTHONBREAKPOINT to a debugger that is attached from outside"
-    )
 
 
 def forget_worker() -> None:

@@ -16,6 +16,7 @@ from procbackground._wire.failures import dump_failure
 from procbackground._wire.mainmodule import MAIN_NAMES, renamed
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker.channel import Channel
+from procbackground._worker.late_imports import OnImport
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,12 +36,14 @@ class Levels:
         disabled: int = 0,
         loguru: int = 0,
         activation: Sequence[tuple[str, bool]] = (),
+        captures_warnings: bool = False,
     ) -> None:
         self.root: int = root
         self.loggers: dict[str, int] = loggers or {}  # by name, of those that have a level of their own
         self.disabled: int = disabled  # as in `logging.disable`
         self.loguru: int = loguru  # the lowest of any sink
         self.activation = activation  # names of modules that loguru was told to enable or disable
+        self.captures_warnings = captures_warnings  # by `logging.captureWarnings`
 
 
 _channel: Channel | None = None
@@ -57,6 +60,8 @@ def prepare(levels: Levels) -> None:
     """
     global _levels
     forget_preparation()
+    if levels.captures_warnings:
+        import logging  # noqa: F401  # each fork needs it
     if "logging" in sys.modules:
         from procbackground._worker.log_handler import is_plain, take_over
 
@@ -75,6 +80,8 @@ def install(channel: Channel, levels: Levels, find_sequence: Callable[[], int]) 
     """Send records to the parent from now on, as far as the parent's `levels` let them through."""
     global _channel, _levels, _find_sequence
     _channel, _levels, _find_sequence = channel, levels, find_sequence
+    if levels.captures_warnings:
+        import logging  # noqa: F401
     for library in _libraries:
         if library.name not in sys.modules:
             sys.meta_path.insert(0, library)
@@ -94,31 +101,6 @@ def uninstall() -> None:
     for library in _libraries:
         if library in sys.meta_path:
             sys.meta_path.remove(library)
-
-
-class _Library:
-    """A library that logs. On `sys.meta_path` it waits for the child's first import, and then calls `set_up`."""
-
-    def __init__(self, name: str, set_up: Callable[[], None]) -> None:
-        self.name = name
-        self.set_up = set_up
-
-    def find_spec(self, name: str, path: Any, target: Any = None) -> Any:
-        if name != self.name:
-            return None
-        from importlib.util import find_spec
-
-        sys.meta_path.remove(self)
-        spec = find_spec(name)
-        if spec is not None and spec.loader is not None:
-            load = spec.loader.exec_module
-
-            def load_and_set_up(module: Any) -> None:
-                load(module)
-                self.set_up()
-
-            spec.loader.exec_module = load_and_set_up  # type: ignore[method-assign]
-        return spec
 
 
 def _send(library: str, facts: dict[str, Any], extra: dict[str, Any], error: BaseException | None) -> None:
@@ -191,4 +173,4 @@ def _send_loguru(message: Any) -> None:
     _send("loguru", facts, record["extra"], None if exception is None else exception.value)
 
 
-_libraries = (_Library("logging", _set_up_logging), _Library("loguru", _set_up_loguru))
+_libraries = (OnImport("logging", _set_up_logging), OnImport("loguru", _set_up_loguru))

@@ -7,12 +7,17 @@ import os
 import signal
 import sys
 import time
+import warnings
 from typing import Any
 
 from procbackground import current
 from tests.support.gate import Address, stop_at_gate, tell_gate
 
 NAME = "tests.logs.library"
+
+
+def warn(text: str) -> None:
+    warnings.warn(text, UserWarning, stacklevel=1)
 
 
 class Unloadable:
