@@ -7,11 +7,12 @@ import logging
 import re
 import sys
 import time
+from collections.abc import Sequence
 
 import pytest
 
 from procbackground import Task
-from procbackground.observers import PlainProgressObserver, names, runs
+from procbackground.observers import PlainProgressObserver, live, names, runs
 from procbackground.observers.logs_above import LogsAbove
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S
@@ -328,9 +329,9 @@ def test_managers_and_maps_that_run_at_once_share_one_display(make_manager, monk
     assert [re.findall(r"\d+/\d+", line) for line in screen] == [["50/50"], ["1/1"], ["5/5"]]
 
 
-def screen_of(text: str) -> list[str]:
-    """Return the lines that a terminal shows at last, which has room for all."""
-    lines, row = [""], 0
+def screen_of(text: str, before: Sequence[str] = ("",)) -> list[str]:
+    """Return the lines that a terminal shows at last, which has room for all, and has shown these `before`."""
+    lines, row = [*before], len(before) - 1
     for part in re.findall(r"\x1b\[[0-9;?]*[A-Za-z]|\r|\n|[^\x1b\r\n]+", text):
         if part == "\x1b[1A":
             row -= 1
@@ -342,6 +343,24 @@ def screen_of(text: str) -> list[str]:
         elif part[0] not in "\r\x1b":
             lines[row] += part
     return [line for line in lines if line.strip()]
+
+
+def test_a_display_that_a_narrower_terminal_has_wrapped_is_erased_as_a_whole(monkeypatch):
+    console_module = pytest.importorskip("rich.console")
+    monkeypatch.setattr(live, "REFRESHES", 0.001)  # only prints draw it
+    terminal = Terminal()
+    console = console_module.Console(file=terminal, force_terminal=True, width=200, height=40)
+    hide = live.show(console, lambda: "\n".join(["a" * 150, "b" * 60, "c" * 9]))
+    console.print("one")
+    assert [len(line) for line in screen_of(terminal.getvalue())] == [3, 150, 60, 9]
+    wrapped = [line[at : at + 60] for line in screen_of(terminal.getvalue()) for at in range(0, len(line), 60)]
+    length = len(terminal.getvalue())
+    console.width = 60
+    console.print("two")
+    console.print("three")
+    hide()
+    screen = screen_of(terminal.getvalue()[length:], wrapped)
+    assert screen == ["one", "two", "three", "a" * 60, "a" * 60, "a" * 30, "b" * 60, "c" * 9]
 
 
 @pytest.mark.parametrize("shown_by", ["manager", "map"])
