@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from procbackground._printable import printable
 from procbackground.observers.base import EVENT_NAMES
 from procbackground.observers.extras import import_extra
 from procbackground.observers.live import show
+from procbackground.observers.logs_above import is_terminal
 from procbackground.observers.plain import PlainProgressObserver
 from procbackground.observers.runs import Run, Running, RunObserver, duration, number
 
@@ -42,7 +44,10 @@ class RichProgressObserver(RunObserver):
         self._console: Any = _rich("console").Console(stderr=True) if console is None else console
         self._hide: Callable[[], None] | None = None
         self._lines = 0  # most that there were for running tasks: the display never shrinks, so that nothing jumps
-        if not self._console.is_terminal or self._console.is_dumb_terminal or os.environ.get("NO_COLOR"):
+        is_drawn = self._console.is_terminal and not self._console.is_dumb_terminal and not os.environ.get("NO_COLOR")
+        if console is None and not self._console.is_jupyter and not is_terminal(sys.stderr):
+            is_drawn = False  # FORCE_COLOR has rich take a pipe for a terminal: for colours, but nothing can move there
+        if not is_drawn:
             plain = PlainProgressObserver(None if console is None else console.file)
             for name in EVENT_NAMES:
                 setattr(self, name, getattr(plain, name))

@@ -259,6 +259,19 @@ def test_rich_writes_plain_lines_where_there_is_no_terminal(make_manager, monkey
         assert re.fullmatch(r"procbackground: 1/1 tasks, .*\n", text)
 
 
+def test_rich_draws_nothing_in_a_pipe_though_colours_are_forced(make_manager, monkeypatch, no_color):
+    pytest.importorskip("rich")
+    from procbackground.observers import RichProgressObserver
+
+    pipe = io.StringIO()
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(sys, "stderr", pipe)
+    manager = make_manager(observer=RichProgressObserver())
+    manager.run(plain.square, 2)
+    manager.close()
+    assert re.fullmatch(r"procbackground: 1/1 tasks, .*\n", pipe.getvalue())
+
+
 def test_log_lines_appear_above_the_display_and_go_back_afterwards(make_manager, monkeypatch, no_color, gate):
     pytest.importorskip("rich")
     terminal = Terminal()
