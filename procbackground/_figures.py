@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 from procbackground._named import NamedTuple
@@ -269,6 +270,17 @@ class Figures:
     def pids(self) -> list[int]:
         """Return the workers of the spans that were kept, in the order in which they began."""
         return list(dict.fromkeys(span.pid for span in sorted(self.spans, key=lambda span: span.began_s)))
+
+    def most_at_once(self) -> int:
+        """Return how many workers were busy at once, at the most, as far as the spans that were kept say."""
+        changes: list[tuple[float, int]] = []
+        ended_s: dict[int, float] = {}  # by worker: attempts that are answered together overlap
+        for span in sorted(self.spans, key=lambda span: span.began_s):
+            began_s = max(span.began_s, ended_s.get(span.pid, span.began_s))
+            if span.ended_s > began_s:
+                ended_s[span.pid] = span.ended_s
+                changes += [(began_s, 1), (span.ended_s, -1)]
+        return max(accumulate(change for _, change in sorted(changes)), default=0)
 
 
 def merged(spans: Iterable[Span], gap_s: float) -> list[Span]:

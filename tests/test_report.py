@@ -233,6 +233,16 @@ def test_a_file_of_events_gives_the_same_report(tmp_path):
     assert [held for _, held in figures["memory"]] == [1500]
 
 
+def test_a_worker_that_replaces_another_is_not_one_more(tmp_path):
+    ended = {"event": "task_succeeded", "time": 1.0, "id": 1, "task": "f", "attempt": 1, "outcome": "succeeded"}
+    # Workers 1 and 2, 3 in place of 1, and 4 in place of 3; the attempts of 2 were answered together.
+    attempts = [(1, 0, 2), (2, 1, 9), (2, 1, 9), (3, 2, 5), (4, 5, 8)]
+    lines = [{**ended, "pid": pid, "started": 100.0 + began, "ended": 100.0 + end} for pid, began, end in attempts]
+    path = tmp_path / "run.jsonl"
+    path.write_text(events(OPENED, *lines))
+    assert RunReport.of_events(path).workers == 2
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -43,7 +43,7 @@ class RunReport:
     @property
     def workers(self) -> int:
         """How many workers could be busy at once: the manager's `max_workers`, or else the most that were."""
-        return self._workers or len(self._figures.pids()) or 1
+        return self._workers or self._figures.most_at_once() or 1
 
     @property
     def seconds(self) -> float:
