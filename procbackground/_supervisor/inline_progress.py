@@ -66,7 +66,7 @@ class InlineProgress:
             latest, self._unsent = self._unsent, None
             if latest is not None:
                 self._sent_s = time.monotonic()
-                facts = {"done": latest.done, "total": latest.total, "message": latest.message}
+                facts: dict[str, Any] = {"done": latest.done, "total": latest.total, "message": latest.message}
                 self._events.task("on_task_progress", self._job, **facts)
 
     def end(self) -> None:
