@@ -43,9 +43,10 @@ def lines_of(report: RunReport) -> list[str]:
     speed_up = report.speed_up
     if speed_up is None:
         return ["nothing has run"]
+    workers = "1 worker" if report.workers == 1 else f"{report.workers} workers"
     lines = [
-        f"{seconds(report.seconds)} with {report.workers} workers, which were busy {speed_up / report.workers:.0%} of "
-        f"it: {speed_up:.2f} times one worker"
+        f"{seconds(report.seconds)} with {workers}, busy {speed_up / report.workers:.0%} of it: {speed_up:.2f} times "
+        "one worker"
     ]
     attempts = report.total().attempts
     failed = {outcome: count for outcome, count in attempts.items() if outcome != "succeeded" and count}
