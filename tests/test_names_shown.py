@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import logging
 
+import pytest
+
 from procbackground import Task
 from procbackground.observers import LoggingObserver, PlainProgressObserver
 from tests.support.gate import PATIENCE_S
@@ -68,3 +70,29 @@ def test_what_an_exit_drops_is_one_line(tmp_path):
     lines = [line for line in ended.stderr.split("\n") if line]
     assert any(SHOWN in line for line in lines)
     assert all(line.isprintable() for line in lines)
+
+
+def test_the_screen_of_the_command_shows_a_call_in_one_line():
+    pytest.importorskip("click")
+    console_module = pytest.importorskip("rich.console")
+    from procbackground._cli.screen import render
+
+    worker = {"pid": 7, "task": NAME, "call": f"{NAME}()", "attempt": 1, "since": 1.0, "memory": 1, "cpu_percent": 0.0}
+    tasks = dict.fromkeys(("succeeded", "failed", "cancelled", "retried", "running", "queued"), 0)
+    status = {
+        "name": NAME, "pid": 6, "state": "open", "time": 2.0, "began": 1.0, "tasks": tasks, "queue_age": None,
+        "workers": [worker], "max_workers": 1, "memory": 1, "respawned": 0,
+    }  # fmt: skip
+    console = console_module.Console(file=io.StringIO(), width=120, color_system=None)
+    console.print(render(status, 0.0))
+    lines = [line.rstrip() for line in console.file.getvalue().split("\n")]
+    assert all(line.isprintable() for line in lines)
+    assert any(line.endswith(f"{SHOWN}()") for line in lines)
+
+
+def test_a_message_of_the_command_has_no_more_lines_than_were_meant(capsys):
+    pytest.importorskip("click")
+    from procbackground._cli.errors import say
+
+    say("one\x1b[2J\ntwo\rthree")
+    assert capsys.readouterr().err == "procbackground: one [2J\ntwo three\n"
