@@ -69,7 +69,7 @@ class Client:
             line = ""
         except OSError as error:
             raise StatusError(f"process {self.place.pid} does not answer: {error}") from None
-        if not line:
+        if not line.endswith("\n"):  # the process may end in the middle of its answer
             raise StatusError(f"the manager of process {self.place.pid} has closed")
         answer: dict[str, Any] = json.loads(line)
         if not answer.get("ok"):

@@ -181,6 +181,29 @@ def test_sockets_of_killed_processes_are_removed(runtime, manager):
     assert not os.path.exists(path)
 
 
+def answering(answer: bytes) -> socket.socket:
+    """Return a socket where a manager would have its own; one client gets `answer` there, and the end."""
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    listener.bind(os.path.join(places.make_folder(), "1-1-odd.sock"))
+    listener.listen()
+
+    def answer_one() -> None:
+        for _ in range(2):  # `living_places` only connects
+            connection, _ = listener.accept()
+            with connection:
+                if connection.recv(1000):
+                    connection.sendall(answer)
+
+    threading.Thread(target=answer_one, daemon=True).start()
+    return listener
+
+
+@pytest.mark.parametrize("answer", [b"", b'{"ok": true, "sta'])
+def test_a_manager_that_ends_in_the_midst_of_its_answer_has_closed(answer):
+    with answering(answer), client() as asked, pytest.raises(StatusError, match="has closed"):
+        asked.ask("status")
+
+
 def test_inline_managers_have_no_status():
     with pytest.raises(ValueError, match="inline"):
         Manager(inline=True, status=True)
