@@ -74,7 +74,7 @@ class Overview:
     def cancel_at(self, pid: int, since: float | None) -> bool:
         """Cancel the task that a worker runs, if it runs it since then; return whether it was cancelled.
 
-        Raises: `LookupError` for a pid that is no worker's.
+        Raises: `LookupError` for a pid that is no worker's. With `since` it was one, and has ended.
         """
 
         def look() -> Job | None:
@@ -82,7 +82,9 @@ class Overview:
                 if row.worker.pid == pid:
                     is_same = since is None or abs(self._loop.wall(row.since_s) - float(since)) < 1e-3
                     return row.job if is_same else None
-            raise LookupError(f"no worker has pid {pid}")
+            if since is None:
+                raise LookupError(f"no worker has pid {pid}")
+            return None
 
         job: Any = self._supervisor.ask(look)
         return job is not None and job.handle.cancel()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import signal
 import subprocess
 import sys
 import termios
@@ -14,7 +15,7 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from procbackground import Manager, Task
+from procbackground import Manager, Task, WorkerDiedError
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.scripts import ENVIRONMENT
 
@@ -107,6 +108,20 @@ def test_it_shows_what_runs_and_cancels_the_chosen_task(manager, gate, screen):
     gate.wait_for_arrival()
     assert not queued.done()
     queued.cancel()
+    assert screen.leave() == 0
+
+
+def test_the_task_of_a_worker_that_has_ended_meanwhile_is_not_cancelled_and_the_screen_stays(manager, gate, screen):
+    running = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    screen.wait_for("1 running")
+    screen.press(DOWN + "c")
+    screen.wait_for(rf"Cancel .* in process {pid}\? y/n")
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(WorkerDiedError):
+        running.result(timeout=PATIENCE_S)
+    screen.press("y")
+    screen.wait_for("it had ended already")
     assert screen.leave() == 0
 
 
