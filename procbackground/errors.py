@@ -190,6 +190,14 @@ class RemoteTraceback(Exception):
         return f'\n"""\n{self.text}"""'
 
 
+def repr_of(value: object) -> str:
+    """Return `repr(value)`, or what stands in for it where that raises, which the user's may."""
+    try:
+        return repr(value)
+    except (Exception, SystemExit, GeneratorExit):
+        return f"<{type(value).__qualname__} whose repr fails>"
+
+
 def signal_name(exit_code: int | None) -> str | None:
     """Return "SIGKILL" for -9 and so on; None for an exit code that is no signal's."""
     if exit_code is None or exit_code >= 0:

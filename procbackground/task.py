@@ -273,7 +273,10 @@ def _check_priority(priority: Any) -> None:
 
 def _shown(value: Any) -> str:
     """Return a short text for `value` in an error."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception:  # the user's own
+        return f"{type(value).__name__}(...)"
     return text if len(text) <= 60 else f"{type(value).__name__}(...)"
 
 

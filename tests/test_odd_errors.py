@@ -8,10 +8,11 @@ import threading
 import pytest
 import tenacity
 
-from procbackground import RemoteTraceback, Retry, SerializationError, Task
+from procbackground import InitializerError, Manager, RemoteTraceback, Retry, SerializationError, Task
+from procbackground._supervisor import settle
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import odd_errors
-from tests.support.tasks.odd_errors import FrozenError, StubbornError
+from tests.support.tasks.odd_errors import FrozenError, StubbornError, UnspeakableError
 
 EXITS = [SystemExit, KeyboardInterrupt, GeneratorExit]
 
@@ -119,3 +120,49 @@ def test_a_task_that_raises_try_again_is_tried_again_whatever_the_predicate_says
     other = manager.run_task(Task(odd_errors.fail_with, args=(ValueError,), retry=policy))
     other.exception(timeout=PATIENCE_S)
     assert len(other.attempts) == 1
+
+
+def test_errors_without_a_text_fail_their_task_alone(make_manager, tmp_path, caplog):
+    manager = make_manager(max_workers=1, journal=tmp_path / "journal")
+    make = odd_errors.make_one_that_is_unspeakable_when_loaded
+    assert type(manager.run(odd_errors.fail_unspeakably).exception(timeout=PATIENCE_S)) is UnspeakableError
+    keyed = [manager.run_task(Task(make, key="one")) for _ in range(3)]
+    loose = manager.run_task(Task(make, args=(1,), retry=2))
+    for handle in (*keyed, loose):
+        assert "could not be loaded in the parent" in str(handle.exception(timeout=PATIENCE_S))
+        assert isinstance(handle.exception().__cause__, UnspeakableError)
+    with pytest.raises(SerializationError, match="could not be loaded in the parent"):
+        list(manager.map(make, range(3)))
+    with pytest.raises(SerializationError, match="argument 0"):
+        raise manager.run(odd_errors.take, odd_errors.UnspeakableWhenPickled()).exception(timeout=PATIENCE_S)
+    manager.run(odd_errors.log_an_unspeakable_value).result(timeout=PATIENCE_S)
+    manager.close()
+    [record] = [each for each in caplog.records if each.name == "unspeakable"]
+    assert record.value == "<UnspeakableWhenPickled whose repr fails>"
+    with pytest.raises(TypeError, match=r"UnspeakableError\(\.\.\.\)"):
+        Task(pow, args=UnspeakableError())
+
+
+@pytest.mark.parametrize("inline", [False, True])
+def test_an_initializer_whose_error_has_no_text_fails_all_tasks(make_manager, inline):
+    manager = make_manager(max_workers=1, initializer=odd_errors.fail_unspeakably, inline=inline)
+    try:
+        error = manager.run(pow, 2, 3).exception(timeout=PATIENCE_S)
+    except InitializerError as refusal:
+        error = refusal
+    assert isinstance(error, InitializerError)
+    assert isinstance(error.__cause__, UnspeakableError)
+
+
+def test_an_initializer_that_cannot_be_pickled_and_says_nothing_is_refused():
+    with pytest.raises(SerializationError, match="initializer or its arguments"):
+        Manager(initializer=odd_errors.take, initargs=(odd_errors.UnspeakableWhenPickled(),))
+
+
+def test_tasks_fail_also_where_the_reason_for_a_broken_manager_cannot_be_explained(make_manager, monkeypatch):
+    def explain(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(settle, "explain", explain)
+    manager = make_manager(max_workers=1, initializer=odd_errors.fail_with, initargs=(ValueError,))
+    assert isinstance(manager.run(pow, 2, 3).exception(timeout=PATIENCE_S), InitializerError)

@@ -118,6 +118,8 @@ def of_json_lines(path: str, why_not: WhyNot) -> Inputs:
                     raise Wrong(f"{place}, column {error.colno}: {error.msg}: {_around(line, error.pos)}") from None
                 except RecursionError:
                     raise Wrong(f"{place}: nested too deeply") from None
+                except ValueError as error:  # a number of more digits than Python reads
+                    raise Wrong(f"{place}: {error}") from None
                 if isinstance(value, dict):
                     yield (), value, place
                 elif isinstance(value, list):

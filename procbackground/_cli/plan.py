@@ -10,6 +10,7 @@ from procbackground._cli.child import Capturing
 from procbackground._cli.inputs import Call
 from procbackground._cli.records import DIED, FAILED, LEFT_OUT, OVER_MEMORY, TIMED_OUT, Ended, Failure
 from procbackground._cli.results import Folders
+from procbackground.errors import repr_of
 from procbackground.task import Task, qualified_name
 
 # Words of a journal for how an attempt ended.
@@ -114,6 +115,6 @@ def needs_asked(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def call_text(fn: Callable[..., Any], call: Call) -> str:
     """Return a call as Python would have it."""
-    shown = [repr(each) for each in call.args]
-    shown += [f"{name}={value!r}" for name, value in call.kwargs.items()]
+    shown = [repr_of(each) for each in call.args]
+    shown += [f"{name}={repr_of(value)}" for name, value in call.kwargs.items()]
     return f"{fn.__module__}.{qualified_name(fn)}({', '.join(shown)})"

@@ -8,7 +8,7 @@ from concurrent.futures import CancelledError
 from typing import Any, NamedTuple
 
 from procbackground._cli.inputs import Call
-from procbackground.errors import MemoryLimitError, ProcbackgroundError, RemoteTraceback, TaskTimeoutError
+from procbackground.errors import MemoryLimitError, ProcbackgroundError, RemoteTraceback, TaskTimeoutError, repr_of
 from procbackground.handle import TaskHandle
 
 SUCCEEDED, FAILED, TIMED_OUT = "succeeded", "failed", "timed out"
@@ -129,7 +129,7 @@ def record_of(ended: Ended, pickled_at: str | None = None) -> dict[str, Any]:
         if is_json(ended.value):
             record["value"] = ended.value
         else:
-            record["repr"] = shown(ended.value)
+            record["repr"] = repr_of(ended.value)
             if pickled_at is not None:
                 record["pickle"] = pickled_at
     if ended.failure is not None:
@@ -142,29 +142,22 @@ def line_of(record: dict[str, Any]) -> str:
     try:
         return json.dumps(record, allow_nan=False)
     except (TypeError, ValueError):  # an input with NaN in it
-        return json.dumps(record, default=shown)
+        return json.dumps(record, default=repr_of)
 
 
 def raw_text(value: Any) -> str:
     """Return a value alone: text as it is, else JSON, else its repr."""
     if isinstance(value, str):
         return value
-    return json.dumps(value) if is_json(value) else shown(value)
+    return json.dumps(value) if is_json(value) else repr_of(value)
 
 
 def is_json(value: Any) -> bool:
     """Whether JSON can hold a value."""
-    if value is None or type(value) in (str, int, bool):
+    if value is None or type(value) in (str, bool):
         return True
     try:
         json.dumps(value, allow_nan=False)
-    except (TypeError, ValueError, RecursionError):
+    except Exception:  # an int may have too many digits, and the user's classes may raise anything
         return False
     return True
-
-
-def shown(value: Any) -> str:
-    try:
-        return repr(value)
-    except Exception:  # the user's own
-        return f"<{type(value).__qualname__} whose repr fails>"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from procbackground._wire.mainmodule import MAIN_NAMES, main_module
 from procbackground._wire.parcel import Parcel
-from procbackground._wire.pickling import _explained, dump_arguments, dump_function, dumps
+from procbackground._wire.pickling import _explained, dump_arguments, dump_function, dumps, text_of
 from procbackground.errors import SerializationError
 
 if TYPE_CHECKING:
@@ -148,7 +148,8 @@ class Carrier:
                     names = [*(each.name for each in self._variables), *(each.name for each in self._passengers)]
                     what = f"value of the context variable {names[index]!r}"
                     raise _explained(what, value, own_error) from own_error
-            raise SerializationError(f"the values of the context variables cannot be pickled: {error}") from error
+            reason = text_of(error)
+            raise SerializationError(f"the values of the context variables cannot be pickled: {reason}") from error
 
 
 class InContext:
@@ -175,7 +176,7 @@ class InContext:
         except Exception as error:
             kind = type(error).__name__
             raise SerializationError(
-                f"the values of the context variables could not be loaded in the child ({kind}: {error})"
+                f"the values of the context variables could not be loaded in the child ({kind}: {text_of(error)})"
             ) from error
         for index, value in loaded.items():
             self._variables[index].set(value)

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from procbackground._journal.keys import default_key, describe
 from procbackground._journal.records import Facts, text
 from procbackground._state.job import KeyedJob, Recipe
-from procbackground.errors import JournalError
+from procbackground.errors import JournalError, repr_of
 from procbackground.handle import TaskHandle
 
 # `make_keyed_job`, whose last four arguments are those of `Job`.
@@ -36,7 +36,9 @@ def make_keyed_job(
             key = text(key)
             command, function = describe(fn, args, kwargs)
     except Exception as error:
-        refusal = JournalError(f"no key can be made of the arguments ({error!r}); give the task one: Task(key=...)")
+        refusal = JournalError(
+            f"no key can be made of the arguments ({repr_of(error)}); give the task one: Task(key=...)"
+        )
         refusal.__cause__ = error
         return refusal
     name = recipe.name

@@ -16,6 +16,7 @@ from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.obstacles import HelperLost, advice, advice_on_exit
 from procbackground._supervisor.output import last_lines
 from procbackground._supervisor.relay import lines_of
+from procbackground._wire.pickling import text_of
 from procbackground._wire.surroundings import SetupError
 from procbackground.errors import ProcbackgroundError, RemoteTraceback, death_phrase
 
@@ -60,7 +61,7 @@ def explain(what: str, why: Any, has_initializer: bool) -> Breakage:
         raised, _ = load_failure_safely(why)
         if isinstance(raised, SetupError):
             return Breakage(str(raised), is_initializers, None, raised)
-        return Breakage(f"{what}: {type(raised).__name__}: {raised}", is_initializers, None, raised)
+        return Breakage(f"{what}: {type(raised).__name__}: {text_of(raised)}", is_initializers, None, raised)
     assert isinstance(why, Worker)
     death = why.death
     stacks = RemoteTraceback(death.stack) if death.stack else None
@@ -68,7 +69,7 @@ def explain(what: str, why: Any, has_initializer: bool) -> Breakage:
 
 
 def _explain_error(what: str, why: Exception) -> Breakage:
-    reason = str(why) or type(why).__name__
+    reason = text_of(why) or type(why).__name__
     return Breakage(f"{what}: {reason}{advice(why)}", False, None, why)
 
 

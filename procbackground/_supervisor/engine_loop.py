@@ -25,7 +25,7 @@ from procbackground._supervisor.supervisor import Supervisor
 from procbackground._supervisor.workers import Workers
 from procbackground._wire import attempts as w
 from procbackground._wire.mainmodule import main_by_value
-from procbackground._wire.pickling import dumps
+from procbackground._wire.pickling import dumps, text_of
 from procbackground.errors import ProcbackgroundError, SerializationError
 from procbackground.report import ProcessInfo
 
@@ -165,7 +165,7 @@ def settings_of(options: Options) -> w.NodeSettings:
             with main_by_value():
                 initializer = dumps(options.initializer)
         except Exception as error:
-            raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
+            raise SerializationError(f"the initializer or its arguments cannot be pickled: {text_of(error)}") from error
     of_nodes = ("max_tasks_per_child", "grace_s", "start_timeout_s", "min_free_bytes", "preload", "slots")
     facts = {name: getattr(options, name) for name in of_nodes}
     facts["context"] = options.context.get_start_method()

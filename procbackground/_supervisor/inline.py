@@ -26,6 +26,7 @@ from procbackground._supervisor.inline_logs import install_log_attributes
 from procbackground._supervisor.inline_runs import InlineRuns
 from procbackground._supervisor.judge import load_failure_safely
 from procbackground._supervisor.shares import lay_down
+from procbackground._wire.pickling import text_of
 from procbackground._wire.shares import SharedFile
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport, ProcessInfo, Stats
@@ -152,7 +153,7 @@ class InlineSupervisor:
         try:
             fn(*args)
         except Exception as error:
-            message = f"the initializer failed: {type(error).__name__}: {error}"
+            message = f"the initializer failed: {type(error).__name__}: {text_of(error)}"
             self._acceptance.breakage = Breakage(message, True, os.getpid(), error)
             self.broken_text = message
 

@@ -29,6 +29,7 @@ from procbackground.errors import (
     SerializationError,
     TaskTimeoutError,
     death_phrase,
+    repr_of,
     set_context,
 )
 from procbackground.report import Outcome
@@ -49,7 +50,7 @@ def load_failure_safely(body: bytes) -> tuple[BaseException, str]:
     try:
         return load_failure(body)
     except BaseException as error:
-        failure = SerializationError(f"the exception of the task could not be loaded: {error!r}")
+        failure = SerializationError(f"the exception of the task could not be loaded: {repr_of(error)}")
         failure.__cause__ = error
         return failure, "exception"
 
@@ -83,7 +84,7 @@ def pass_verdict(command: c.Judge, wall: Callable[[float], float], now_s: float)
             value = _load_value(command.body)
         except BaseException as broken:
             outcome = Outcome.NOT_SERIALIZED
-            error = SerializationError(f"the result could not be loaded in the parent: {broken!r}")
+            error = SerializationError(f"the result could not be loaded in the parent: {repr_of(broken)}")
             error.__cause__ = broken
     elif command.kind == c.FAILURE:
         error, kind = load_failure_safely(command.body)

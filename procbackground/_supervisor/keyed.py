@@ -32,7 +32,7 @@ from procbackground._wire import frames as wire
 from procbackground._wire.page import RECORDED
 from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.plain import EXTENSION_CODES, STACK_GLOBAL, is_plain
-from procbackground.errors import SerializationError
+from procbackground.errors import SerializationError, repr_of
 from procbackground.report import Outcome
 
 logger = logging.getLogger("procbackground")
@@ -367,7 +367,9 @@ class KeyedJobs:
             self._load_aside(load, partial(self._settler.succeed, each), partial(self._refuse, each))
 
     def _refuse(self, job: KeyedJob, error: BaseException) -> None:
-        failure = SerializationError(f"the result could not be loaded in the parent: {error!r}", task=job.handle.task)
+        failure = SerializationError(
+            f"the result could not be loaded in the parent: {repr_of(error)}", task=job.handle.task
+        )
         failure.__cause__ = error
         self._settler.fail(job, failure)
 

@@ -20,6 +20,7 @@ from procbackground._supervisor.usercode import UserCodeRunner
 from procbackground._wire.failures import load_failure
 from procbackground._wire.mainmodule import MAIN_NAMES, renamed
 from procbackground._worker.relay import Levels
+from procbackground.errors import repr_of
 
 LINE_LIMIT = 2000  # characters of a record in the message of a death: enough for a short traceback
 
@@ -112,7 +113,7 @@ def _load_extra(name: str, value: bytes) -> Any:
     try:
         return pickle.loads(value)
     except Exception as error:
-        return f"(the value of {name!r} could not be loaded: {error!r})"
+        return f"(the value of {name!r} could not be loaded: {repr_of(error)})"
 
 
 def _relay_to_logging(

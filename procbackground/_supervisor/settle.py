@@ -346,7 +346,10 @@ class Settler:
         """Put into words why no worker can be started. In a thread for user code, or at the end of all."""
         assert self._scheduler.broken_by is not None
         if not self._acceptance.has_full_story:
-            self._acceptance.breakage = explain(*self._scheduler.broken_by, self._acceptance.has_initializer)
+            try:
+                self._acceptance.breakage = explain(*self._scheduler.broken_by, self._acceptance.has_initializer)
+            except BaseException:  # of the user's code; the first words have to do, as jobs wait to be failed
+                logger.exception("why no worker can be started could not be explained")
             self._acceptance.has_full_story = True
 
     # -- counting and waiting ------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pickle
 
 from procbackground._wire.pickling import PROTOCOL, dumps, text_of
-from procbackground.errors import RemoteTraceback, SerializationError, _rebuild, set_cause
+from procbackground.errors import RemoteTraceback, SerializationError, _rebuild, repr_of, set_cause
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def dump_failure(error: BaseException, kind: str = "raised", frames_to_skip: int
     try:
         shown = "".join(traceback.format_exception(type(error), error, trace))
     except BaseException as broken:  # the user's __str__ may raise too
-        shown = f"{type_name}: (no traceback: {broken!r})\n"
+        shown = f"{type_name}: (no traceback: {repr_of(broken)})\n"
     pickled = _dump_exception(error) if kind == "raised" else None
     if kind == "raised" and pickled is None:
         kind = "exception"

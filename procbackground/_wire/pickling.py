@@ -24,7 +24,7 @@ from procbackground._wire.mainmodule import (
     main_is_whole,
 )
 from procbackground._wire.parcel import PARCEL_BYTES, Parcel, may_pack, pack, raw_buffers
-from procbackground.errors import SerializationError
+from procbackground.errors import SerializationError, repr_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -380,4 +380,4 @@ def text_of(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException as broken:
-        return f"(its text could not be made: {broken!r})"
+        return f"(its text could not be made: {repr_of(broken)})"

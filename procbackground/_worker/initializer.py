@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 
-from procbackground._wire.pickling import dumps, holds_descriptors
+from procbackground._wire.pickling import dumps, holds_descriptors, text_of
 from procbackground.errors import SerializationError
 
 TYPE_CHECKING = False
@@ -36,8 +36,9 @@ class Initializer:
         try:
             self._data = dumps((fn, args))
         except Exception as error:
-            if _INHERITED_ONLY not in str(error) and not holds_descriptors(args):
-                raise SerializationError(f"the initializer or its arguments cannot be pickled: {error}") from error
+            reason = text_of(error)
+            if _INHERITED_ONLY not in reason and not holds_descriptors(args):
+                raise SerializationError(f"the initializer or its arguments cannot be pickled: {reason}") from error
 
     def run(self) -> None:
         """Call it, in a worker. Raises: any exception of the initializer, or of loading it."""

@@ -17,6 +17,7 @@ from procbackground._wire.mainmodule import MAIN_NAMES, renamed
 from procbackground._wire.pickling import PROTOCOL
 from procbackground._worker.channel import Channel
 from procbackground._worker.late_imports import OnImport
+from procbackground.errors import repr_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def _pack(value: Any) -> bytes | str:
     try:
         return pickle.dumps(value, PROTOCOL)
     except Exception:
-        return repr(value)
+        return repr_of(value)
 
 
 # -- logging -------------------------------------------------------------------------------------------------

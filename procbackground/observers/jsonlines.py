@@ -11,10 +11,12 @@ import sys
 from typing import IO, Any
 
 from procbackground import events
+from procbackground.errors import repr_of
 from procbackground.observers.base import Observer
 
 _logger = logging.getLogger("procbackground")
 
+LONGEST_INT = 2000  # bits: Python refuses to write numbers of some thousand digits
 FORMAT = 1  # of the lines; a reader ignores fields that it does not know
 
 
@@ -202,8 +204,8 @@ def _error(error: BaseException | None) -> dict[str, str] | None:
 
 def _encode(facts: dict[str, Any]) -> str:
     try:
-        return json.dumps(facts, default=repr, allow_nan=False) + "\n"
-    except (ValueError, TypeError, RecursionError):
+        return json.dumps(facts, default=repr_of, allow_nan=False) + "\n"
+    except Exception:  # of the user's own classes, too
         return json.dumps(_plain(facts), allow_nan=False) + "\n"
 
 
@@ -213,15 +215,18 @@ def _plain(value: Any, depth: int = 0) -> Any:
         return value
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, int):
+    if isinstance(value, int) and value.bit_length() <= LONGEST_INT:
         return int(value)
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if depth < 20 and isinstance(value, dict):
-        return {str(key): _plain(each, depth + 1) for key, each in value.items()}
+        return {
+            str(key) if isinstance(key, str) else repr_of(key): _plain(each, depth + 1) for key, each in value.items()
+        }
     if depth < 20 and isinstance(value, (list, tuple)):
         return [_plain(each, depth + 1) for each in value]
-    try:
-        return repr(value)[:1000]
-    except Exception:
-        return f"({type(value).__name__})"
+    return repr_of(value)[:1000]
+
+
+def _name_of(key: Any) -> str:
+    return str(key) if isinstance(key, str) else repr_of(key)

@@ -7,6 +7,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from procbackground._printable import printable
+from procbackground.errors import repr_of
 from procbackground.observers.base import Observer
 from procbackground.observers.runs import number
 
@@ -94,7 +95,7 @@ class LogLines(Observer):
 
     def on_task_retrying(self, event: events.TaskRetrying) -> None:
         self._counts["retried"] += 1
-        why = "its result was not accepted" if event.error is None else repr(event.error)
+        why = "its result was not accepted" if event.error is None else repr_of(event.error)
         text = f"task {_name(event)} failed in attempt {event.attempt} ({why}), again in {event.delay:.2f} s"
         self._task(logging.WARNING, event, text)
 

@@ -36,6 +36,7 @@ def chatty(x):
     print("warns", x, file=sys.stderr)
     return x
 def odd(x): return {x}
+def huge(x): return 10 ** 5000
 def given(x):
     from procbackground import current
     return [current().slots, os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")]

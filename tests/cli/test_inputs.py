@@ -68,6 +68,7 @@ def test_file_names_that_are_no_text_reach_the_function(command):
         (["tasks:pair", "--jsonl", "-"], "3\n", "standard input, line 1: an object"),
         (["tasks:pair", "--jsonl", "-"], '{"a": 1, "bb": 2}', "line 1: pair(a, b='-') cannot be called so"),
         (["tasks:pair", "--jsonl", "-"], '{"a": 1, "bb": 2}', "did you mean b?"),
+        (["tasks:pair", "--jsonl", "-"], f'{{"a": {"1" * 5000}}}\n', "standard input, line 1: Exceeds the limit"),
         (["tasks:pair", "--csv", "-"], "a,b\n1\n", "line 2: 1 values, but the first line names 2 columns"),
         (["tasks:pair", "--csv", "-"], "a,a\n1,2\n", "two columns are called 'a'"),
         (["tasks:pair", "--csv", "-"], 'a\n"1\n', "line 2: "),

@@ -120,6 +120,9 @@ def test_results_have_a_folder_each(command):
     ran = command("map", "tasks:odd", "-q", "a", "--results", "res")
     assert ran.records[0]["repr"] == "{'a'}"
     assert pickle.loads((folder / "value").read_bytes()) == {"a"}
+    ran = command("map", "tasks:huge", "-q", "a", "--results", "res")
+    assert ran.records[0]["repr"] == "<int whose repr fails>"  # Python refuses to write so many digits
+    assert pickle.loads((folder / "value").read_bytes()) == 10**5000
     assert ran.records[0]["pickle"] == str(folder / "value")
 
 

@@ -14,6 +14,7 @@ from procbackground.observers import JsonLinesObserver
 from tests.support.facts import wait_until
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import failing, plain, surroundings
+from tests.support.tasks.odd_errors import UnspeakableError
 
 
 def refuse(constant):
@@ -27,7 +28,8 @@ def objects_in(text: str) -> list[dict]:
 def test_a_run_is_written_from_its_opening_to_its_close(make_manager, tmp_path):
     path = tmp_path / "run.jsonl"
     manager = make_manager(observer=JsonLinesObserver(path))
-    good = manager.run_task(Task(plain.square, args=(3,), meta={"tenant": 7, "path": tmp_path, 3: math.nan}))
+    meta = {"tenant": 7, "path": tmp_path, 3: math.nan, "count": 10**5000, "odd": UnspeakableError()}
+    good = manager.run_task(Task(plain.square, args=(3,), meta=meta))
     manager.run_task(Task(failing.fail, args=("two\nlines",), name="naïve", retry=2))
     manager.run(surroundings.report_progress, 2)
     manager.close()
@@ -40,7 +42,10 @@ def test_a_run_is_written_from_its_opening_to_its_close(make_manager, tmp_path):
     tasks = [each for each in objects if each["event"].startswith("task_")]
     assert {each["id"] for each in tasks} == {1, 2, 3}
     added, *_, succeeded = [each for each in tasks if each["id"] == 1]
-    assert added["meta"] == {"tenant": 7, "path": repr(tmp_path), "3": None}
+    assert added["meta"] == {
+        "tenant": 7, "path": repr(tmp_path), "3": None, "count": "<int whose repr fails>",
+        "odd": "<UnspeakableError whose repr fails>",
+    }  # fmt: skip
     attempt = good.attempts[0]
     assert (succeeded["pid"], succeeded["outcome"], succeeded["exit_code"]) == (attempt.pid, "succeeded", None)
     assert (succeeded["started"], succeeded["ended"]) == (attempt.started, attempt.ended)

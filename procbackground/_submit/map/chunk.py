@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeAlias
 from procbackground._sync import Sleeper
 from procbackground._wire.loading import loads
 from procbackground._wire.pickling import is_of_users_code
-from procbackground.errors import SerializationError, TaskTimeoutError
+from procbackground.errors import SerializationError, TaskTimeoutError, repr_of
 from procbackground.handle import Owner, TaskHandle
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ def load_answers(
         if not is_of_users_code(refusal):
             raise
         if error is None:  # else the rows of that answer count as not answered
-            error = SerializationError(f"a result could not be loaded in the parent: {refusal!r}")
+            error = SerializationError(f"a result could not be loaded in the parent: {repr_of(refusal)}")
     if error is None:
         assert last is not None
         answers.append(last)

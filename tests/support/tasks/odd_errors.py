@@ -92,3 +92,39 @@ def take(value: object) -> int:
 
 def code_of(error: Any) -> int:
     return error.code
+
+
+class UnspeakableError(Exception):
+    """Has no text: asking for one raises another of its kind."""
+
+    def __str__(self) -> str:
+        raise UnspeakableError
+
+    __repr__ = __str__
+
+
+def fail_unspeakably(*_: object) -> NoReturn:
+    raise UnspeakableError
+
+
+class UnspeakableWhenLoaded:
+    def __reduce__(self) -> Any:
+        return fail_unspeakably, ()
+
+
+class UnspeakableWhenPickled:
+    def __reduce__(self) -> Any:
+        raise UnspeakableError
+
+    def __repr__(self) -> str:
+        raise UnspeakableError
+
+
+def make_one_that_is_unspeakable_when_loaded(*_: object) -> UnspeakableWhenLoaded:
+    return UnspeakableWhenLoaded()
+
+
+def log_an_unspeakable_value() -> None:
+    import logging
+
+    logging.getLogger("unspeakable").warning("here", extra={"value": UnspeakableWhenPickled()})
