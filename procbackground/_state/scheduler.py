@@ -227,6 +227,8 @@ class Scheduler(State):
         self.succeeded += succeeded
         self.failed += failed
         self.cancelled += cancelled
+        if not self.unsettled and not self.unsettled_loops:
+            self.next_scan_s = NO_LIMIT  # else an idle machine would wake for the limits of what has ended
         return self.unsettled == 0
 
     def judged(self, job: Job, delay_s: float | None, now_s: float) -> str:

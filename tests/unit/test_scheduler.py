@@ -18,6 +18,7 @@ from procbackground._state.job import (
     Recipe,
 )
 from procbackground.retry import Retry
+from procbackground.task import NO_LIMIT
 from tests.unit.model import BROKE, World, ending_of, prompt_world, short, slow_world
 
 
@@ -358,6 +359,17 @@ def test_cancel_while_waiting_for_a_retry_ends_the_job():
     assert world.cancel(job)
     world.advance(10)
     assert world.begun_jobs() == [job]
+
+
+def test_nothing_is_due_when_all_that_had_a_limit_has_ended():
+    world = prompt_world()
+    first, second = world.submit_many(2, timeout_s=10)
+    world.answer(first)
+    assert world.next_due_s <= world.now_s + 10
+    world.answer(second)
+    assert world.next_due_s == NO_LIMIT
+    world.submit(timeout_s=10)
+    assert world.next_due_s <= world.now_s + 10
 
 
 def test_attempt_over_its_timeout_is_stopped_with_its_stack_taken():
