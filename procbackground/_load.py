@@ -6,7 +6,7 @@ import gc
 import os
 import sys
 import threading
-from _thread import allocate_lock, get_ident, start_new_thread
+from _thread import LockType, allocate_lock, get_ident, start_new_thread
 from importlib import import_module
 
 TYPE_CHECKING = False
@@ -72,11 +72,31 @@ def aside(act: Callable[[], T]) -> T:
             outcome.append(error)
         done.release()
 
+    awaited = done, outcome
     try:
-        start_new_thread(run, ())
-    except RuntimeError:
-        return act()  # the system has no thread to give, or the interpreter exits
-    done.acquire()
+        _awaited.append(awaited)
+        try:
+            start_new_thread(run, ())
+        except RuntimeError:
+            return act()  # the system has no thread to give, or the interpreter exits
+        done.acquire()
+    finally:
+        if awaited in _awaited:
+            _awaited.remove(awaited)
     if isinstance(outcome[0], BaseException):
         raise outcome[0]
     return outcome[0]  # type: ignore[no-any-return]
+
+
+_awaited: list[tuple[LockType, list[Any]]] = []  # by the main thread
+
+
+def _end_waits() -> None:
+    """In a fork, that a signal handler has made: the threads that are waited for do not exist."""
+    for done, outcome in _awaited:
+        if done.locked():
+            outcome.append(RuntimeError("this process was forked while another thread did this for it"))
+            done.release()
+
+
+os.register_at_fork(after_in_child=_end_waits)

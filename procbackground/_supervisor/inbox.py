@@ -119,6 +119,17 @@ class Inbox:
         answer: T = self.wait_for(question, question)
         return answer
 
+    def ask_aside(self, act: Callable[[], T]) -> T:
+        """Have `act` called in a thread of its own; return what it returns, or raise what it raises."""
+        question = Question(act)
+        self._asked.add(question)
+        try:
+            _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
+            answer: T = question.wait()
+            return answer
+        finally:
+            self._asked.discard(question)
+
     def wait_for(self, question: Question, request: Callable[[], object]) -> Any:
         """Have `request` called in the supervisor thread, which calls `question` then or later; return its answer."""
         self._asked.add(question)

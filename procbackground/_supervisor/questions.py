@@ -12,7 +12,7 @@ from procbackground._state import fleet
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor.acceptance import Acceptance
-from procbackground._supervisor.inbox import Inbox, Question
+from procbackground._supervisor.inbox import Inbox
 from procbackground.report import ProcessInfo, Stats
 
 if TYPE_CHECKING:
@@ -43,10 +43,7 @@ class Questions:
 
     def run_aside(self, act: Callable[[], T]) -> T:
         """Return what `act` returns in a thread in which no signal handler runs."""
-        question = Question(act)
-        _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
-        answer: T = question.wait()
-        return answer
+        return self._inbox.ask_aside(act)
 
     def _is_own_thread(self) -> bool:
         return _thread.get_ident() == self._loop.ident

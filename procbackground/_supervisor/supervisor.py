@@ -134,7 +134,11 @@ class Supervisor(Questions):
         Raises: `ManagerClosedError`, `InitializerError`; `SerializationError`; `OSError` where there is no room for it.
         """
         self._acceptance.check()
-        return self._loop.shares.make(value)
+        try:
+            return self._loop.shares.make(value)
+        except OSError:
+            self._acceptance.check_fork()  # a signal handler has forked
+            raise
 
     def _open(self) -> None:
         """Raise if no work is taken, or no worker can be started here; make the manager ready if it is not."""

@@ -91,17 +91,15 @@ class SharedFile:
         self.number: int = next(_numbers)
         self._open: list[OpenShare] = []  # as `OpenShare._values`
         self._digest: bytes | None = None
-        self._file: OwnedFile | None = None
         parts = [memoryview(pickled), *buffers]
         sizes = [part.nbytes for part in parts]
         head = _HEAD.pack(self.number, len(parts)) + struct.pack(f"<{len(parts)}Q", *sizes)
         self.size: int = padded(len(head)) + sum(map(padded, sizes))
-        file = open_memory_file("procbackground-share")
+        self._file: OwnedFile | None = open_memory_file("procbackground-share")
+        SharedFile.living.add(self)  # first: a fork in a signal handler would write to the same file
         for part in (memoryview(head), *parts):
-            write_padded(file.fileno(), part)
-        seal(file.fileno())
-        SharedFile.living.add(self)
-        self._file = file
+            write_padded(self.fileno(), part)
+        seal(self.fileno())
 
     def fileno(self) -> int:
         """Return the descriptor. Raises: `OSError` if the value was freed."""
@@ -188,6 +186,8 @@ class ReceivedShares:
 def _free_all_in_fork() -> None:
     """In a fork: close the descriptors, which would keep the memory when the parent lets go of it."""
     for share in list(SharedFile.living):
+        if share._file is not None:
+            share._file.close()  # also if the thread that forked is just writing to it
         share.free()
     Copies.forget_all()
 

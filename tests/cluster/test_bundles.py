@@ -31,7 +31,7 @@ def warm_up_until_known(manager, fn, *args):
 
 
 def test_short_tasks_go_to_dask_together(manager):
-    warm_up(manager, plain.echo, 0)
+    warm_up_until_known(manager, plain.echo, 0)
     connection = manager._supervisor._loop.engine._connection
     most: list[int] = []
     submit = connection._submit

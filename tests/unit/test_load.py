@@ -90,6 +90,37 @@ def test_the_collector_goes_on_after_an_import_that_fails(tmp_path, monkeypatch)
     assert gc.isenabled()
 
 
+FORKED = """
+    import os, signal, threading, warnings
+    warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later warn of forks in threaded processes
+    from procbackground._load import aside
+
+    may_end = threading.Event()
+    forks = []
+
+    def fork(*_):
+        forks.append(os.fork())
+        may_end.set()
+
+    def act():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert may_end.wait(20)
+        return 42
+
+    signal.signal(signal.SIGUSR1, fork)
+    try:
+        answer = aside(act)
+    except RuntimeError as error:
+        assert forks == [0], error
+        os._exit(7)
+    print(answer, os.waitstatus_to_exitcode(os.waitpid(forks[0], 0)[1]))
+"""
+
+
+def test_a_fork_in_a_signal_handler_does_not_wait_for_the_parents_thread(tmp_path):
+    assert run(FORKED, folder=tmp_path).stdout == "42 7\n"
+
+
 CALLS = """
     import contextvars, sys, threading
     import procbackground

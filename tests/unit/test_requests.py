@@ -255,6 +255,30 @@ def test_in_a_fork_who_waits_gets_the_error(supervisor):
     may_go_on.set()
 
 
+def test_in_a_fork_who_waits_for_another_thread_gets_the_error():
+    inbox = Inbox()
+    may_end, has_begun = threading.Event(), threading.Event()
+    errors: list[BaseException] = []
+
+    def act() -> None:
+        has_begun.set()
+        may_end.wait(PATIENCE_S)
+
+    def ask() -> None:
+        try:
+            inbox.ask_aside(act)
+        except LookupError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    assert has_begun.wait(PATIENCE_S)
+    inbox.abandon(LookupError("this is a fork"))
+    thread.join(PATIENCE_S)
+    assert [str(error) for error in errors] == ["this is a fork"]
+    may_end.set()
+
+
 def test_in_a_fork_a_question_that_was_answered_keeps_its_answer():
     """Another thread forks before the one that asked has noticed."""
     inbox = Inbox()
