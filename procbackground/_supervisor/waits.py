@@ -37,10 +37,12 @@ def unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
 def end_waits_in_fork(loop: Loop) -> None:
     """End the waits for handles of the thread that forked, in a signal handler say, and forget those of others."""
     if _is_in_wait():
+        # A wait that is just beginning cannot be seen; it ends, too, if the handle has been settled.
         handles = unsettled_handles(loop)
+        waited = [handle for handle in handles if _forget_waits(handle) or not handle.__dict__.get("_sleepers")]
     else:
         handles = [job.handle for job in (*loop.scheduler.all_jobs(), *loop.inbox.jobs())]
-    waited = [handle for handle in handles if _forget_waits(handle)]
+        waited = [handle for handle in handles if _forget_waits(handle)]
 
     def settle_all() -> None:
         for handle in waited:
