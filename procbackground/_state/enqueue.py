@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from procbackground._state import limits
 from procbackground._state.job import Job, Recipe
 from procbackground._state.state import State
-from procbackground.task import NO_LIMIT
 
 
 def enqueue(state: State, recipe: Recipe, jobs: list[Job], now_s: float) -> None:
@@ -25,8 +23,6 @@ def set_aside(state: State, jobs: Sequence[Job], job_state: str, now_s: float) -
     """Take in one-offs that wait for the journal, or for another job of their key."""
     for job in jobs:
         job.started_s = job.started_s or now_s  # of its wait, which includes the journal's answer
-        if job.recipe.deadline_s != NO_LIMIT:
-            limits.set_deadline(state, job, job.started_s)
         job.state = job_state
     _count_in(state, jobs)
     state.aside.update(jobs)

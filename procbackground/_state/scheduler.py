@@ -122,6 +122,9 @@ class Scheduler(State):
     def set_aside(self, jobs: Sequence[Job], job_state: str, now_s: float) -> None:
         """Take in one-offs that wait for the journal, or for another job of their key."""
         set_aside(self, jobs, job_state, now_s)
+        for job in jobs:
+            if job.recipe.deadline_s != NO_LIMIT:
+                limits.set_deadline(self, job, job.started_s)
 
     def admit(self, jobs: Sequence[Job]) -> None:
         """Queue jobs that were set aside: they have to be run. Call `staff` afterwards."""
