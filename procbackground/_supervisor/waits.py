@@ -55,13 +55,22 @@ def end_waits_in_fork(loop: Loop) -> None:
 
 
 def _is_in_wait() -> bool:
-    """Whether a wait for handles is what this thread was interrupted in."""
+    """Whether a wait for handles is what this thread was interrupted in. Ends those by `handle.result`.
+
+    The lock of such a wait is in nobody's list where another thread was about to release it, with the handle done.
+    """
+    is_so = False
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code in _WAITS:
-            return True
+            is_so = True
+        if frame.f_code is TaskHandle._wait.__code__:
+            try:
+                frame.f_locals["lock"].release()
+            except (KeyError, RuntimeError):
+                pass  # it does not wait yet, or any more
         frame = frame.f_back
-    return False
+    return is_so
 
 
 def _forget_waits(handle: TaskHandle[Any]) -> bool:
