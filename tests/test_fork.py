@@ -120,13 +120,15 @@ def options_of(kind: str, folder: Path) -> dict[str, Any]:
             return {"status": True}
         case "engine":
             return {"engine": OwnNode()}
+        case "inline":
+            return {"inline": True}
         case "max_pending":
             return {"max_pending": 1, "when_full": "raise"}
         case _:
             return {}
 
 
-KINDS = ["plain", "journal", "status", "engine", "max_pending"]
+KINDS = ["plain", "journal", "status", "engine", "max_pending", "inline"]
 
 
 @pytest.mark.parametrize("kind", [*KINDS, "unused"])

@@ -38,6 +38,9 @@ if TYPE_CHECKING:
 CLOSE_S = 1.0  # for observers to take their last events
 
 
+_living: WeakSet[InlineSupervisor] = WeakSet()
+
+
 class InlineSupervisor:
     """What `Manager` calls instead of a `Supervisor`. Each call is made by the thread that runs the task.
 
@@ -66,6 +69,7 @@ class InlineSupervisor:
         self._acceptance = Acceptance(initializer is not None)
         self._report: CloseReport | None = None
         self._shared: WeakSet[SharedFile] = WeakSet()
+        _living.add(self)
         install_finder()
         install_log_attributes()
 
@@ -162,7 +166,7 @@ class InlineSupervisor:
     def cancel_job(self, handle: TaskHandle[Any]) -> bool:
         """Settle the job as cancelled: what runs goes on to its end, unless it looks at `current().stopping`."""
         job = handle._job
-        return job is not None and self._runs.settle(job, CANCELLED_AND_NOTIFIED)
+        return job is not None and not self.is_foreign and self._runs.settle(job, CANCELLED_AND_NOTIFIED)
 
     def is_running(self, job: Job) -> bool:
         return job in self._runs.running or job in self._runs.loops
@@ -172,6 +176,7 @@ class InlineSupervisor:
         return None
 
     def stacks(self, job: Job | None = None) -> list[Any]:
+        self.check_usable()
         return []
 
     def hold(self) -> None:
@@ -190,37 +195,46 @@ class InlineSupervisor:
         return self._acceptance.accepting_more()
 
     def check_usable(self) -> None:
-        """There is nothing that a fork could not go on with."""
+        """Raise `ManagerClosedError` in a fork, as with processes: it lacks the threads of observers and loops."""
+        self._acceptance.check_fork()
 
     # -- asking and waiting --------------------------------------------------------------------------------
 
     def wait(self, timeout_s: float | None) -> bool:
+        self.check_usable()
         mine = enclosing_jobs()
         return self._runs.wait_for(lambda: self._runs.running <= mine, timeout_s)
 
     def end_loops(self, timeout_s: float | None) -> bool:
+        self.check_usable()
         self._runs.end_loops()
         mine = enclosing_jobs()
         return self._runs.wait_for(lambda: self._runs.loops <= mine, timeout_s)
 
     def stats(self) -> Stats:
+        self.check_usable()
         return self._runs.stats()
 
     def count(self, *, loops: bool) -> int:
+        self.check_usable()
         return len(self._runs.loops) if loops else len(self._runs.running)
 
     def report(self) -> RunReport:
+        self.check_usable()
         make: type[RunReport] = load("procbackground._report.run").RunReport
         with self._runs.changed:
             return make(self._runs.figures.copy(), 1, self._runs.wall(0.0))
 
     def processes(self) -> list[ProcessInfo]:
+        self.check_usable()
         return []
 
     def living_workers(self) -> list[Worker]:
         return []
 
     def __str__(self) -> str:
+        if self.is_foreign:
+            return "inline, of another process"
         state = "closed" if self._report is not None else "closing" if self.is_refusing else "open"
         stats = self._runs.stats()
         return f"inline, {state}: {stats.running} running, {stats.succeeded + stats.failed + stats.cancelled} done"
@@ -233,12 +247,14 @@ class InlineSupervisor:
 
     @property
     def is_foreign(self) -> bool:
-        return False
+        return self._acceptance.is_foreign
 
     def cancel_queued(self) -> None:
         """Nothing is ever queued."""
 
     def ask_to_close(self, timeout_s: float | None) -> None:
+        if self.is_foreign:
+            return
         self._acceptance.is_refusing = True
         self._runs.end_loops(stops_all=timeout_s == 0)
 
@@ -247,6 +263,7 @@ class InlineSupervisor:
 
     def close(self, timeout_s: float | None) -> CloseReport:
         """Wait for what other threads run here. Past `timeout_s` it is asked to stop, and has `grace` to do so."""
+        self.check_usable()
         runs = self._runs
         began_s = time.monotonic()
         finished = runs.finished
@@ -271,3 +288,11 @@ class InlineSupervisor:
         runs.events.manager("on_manager_closed", report=report)
         runs.events.stop(CLOSE_S)
         return report
+
+
+def _leave_to_parent() -> None:
+    for supervisor in list(_living):
+        supervisor._acceptance.is_foreign = supervisor._acceptance.is_refusing = True
+
+
+os.register_at_fork(after_in_child=_leave_to_parent)
