@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
 from procbackground._sync import SafeCondition, Sleeper, acquire_within
-from procbackground.errors import ManagerClosedError
+from procbackground.errors import ManagerClosedError, repr_of
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
 
@@ -271,7 +271,7 @@ class TaskHandle(Future[R]):
         if isinstance(error, StopIteration) and sys._getframe(1).f_globals.get("__name__") == "asyncio.futures":
             # asyncio copies the outcome to a future of its own. There a StopIteration would end the `await` as a return
             # does, or never; Python makes it a RuntimeError wherever it leaves a coroutine.
-            stop, error = error, RuntimeError(f"the task raised {error!r}")
+            stop, error = error, RuntimeError(f"the task raised {repr_of(error)}")
             error.__cause__ = stop
         return error
 

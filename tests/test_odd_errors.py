@@ -10,6 +10,7 @@ import tenacity
 
 from procbackground import InitializerError, Manager, RemoteTraceback, Retry, SerializationError, Task
 from procbackground._supervisor import settle
+from procbackground.observers import LoggingObserver
 from tests.support.gate import PATIENCE_S
 from tests.support.tasks import odd_errors
 from tests.support.tasks.odd_errors import FrozenError, StubbornError, UnspeakableError
@@ -141,6 +142,13 @@ def test_errors_without_a_text_fail_their_task_alone(make_manager, tmp_path, cap
     assert record.value == "<UnspeakableWhenPickled whose repr fails>"
     with pytest.raises(TypeError, match=r"UnspeakableError\(\.\.\.\)"):
         Task(pow, args=UnspeakableError())
+
+
+def test_failure_without_a_text_is_logged(make_manager, caplog):
+    manager = make_manager(max_workers=1, observer=LoggingObserver())
+    manager.run(odd_errors.fail_unspeakably).exception(timeout=PATIENCE_S)
+    manager.close()
+    assert any("<UnspeakableError whose repr fails>" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize("inline", [False, True])

@@ -109,7 +109,7 @@ class LogLines(Observer):
 
     def on_task_failed(self, event: events.TaskFailed) -> None:
         self._counts["failed"] += 1
-        text = f"task {_name(event)} failed after {event.attempt} attempt(s): {event.error!r}"
+        text = f"task {_name(event)} failed after {event.attempt} attempt(s): {repr_of(event.error)}"
         self._task(logging.ERROR, event, text, event.error)
 
     def on_task_cancelled(self, event: events.TaskCancelled) -> None:
