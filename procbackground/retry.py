@@ -136,8 +136,9 @@ class Retry:
             pass
         strategies = (self.stop, self.wait, self.retry)
         key = tuple(map(_key_of_strategy, strategies))
-        if counts_only(self) and hasattr(self.stop, "max_attempt_number"):
-            key = self.stop.max_attempt_number  # as that of the int, whose strategies need not be made for it
+        if counts_only(self):
+            # As that of the int, whose strategies need not be made for it.
+            key = getattr(self.stop, "max_attempt_number", key)
         self._key: tuple[tuple[Any, ...] | None, Any] = strategies, key  # it takes 2 µs to make
         return key
 
