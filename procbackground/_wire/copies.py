@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from weakref import WeakSet, WeakValueDictionary, ref
 
 from procbackground._load import load
-from procbackground._platform.files import OwnedFile, map_read_only, open_memory_file
+from procbackground._platform.files import OwnedFile, map_copy, open_memory_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -61,8 +61,11 @@ class Copies:
         return begin
 
     def map(self) -> Any:
-        """Return a mapping of the file, to which nothing is written any more: `find` knows it. Raises: `OSError`."""
-        self.mapping = map_read_only(self.file.fileno(), self.size).obj
+        """Return a mapping of the file, to which nothing is written any more: `find` knows it. Raises: `OSError`.
+
+        It could be written to, as nothing that is pickled as read-only arrives writable.
+        """
+        self.mapping = map_copy(self.file.fileno(), self.size)
         Copies._by_mapping[id(self.mapping)] = self
         return self.mapping
 
