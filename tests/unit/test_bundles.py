@@ -78,6 +78,7 @@ class FakeScheduler:
 
     def __init__(self) -> None:
         self.tasks: dict[Any, Any] = {}
+        self.workers: dict[str, Any] = {}
         self.sent: list[tuple[str, int]] = []
         self.released: list[str] = []
 
@@ -118,10 +119,22 @@ def test_scheduler_has_dask_forget_a_bundle_with_its_last_report(side):
 
 
 def test_withdrawn_request_is_over_and_stopped_where_its_bundle_runs(side):
+    side.declare("node", {})
     side._scheduler.tasks = {key_of("m", 7): runs_at("node"), key_of("m", 20): runs_at(None)}
     side.withdraw([(7, 8), (20, 21), (30, 31)])
     assert side._scheduler.sent == [("node", 8)]
     assert [side.over(bundle) for bundle in (7, 20, 30)] == [{8}, {21}, {31}]
+
+
+def test_node_is_sent_something_from_its_declaration_until_it_is_gone(side):
+    side._scheduler.tasks = {key_of("m", 7): runs_at("node")}
+    side.withdraw([(7, 8)])
+    assert side._scheduler.sent == []
+    side.declare("node", {})
+    side.withdraw([(7, 8)])
+    side.remove_worker(side._scheduler, "node")
+    side.withdraw([(7, 8)])
+    assert side._scheduler.sent == [("node", 8)]
 
 
 def test_scheduler_forgets_bundles_that_dask_has_forgotten_at_the_second_look(side):
