@@ -65,10 +65,7 @@ def _is_in_wait() -> bool:
         if frame.f_code in _WAITS:
             is_so = True
         if frame.f_code is TaskHandle._wait.__code__:
-            try:
-                frame.f_locals["lock"].release()
-            except (KeyError, RuntimeError):
-                pass  # it does not wait yet, or any more
+            _release(frame.f_locals.get("lock"))
         frame = frame.f_back
     return is_so
 
@@ -77,7 +74,7 @@ def _forget_waits(handle: TaskHandle[Any]) -> bool:
     """End waits by `handle.result`; return whether there may be others, which end once the handle is settled."""
     attributes = handle.__dict__
     for lock in attributes.get("_sleepers", ()):
-        lock.release()
+        _release(lock)
     condition = attributes.get("_condition")
     if condition is None or not condition._is_owned():  # a thread that does not exist here may hold its lock
         attributes.pop("_claim", None)
@@ -85,3 +82,11 @@ def _forget_waits(handle: TaskHandle[Any]) -> bool:
     if attributes.get("_waiters"):
         attributes["_claim"] = attributes.setdefault("_condition", SafeCondition())
     return "_claim" in attributes
+
+
+def _release(lock: Any) -> None:
+    """End a wait for this lock, unless it does not wait yet, or any more."""
+    try:
+        lock.release()
+    except (AttributeError, RuntimeError):
+        pass  # there is none yet, or it was released: here, or in the parent by a thread that had not removed it
