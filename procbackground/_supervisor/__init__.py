@@ -18,6 +18,7 @@ passes them:
     warden                      the helper that ends what directly started workers leave behind
     answers, relay, progress    answers and messages from workers; their log records and progress reports
     output                      the output of attempts, where it is not inherited
+    chores                      looks at what nothing announces, such as these:
     exits, stacks               the ends of processes; Python stacks of workers
     keyed                       jobs with a key: looked up in the journal before, and recorded after
     settle, judge, usercode     settling handles; naming failures, asking retry policies; threads for user code

@@ -27,6 +27,7 @@ from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import Acceptance
 from procbackground._supervisor.answers import Answers
 from procbackground._supervisor.breakage import first_words
+from procbackground._supervisor.chores import Chores
 from procbackground._supervisor.clock import WallClock
 from procbackground._supervisor.events_out import Events
 from procbackground._supervisor.exits import Exits
@@ -37,7 +38,7 @@ from procbackground._supervisor.launching import make_launchers
 from procbackground._supervisor.obstacles import patience_s
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
-from procbackground._supervisor.process import Launcher, WorkerProcess
+from procbackground._supervisor.process import NO_LOOK_S, Launcher, WorkerProcess
 from procbackground._supervisor.relay import RecordRelay
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
@@ -220,6 +221,7 @@ class Loop:
         self.exits = Exits(
             self.scheduler, self.watches, self.page, self.events, self.monitor, self.stacks, self.answers.read_last
         )
+        self.chores = Chores(self)
         self.warden = Warden(self.page, self.life_write_fd)
         self.launcher, self._make_direct = self.make_launchers()
 
@@ -254,8 +256,8 @@ class Loop:
     def _step(self) -> None:
         """Wait for facts, report them to the scheduler, and have its commands carried out."""
         inbox, scheduler, watches = self.inbox, self.scheduler, self.watches
-        due_s, has_chores = scheduler.next_due_s, self._has_chores  # what this step brings is for the next one
-        wait_s = self._seconds_to_wait(due_s, has_chores)
+        due_s, look_s = scheduler.next_due_s, self.chores.next_due_s()  # what this step brings is for the next one
+        wait_s = self._seconds_to_wait(min(due_s, look_s))
         self.settler.wake_callers()
         ready = inbox.sleep(watches.poll, wait_s)
         # First, before times are read that go by it: the machine may have been suspended meanwhile.
@@ -273,8 +275,8 @@ class Loop:
             scheduler.clock_advanced(now_s, self.clocks_of)
         if self.settler.batches:
             self.settler.settle_results()
-        if has_chores:
-            self._do_chores(now_s)
+        if now_s >= look_s:
+            self.chores.do(now_s)
         while scheduler.commands:
             commands, scheduler.commands = scheduler.commands, []
             for command in commands:
@@ -286,26 +288,6 @@ class Loop:
         if CHECKS:
             self._check()
 
-    @property
-    def _has_chores(self) -> bool:
-        """Whether something is under way that takes a look now and then; not while short tasks come and go."""
-        return bool(
-            self.stacks.dumps or self.exits.awaited or self.exits.unwatched or self.launcher.is_starting
-            or self.user_code.work or self.answers.progress.looks or self.log_records.waiting
-        )  # fmt: skip
-
-    def _do_chores(self, now_s: float) -> None:
-        if now_s >= self.stacks.next_due_s:
-            self.stacks.look(now_s)
-        if now_s >= self.exits.next_due_s:
-            self.exits.look(now_s)
-        if now_s >= self.launcher.look_s:
-            self.launcher.look_after(now_s)
-        if now_s >= self.answers.progress.next_due_s:
-            self.answers.progress.look(now_s)
-        self.log_records.look(now_s)
-        self.user_code.add_thread_if_blocked()
-
     def _check(self) -> None:
         """Check the scheduler's invariants: after every step, but the more rarely the more jobs it has to look at."""
         self._unchecked_steps += 1
@@ -313,15 +295,10 @@ class Loop:
             self._unchecked_steps = 0
             self.scheduler.check()
 
-    def _seconds_to_wait(self, due_s: float, has_chores: bool) -> float | None:
+    def _seconds_to_wait(self, due_s: float) -> float | None:
         if self.scheduler.commands:
             return 0.0
-        if has_chores:
-            due_s = min(
-                due_s, self.stacks.next_due_s, self.exits.next_due_s, self.launcher.look_s, self.user_code.look_s,
-                self.answers.progress.next_due_s, self.log_records.look_s,
-            )  # fmt: skip
-        return None if due_s == float("inf") else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
+        return None if due_s == NO_LOOK_S else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
 
     def _wake(self) -> None:
         if _thread.get_ident() != self.ident:

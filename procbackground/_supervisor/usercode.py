@@ -47,6 +47,8 @@ class UserCodeRunner:
         """When to call `add_thread_if_blocked`; `inf` while no work waits."""
         if not self.work:
             return float("inf")
+        if self._has_no_threads and not self._threads:
+            return 0.0
         since_s = [since_s for since_s in list(self._threads.values()) if since_s is not None]
         return (max(since_s) if since_s else time.monotonic()) + BLOCKED_S
 
