@@ -69,6 +69,7 @@ def begin(mp_context: Any) -> None:
     if _was_given or mp_context is not None or not _is_usual_start():
         return
     _was_given = True
+    os.register_at_fork(after_in_child=drop)
     try:
         ours, theirs = _socket.socketpair()
     except OSError:
@@ -159,6 +160,3 @@ def _closes() -> list[tuple[int, int]]:
         except OSError:
             pass  # closed meanwhile, as that of the directory
     return closes
-
-
-os.register_at_fork(after_in_child=drop)

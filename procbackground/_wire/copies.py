@@ -10,6 +10,7 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator
+from functools import cache
 from weakref import WeakSet, WeakValueDictionary, ref
 
 from procbackground._load import load
@@ -40,6 +41,7 @@ class Copies:
 
     def __init__(self) -> None:
         """Raises: `OSError`."""
+        _forget_in_forks()
         self._places: dict[Mark, int] = {}
         self.file: OwnedFile = open_memory_file("procbackground-parcel")
         self.size: int = 0
@@ -97,6 +99,12 @@ class Copies:
         cls.living.clear()
         cls._by_mark.clear()
         cls._by_mapping.clear()
+
+
+@cache
+def _forget_in_forks() -> None:
+    """Have forks forget all copies. Not before there are any: see `shares`."""
+    os.register_at_fork(after_in_child=Copies.forget_all)
 
 
 class Keeper:

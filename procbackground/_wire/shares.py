@@ -12,10 +12,11 @@ import itertools
 import os
 import struct
 from collections.abc import Sequence
+from functools import cache
 from weakref import WeakSet
 
 from procbackground._platform.files import OwnedFile, map_read_only, open_memory_file, seal
-from procbackground._wire.copies import Copies, padded, write_padded
+from procbackground._wire.copies import padded, write_padded
 from procbackground._wire.loading import loads
 
 TYPE_CHECKING = False
@@ -96,6 +97,7 @@ class SharedFile:
         head = _HEAD.pack(self.number, len(parts)) + struct.pack(f"<{len(parts)}Q", *sizes)
         self.size: int = padded(len(head)) + sum(map(padded, sizes))
         self._file: OwnedFile | None = open_memory_file("procbackground-share")
+        _free_in_forks()
         SharedFile.living.add(self)  # first: a fork in a signal handler would write to the same file
         for part in (memoryview(head), *parts):
             write_padded(self.fileno(), part)
@@ -183,13 +185,17 @@ class ReceivedShares:
             self._released.add(number)
 
 
+@cache
+def _free_in_forks() -> None:
+    """Have forks close the descriptors, which would keep the memory when the parent lets go of it.
+
+    Not before there are any: each fork of a zygote, which never has one, would copy 25 pages for it.
+    """
+    os.register_at_fork(after_in_child=_free_all_in_fork)
+
+
 def _free_all_in_fork() -> None:
-    """In a fork: close the descriptors, which would keep the memory when the parent lets go of it."""
     for share in list(SharedFile.living):
         if share._file is not None:
             share._file.close()  # also if the thread that forked is just writing to it
         share.free()
-    Copies.forget_all()
-
-
-os.register_at_fork(after_in_child=_free_all_in_fork)

@@ -22,7 +22,7 @@ from procbackground import _platform
 from procbackground._platform import marks
 from procbackground._wire.forking import EXIT, EXITED, FORK_RESULT, FORKED, FORKED_FDS, REFUSED, UNKNOWN_S
 from procbackground._wire.page import MARK, WORDS_PER_LINE, map_page
-from procbackground._worker import relay
+from procbackground._worker import handlers, relay
 from procbackground._worker.boot import Boot, prepare_main
 from procbackground._worker.main import (
     Worker,
@@ -155,7 +155,9 @@ class Forker:
     def _prepare(self) -> None:
         """Do once what does not depend on the worker."""
         relay.prepare(self._worker.boot.log_levels)
-        self._worker.stderr.install()
+        if not self._worker.boot.is_main_forks_own:  # else each fork does, once it has imported the main module
+            self._worker.prepare()
+            handlers.wrap()
         self._resets = _inherited_state_resets()
         surroundings = self._worker.boot.surroundings
         if surroundings is not None and surroundings.has_limits_to_set:

@@ -65,14 +65,18 @@ def _get_unwrapped(signalnum: Any) -> Any:
     return _unwrapped(_get_handler(signalnum))
 
 
-def guard(executor: Executor | None) -> None:
-    """Guard the handlers that this process has, and those that it sets later; None: they run unguarded again."""
-    global _executor
-    _executor = executor
-    if executor is None or signal.signal is _set_guarded:
-        return
+def wrap() -> None:
+    """Wrap the handlers that this process has, and those that it sets later. They run as before until `guard`."""
     for number in range(1, _signal.NSIG):
         handler = _signal.getsignal(number)
-        if callable(handler):
+        if callable(handler) and type(handler) is not _Guarded:
             _signal.signal(number, _Guarded(handler))
     signal.signal, signal.getsignal = _set_guarded, _get_unwrapped
+
+
+def guard(executor: Executor | None) -> None:
+    """Guard the handlers from now on, for this executor; None: they run unguarded again."""
+    global _executor
+    _executor = executor
+    if executor is not None and signal.signal is not _set_guarded:
+        wrap()
