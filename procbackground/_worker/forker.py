@@ -57,7 +57,9 @@ class Forker:
         self._worker = Worker(map_page(fds.page), boot)  # which each fork becomes
         self._process: Any = process.current_process()
         self._name = self._process.name
+        self._worker.is_forked = True
         self._is_prepared = False
+        self._imports_main = self._relays_logs = False  # whether each fork does; whether forks need not set that up
         self._may_hang = True  # a fork runs the user's code before it reads requests
         self._resets: list[Callable[[], object]] = []  # what a fork does first
         self._pidfds: dict[int, int] = {}  # pidfd -> pid of the workers whose exit was not reported yet
@@ -95,14 +97,15 @@ class Forker:
             # Set up the fork's process object here, where it costs no copied pages.
             process._process_counter = itertools.count(1)  # type: ignore[attr-defined]
             self._process._name = f"procbackground-worker-{number}"
+            marks.set_mark(self._worker.words[line * WORDS_PER_LINE + MARK])  # so the fork has it from the beginning
             pid = os.fork()
         except OSError as error:
-            self._process._name = self._name
+            self._be_itself()
             self._refuse(number, error, (*ours, *theirs))
             return
         if pid == 0:
             self._become_worker(line, ours, theirs)
-        self._process._name = self._name
+        self._be_itself()
         try:
             _platform.own_life_pipe(life_fd, pid)
             pidfd = os.pidfd_open(pid)
@@ -120,6 +123,11 @@ class Forker:
             for fd in (*ours, *theirs):
                 os.close(fd)
 
+    def _be_itself(self) -> None:
+        """Take back what forks are to inherit."""
+        self._process._name = self._name
+        marks.set_mark(marks.helper_mark(self._family))
+
     def _refuse(self, number: int, error: OSError, fds: tuple[int, ...]) -> None:
         for fd in fds:
             os.close(fd)
@@ -129,7 +137,6 @@ class Forker:
         exit_code = 1
         try:
             tasks, results, notes, side, life = ours
-            marks.set_mark(self._worker.words[line * WORDS_PER_LINE + MARK])  # before any code of the user's
             detach_from_zygote((*theirs, *self._pidfds, *self._not_for_workers))
             for reset in self._resets:
                 reset()
@@ -139,13 +146,13 @@ class Forker:
                 # ends with the parent or, before the parent knows the worker, with the zygote.
                 _platform.own_life_pipe(life)
                 _platform.end_if_over(life)
-            if self._worker.boot.is_main_forks_own:
+            if self._imports_main:
                 prepare_main(self._worker.boot)
                 relay.forget_preparation()
             # After these: imports, and what modules do after a fork, may have set handlers.
             self._worker.install_signal_handlers(notes)
-            self._worker.relay_logs()
-            self._worker.is_forked = True
+            if not self._relays_logs:
+                self._worker.relay_logs()
             exit_code = self._worker.run(WorkerFds(tasks, results, side), line)
         except BaseException as error:
             sys.excepthook(type(error), error, error.__traceback__)
@@ -155,15 +162,24 @@ class Forker:
     def _prepare(self) -> None:
         """Do once what does not depend on the worker."""
         relay.prepare(self._worker.boot.log_levels)
-        if not self._worker.boot.is_main_forks_own:  # else each fork does, once it has imported the main module
+        self._imports_main = self._worker.boot.is_main_forks_own
+        if not self._imports_main:  # else each fork does, once it has imported the main module
             self._worker.prepare()
             handlers.wrap()
+            self._relays_logs = relay.is_prepared()
+            if self._relays_logs:
+                self._worker.relay_logs()
         self._resets = _inherited_state_resets()
         surroundings = self._worker.boot.surroundings
         if surroundings is not None and surroundings.has_limits_to_set:
             self._resets.append(surroundings.set_limits)
         self._may_hang = self._worker.may_hang
         self._is_prepared = True
+
+    def _forget_preparation(self) -> None:
+        """Something may change what forks inherit: an import, say. The next fork prepares again."""
+        relay.uninstall()
+        self._is_prepared = self._relays_logs = False
 
     def _freeze(self) -> None:
         """Exempt all objects from garbage collection: collections in the children would copy shared pages."""

@@ -156,6 +156,7 @@ class _Zygote(Forker):
         self._warm_up_due_s = NEVER_S
         if not self._is_rehearsed:
             self._is_rehearsed = True
+            self._forget_preparation()
             rehearse()
             self._wants_look = self._adopts_orphans  # a SIGCHLD may have been lost
             _platform.usage_of_dead(os.getpid())  # a dry run: the first such call imports for 4 ms
@@ -305,12 +306,13 @@ class _Zygote(Forker):
             traces = Traces()
         except OSError:
             return None  # no descriptor is left to look with: as if it could not be imported
+        self._forget_preparation()
         try:
             importlib.import_module(module)
         except BaseException:
             pass  # the worker that needs the module will report the error
         finally:
-            self._is_frozen = self._is_prepared = False  # also after a failed import, which may have changed state
+            self._is_frozen = False  # also after a failed import, which may have changed state
             self.tidy_output()
         try:
             return traces.find_new()
