@@ -9,6 +9,7 @@
     cgroup                          the limits of a container, and its kills for want of memory
     marks                           marks that show which worker's tasks started a process
     files                           descriptors that belong to an object; mappings that hold no descriptor
+    passing                         descriptors that come through a socket
     standard                        descriptors 0 to 2 of programs that were started without them
 
 PROCBACKGROUND_PLATFORM=portable selects the fallback on Linux, so that the tests can run it there.

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground import _headstart, _platform
 from procbackground._load import load
+from procbackground._platform.passing import receive_fds
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
 from procbackground._supervisor.direct import (
@@ -304,7 +305,7 @@ class Zygote:
     def _read(self) -> None:
         while self._control is not None:
             try:
-                packet, fds, _, _ = socket.recv_fds(self._control, 4096, 5)
+                packet, fds = receive_fds(self._control, 4096, 5)
             except BlockingIOError:
                 return
             except OSError:
@@ -328,8 +329,6 @@ class Zygote:
         elif kind == child.FORKED:
             number, pid = child.FORK_RESULT.unpack(body)
             worker = self._pending.pop(number)[0]
-            for fd in fds:
-                os.set_inheritable(fd, False)
             if len(fds) < 5:
                 # This process is out of descriptors; the kernel dropped those that did not fit.
                 for fd in fds:

@@ -15,11 +15,11 @@ import os
 import pickle
 import socket
 import struct
-from array import array
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from procbackground._platform.files import OwnedFile, map_copy
+from procbackground._platform.passing import receive_fds
 from procbackground._wire.copies import Copies, may_open_one_more, padded
 from procbackground._wire.descriptors import MOST_DESCRIPTORS, load_with
 from procbackground._wire.loading import loads
@@ -283,21 +283,13 @@ def _receive_fds(side_fd: int, mark: bytes, shares: ReceivedShares | None = None
         while True:
             data, fds = _receive_message(side)
             if not data or data == mark:
-                break
+                return fds
             _take_other(data, fds, shares)
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return fds
 
 
 def _receive_message(side: socket.socket, flags: int = 0) -> tuple[bytes, list[int]]:
-    """Return the mark of the next message, and its descriptors: as `socket.recv_fds`, which ignores flags in 3.11."""
-    fds = array("i")
-    data, ancillary, _, _ = side.recvmsg(1, socket.CMSG_LEN((MOST_DESCRIPTORS + 1) * fds.itemsize), flags)
-    for level, kind, content in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            fds.frombytes(content[: len(content) - len(content) % fds.itemsize])
-    return data, fds.tolist()
+    """Return the mark of the next message, and its descriptors."""
+    return receive_fds(side, 1, MOST_DESCRIPTORS + 1, flags)
 
 
 def _take_other(data: bytes, fds: Sequence[int], shares: ReceivedShares | None) -> None:

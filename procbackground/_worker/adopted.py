@@ -9,6 +9,7 @@ import socket
 import sys
 from multiprocessing import resource_tracker, spawn
 
+from procbackground._platform.passing import receive_fds
 from procbackground._worker import title, zygote  # noqa: F401
 from procbackground._worker.entry import inherited_fds
 
@@ -30,11 +31,9 @@ def main(control: int) -> NoReturn:
     try:
         title.find_setter()
         with socket.socket(fileno=control) as parent:
-            message, fds, _, _ = socket.recv_fds(parent, 1, MAX_FDS)
+            message, fds = receive_fds(parent, 1, MAX_FDS)
         if not message:
             os._exit(0)  # the parent has ended, or needs no child
-        for fd in fds:
-            os.set_inheritable(fd, False)
         tracker_fd, data_fd, *inherited_fds[:] = fds
         resource_tracker._resource_tracker._fd = tracker_fd  # type: ignore[attr-defined]
         exit_code = spawn._main(data_fd, os.dup(data_fd))
