@@ -7,7 +7,7 @@ Everything here has a bounded size, whatever the number of tasks, and no clock o
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Any
 
@@ -20,7 +20,7 @@ FIRST_SLICE_S = 0.05
 MAX_NAMES = 500  # further names share one entry; a name for each task would grow without end
 OTHER_NAMES = "(other names)"
 KEPT_ERRORS = 3
-HANDFUL = 256  # what is noted is added up then: it takes a millisecond, and no task should wait for longer
+HANDFUL = 512  # what is noted is added up then: it takes half a millisecond, and no task should wait for longer
 
 
 class Histogram:
@@ -111,7 +111,9 @@ class Figures:
     """
 
     def __init__(self) -> None:
-        self._noted: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
+        # Tuples of plain data, which the garbage collector need not follow.
+        self._waits: list[tuple[Any, ...]] = []
+        self._successes: list[tuple[Any, ...]] = []
         self.names: dict[str, NameFigures] = {}
         self.spans: list[Span] = []  # the longer ones; all, if there are few
         self.least_span_s: float = 0.0  # shorter ones were left out
@@ -132,16 +134,23 @@ class Figures:
 
     # -- adding --------------------------------------------------------------------------------------------
 
-    def note(self, add: Callable[..., None], *args: Any) -> None:
-        """Have `add(*args)` called with a handful of others, before the figures are copied."""
-        self._noted.append((add, args))
-        if len(self._noted) >= HANDFUL:
+    def note_waited(self, *facts: Any) -> None:
+        """Have `waited(*facts)` called with a handful of others, before the figures are copied."""
+        self._waits.append(facts)
+
+    def note_succeeded(self, *facts: Any) -> None:
+        """Have `succeeded(*facts)` called with a handful of others, before the figures are copied."""
+        self._successes.append(facts)
+        if len(self._successes) >= HANDFUL:
             self._add_noted()
 
     def _add_noted(self) -> None:
-        noted, self._noted = self._noted, []
-        for add, args in noted:
-            add(*args)
+        waits, successes = self._waits, self._successes
+        self._waits, self._successes = [], []
+        for facts in waits:
+            self.waited(*facts)
+        for facts in successes:
+            self.succeeded(*facts)
 
     def waited(self, name: str, seconds: float, count: int = 1) -> None:
         """Add `count` tasks that were queued for so long before their first attempt."""
@@ -156,16 +165,18 @@ class Figures:
         ended_s: float,
         cpu_s: float | None = None,
         peak_bytes: int | None = None,
+        ended: int = 0,
     ) -> None:
         """Add `count` attempts that one worker ran in a row, each the first of its task, and with success.
 
-        With 0 they are those of a map's chunk, whose rows `rows` counts. `end` counts the tasks.
+        With 0 they are those of a map's chunk, whose rows `rows` counts. `ended` of the tasks have ended with that.
         """
-        figures = self.of(name)
+        figures = self.names.get(name) or self.of(name)
+        figures.ended["succeeded"] += ended
         if count:
             figures.wall.add((ended_s - began_s) / count, count)
         self._add_cost(figures, cpu_s, peak_bytes)
-        self._add_span(Span(pid, name, began_s, ended_s, "succeeded", peak_bytes))
+        self._add_span(pid, name, began_s, ended_s, "succeeded", peak_bytes)
 
     def rows(self, name: str, count: int, took_s: float) -> None:
         """Add `count` rows of a map's chunk that succeeded; the time of the worker is added by `succeeded`."""
@@ -190,7 +201,7 @@ class Figures:
         figures.wall.add(ended_s - began_s)
         self._add_cost(figures, cpu_s, peak_bytes)
         if pid is not None:
-            self._add_span(Span(pid, name, began_s, ended_s, outcome, peak_bytes))
+            self._add_span(pid, name, began_s, ended_s, outcome, peak_bytes)
 
     def end(self, name: str, how: str, error: str | None = None, count: int = 1) -> None:
         """Add tasks that ended; `how` as in `NameFigures.ended`."""
@@ -210,16 +221,19 @@ class Figures:
         if peak_bytes is not None:
             figures.peak_bytes = max(figures.peak_bytes or 0, peak_bytes)
 
-    def _add_span(self, span: Span) -> None:
-        began_s, ended_s = span.began_s, max(span.began_s, span.ended_s)
+    def _add_span(
+        self, pid: int, name: str, began_s: float, ended_s: float, outcome: str, peak_bytes: int | None
+    ) -> None:
+        took_s = max(0.0, ended_s - began_s)
+        ended_s = began_s + took_s
         if self.began_s is None or began_s < self.began_s:
             self.began_s = began_s
         if self.ended_s is None or ended_s > self.ended_s:
             self.ended_s = ended_s
         self._add_busy(began_s, ended_s)
-        if ended_s - began_s < self.least_span_s:
+        if took_s < self.least_span_s:
             return
-        self.spans.append(span)
+        self.spans.append(Span(pid, name, began_s, ended_s, outcome, peak_bytes))
         if len(self.spans) > MAX_SPANS:
             lengths = sorted(each.ended_s - each.began_s for each in self.spans)
             self.least_span_s = max(lengths[MAX_SPANS // 2], 1e-9)
@@ -257,7 +271,7 @@ class Figures:
         self._add_noted()
         copy = Figures()
         copy.__dict__.update(self.__dict__)
-        copy._noted = []
+        copy._waits, copy._successes = [], []
         copy.names = {name: figures.copy() for name, figures in self.names.items()}
         copy.spans, copy.busy, copy.memory = list(self.spans), dict(self.busy), dict(self.memory)
         return copy

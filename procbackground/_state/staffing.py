@@ -104,7 +104,7 @@ def refill(state: State, worker: Worker, now_s: float) -> list[Job]:
     jobs.extend(given)
     pipeline.sent = sent
     if given and first.attempt == 1:  # of the first, for all: they were queued together as a rule
-        state.figures.note(state.figures.waited, first.recipe.name, waited_s, len(given))
+        state.figures.note_waited(first.recipe.name, waited_s, len(given))
     look_s = now_s + jobs[0].recipe.watch_s
     if look_s < state.next_scan_s:
         state.next_scan_s = look_s

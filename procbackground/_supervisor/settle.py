@@ -115,7 +115,8 @@ class Settler:
         pid = worker.pid
         row_recipe, in_a_row, tasks, row_since_s = jobs[0].recipe, 0, 0, since_s  # answers in a row, for the figures
         each_s = (now_s - since_s) / len(jobs)
-        note = self._figures.note
+        note = self._figures.note_succeeded
+        is_end = self.keyed is None  # else all jobs have a key, and are counted when they are recorded
         # They came together; when each of them began is not known.
         success = (self._wall(since_s), self._wall(now_s), pid, None, None)
         count = 0
@@ -153,20 +154,16 @@ class Settler:
             if recipe is not row_recipe:
                 if in_a_row:
                     row_end_s = row_since_s + in_a_row * each_s
-                    note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, row_end_s)
+                    ended = tasks if is_end else 0
+                    note(pid, row_recipe.name, tasks, row_since_s, row_end_s, None, None, ended)
                     row_since_s = row_end_s
                 row_recipe, in_a_row, tasks = recipe, 0, 0
             in_a_row += 1
             tasks += job.handle.plain_rows() if recipe.is_chunk else 1  # type: ignore[attr-defined]
         if in_a_row:
-            note(self._add_successes, pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or ()))
+            ended = tasks if is_end else 0
+            note(pid, row_recipe.name, tasks, row_since_s, now_s, *(batch.cost or (None, None)), ended)
         return count
-
-    def _add_successes(self, pid: int, name: str, tasks: int, began_s: float, ended_s: float, *cost: Any) -> None:
-        """Add consecutive successes of a worker to the figures."""
-        self._figures.succeeded(pid, name, tasks, began_s, ended_s, *cost)
-        if self.keyed is None:  # else all jobs have a key, and are counted when they are recorded
-            self._figures.end(name, "succeeded", count=tasks)
 
     # -- verdicts ------------------------------------------------------------------------------------------
 

@@ -77,17 +77,17 @@ def test_a_copy_does_not_change():
 def test_what_is_noted_is_in_every_copy_and_takes_no_room():
     figures = Figures()
     for number in range(2 * HANDFUL + 1):
-        figures.note(figures.waited, "f", 1.0, 2)
-        assert len(figures._noted) < HANDFUL
+        figures.note_waited("f", 1.0, 2)
         assert figures.copy().names["f"].waited.count == 2 * (number + 1)
-        figures.note(figures.end, "f", "succeeded")
+        figures.note_succeeded(1, "f", 1, 1.0, 2.0, None, None, 1)
+        assert len(figures._successes) < HANDFUL
     assert figures.copy().names["f"].ended["succeeded"] == 2 * HANDFUL + 1
 
 
 def test_a_copy_has_a_handful_of_its_own():
     figures = Figures()
     copy = figures.copy()
-    figures.note(figures.end, "f", "succeeded")
+    figures.note_succeeded(1, "f", 1, 1.0, 2.0, None, None, 1)
     assert not copy.copy().names
 
 
