@@ -31,7 +31,9 @@ T = TypeVar("T")
 
 # After a short task was sent to a worker, its answer is worth waiting for without sleeping: waking up costs 20 µs of a
 # round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
-SPIN_S = 100e-6
+SPIN_S = 40e-6
+WAKING_S = 60e-6
+MAX_MISSES = 3  # spins in a row that were too short, after which none pays: other programs have the processors
 QUICK_S = 200e-6  # a task that takes longer is not worth it
 
 # A caller that finds so many requests waits until the supervisor has come to its own: threads that only submit would
@@ -98,6 +100,7 @@ class Inbox:
         self._notify: Callable[[], object] = _nothing
         self._refuse_late: Callable[[Job], None] | None = None
         self._has_cores = _usable_cpus() > 1
+        self._misses = 0
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -192,14 +195,23 @@ class Inbox:
         """Return what `poll` does; it ends early when a request comes."""
         if self.requests:
             return poll(0)
-        if self.may_spin:
-            self.may_spin = False
-            if self._has_cores:
-                until_s = perf_counter() + SPIN_S
-                while perf_counter() < until_s:
-                    events = poll(0)
-                    if events or self.requests:
-                        return events
+        if not (self.may_spin and self._has_cores):
+            return self._sleep_until_notified(poll, seconds)
+        self.may_spin = False
+        since_s = perf_counter()
+        if self._misses < MAX_MISSES:
+            until_s = since_s + SPIN_S
+            while perf_counter() < until_s:
+                events = poll(0)
+                if events or self.requests:
+                    self._misses = 0
+                    return events
+        events = self._sleep_until_notified(poll, seconds)
+        # Without the time that waking takes, would it have come within a spin?
+        self._misses = 0 if perf_counter() - since_s < SPIN_S + WAKING_S else self._misses + 1
+        return events
+
+    def _sleep_until_notified(self, poll: Poll, seconds: float | None) -> list[tuple[int, int]]:
         self._sleep += 1
         events = poll(0 if self.requests else seconds)
         self._woken = self._sleep
