@@ -18,13 +18,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dask.config
+from distributed.protocol.pickle import dumps
 from distributed.scheduler import KilledWorker
 
 from procbackground._wire import attempts as w
 from procbackground.engines._answers import Answers
 from procbackground.engines._bundles import Bundle, in_bundles, in_messages, key_of
 from procbackground.engines._dask_node import LARGE, NodePlugin, address_of, end_loop, run_bundle
-from procbackground.engines._dask_scheduler import ASK, FORGET, WITHDRAW, SchedulerSide
+from procbackground.engines._dask_scheduler import ASK, FORGET, LEAVE, REGISTER, UNFIT, WITHDRAW, SchedulerSide
 from procbackground.engines._dask_shares import SharesOfManager
 from procbackground.engines._resources import CORES, resources_of
 
@@ -77,7 +78,11 @@ class Connection:
             self._client.subscribe_topic(self._name, self._take_event)
             self._client.register_plugin(SchedulerSide(self._name, self._client.id, drain_timeout_s), name=self._name)
             plugin = NodePlugin(self._name, w.pack(settings), drain_timeout_s)
-            self._client.register_plugin(plugin, name=self._name)
+            refusals = self._client.sync(
+                getattr(self._client.scheduler, REGISTER), name=self._name, plugin=dumps(plugin)
+            )
+            if refusals:
+                raise RuntimeError(refusals[0])
             self._size_up()
             self._threads = [
                 threading.Thread(target=run, name=f"{name}-engine-{what}", daemon=True)
@@ -238,10 +243,14 @@ class Connection:
             if report[1] == w.ANSWER:
                 self._answers.take(*report)
                 continue
+            if report[1] == UNFIT:
+                logger.warning("a node of %s gets no tasks: %s: %s", self._address, *report[2:])
+                continue
             reports.append(report)
             if report[1] in w.ENDS:
                 self._forget(report[0])
-        self._listener.reports_came(reports)
+        if reports:
+            self._listener.reports_came(reports)
 
     def _forget(self, number: int) -> Bundle | None:
         """A request has ended, or was cancelled; return its bundle, if it is known."""
@@ -375,8 +384,7 @@ class Connection:
         self.shares.clear()
         if not self._is_lost and self._client.status == "running":
             try:
-                self._client.unregister_worker_plugin(self._name)
-                self._client.unregister_scheduler_plugin(self._name)
+                self._client.sync(getattr(self._client.scheduler, LEAVE), name=self._name)
             except Exception:
                 pass  # the scheduler is gone: so are the nodes
         try:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from distributed import get_worker
+from distributed import Reschedule, get_worker
 from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
@@ -25,7 +25,7 @@ from distributed.utils import sync
 from procbackground._node.agent import NodeAgent, node_memory_bytes, node_name
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of, key_of
-from procbackground.engines._dask_scheduler import ASKED, DECLARE, DRAIN, DRAINED, OVER, WITHDRAWN
+from procbackground.engines._dask_scheduler import ASKED, DECLARE, DRAIN, DRAINED, ELSEWHERE, OVER, WITHDRAWN
 from procbackground.engines._dask_shares import ShareOnNode
 from procbackground.engines._resources import CORES, MEMORY, slots_of
 
@@ -41,7 +41,9 @@ MOST_BYTES = 16 << 10
 # message that the task has ended: each message costs the scheduler 150 µs and more.
 GATHER_S = 0.001
 GATHER_OF_BUNDLE_S = 0.01  # while a bundle runs: its requests are many, and nobody waits for one of them
-LOOK_S = 0.02  # between two looks whether the results of a node that ends have been fetched
+LOOK_S = 0.02  # between two looks at what no event tells, such as whether results have been fetched
+DECLARE_S = 30.0  # for a scheduler that cannot be reached; then dask has given this node up
+READY_S = 1.0  # that a task waits for a node to be ready; then it goes to another one
 SEND_S = 1.0  # for the last reports of a node that ends
 RUNNING = ("executing", "long-running")  # states of a task of dask
 LEAVING = (Status.closing, Status.closing_gracefully)
@@ -51,19 +53,17 @@ LARGE = "large"  # reports that the result is that of the dask task
 class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
     """The agent of one manager, in one worker of dask."""
 
+    is_ready = False  # the scheduler knows what this node has
+    has_refused = False
+    _agent: NodeAgent
+
     def __init__(self, name: str, settings: bytes, drain_s: float) -> None:
         self.name = name
         self._settings = settings
         self._drain_s = drain_s
 
     async def setup(self, worker: Worker) -> None:
-        """Called by dask when the worker gets to know of the manager. Raises: `RuntimeError` for another version."""
-        settings: w.NodeSettings = w.unpack(self._settings)
-        version = w.own_version()
-        if settings.version != version:
-            raise RuntimeError(
-                f"the node has procbackground {version}, and the manager {settings.version}: they must be the same"
-            )
+        """Called by dask when the worker gets to know of the manager. Raises: what keeps it from running anything."""
         self._worker = worker
         self._large: dict[int, w.Report] = {}  # too large for an event, by the number of the request
         self._lock = threading.Lock()  # guards the next
@@ -72,23 +72,55 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
         self._is_leaving = False  # dask takes no results of tasks any more
         self._running: dict[int, list[int]] = {}  # the requests of each bundle that runs here
         self._node = node_name(worker.address)
-        has = worker.state.total_resources
-        self._agent = NodeAgent(settings, worker.state.nthreads, self._node, self._send, slots_of(has))
+        try:
+            self._agent = self._make_agent()
+        except Exception as error:
+            self.has_refused = True
+            await self._declare({}, str(error))
+            raise
         for op, act in ((WITHDRAWN, NodePlugin.withdraw), (ASKED, NodePlugin.ask), (DRAIN, NodePlugin.retire)):
             worker.stream_handlers[op] = partial(_pass_on, worker, act)
-        await self._declare(has)
         _departure.plugins.add(self)
         _departure.prepare(worker)
+        if await self._declare(self._resources(self._agent.slots), None):
+            self.is_ready = True
+        elif worker.plugins.get(self.name) is self:
+            del worker.plugins[self.name]  # the manager has closed meanwhile, and what nodes are sent then came first
+            await self.teardown(worker)
 
-    async def _declare(self, has: dict[str, float]) -> None:
-        """Have the scheduler know that this node is ready for the manager, and what tasks may need of it, beside what
-        its own command line says."""
-        own = {CORES: self._worker.state.nthreads, MEMORY: node_memory_bytes(), **self._agent.slots}
-        new = {name: float(quantity) for name, quantity in own.items() if name not in has}
-        has.update(new)
-        self._worker.state.available_resources.update(new)
-        tell = getattr(self._worker.scheduler, DECLARE)
-        await tell(name=self.name, address=self._worker.address, resources=new)
+    def _make_agent(self) -> NodeAgent:
+        """Raises: `RuntimeError` for another version of the package."""
+        settings: w.NodeSettings = w.unpack(self._settings)
+        version = w.own_version()
+        if settings.version != version:
+            raise RuntimeError(
+                f"the node has procbackground {version}, and the manager {settings.version}: they must be the same"
+            )
+        state = self._worker.state
+        return NodeAgent(settings, state.nthreads, self._node, self._send, slots_of(state.total_resources))
+
+    def _resources(self, slots: dict[str, int]) -> dict[str, float]:
+        """Return what tasks may need of this node, where its own command line does not say otherwise."""
+        state = self._worker.state
+        own = {CORES: state.nthreads, MEMORY: node_memory_bytes(), **slots}
+        new = {name: float(quantity) for name, quantity in own.items() if name not in state.total_resources}
+        state.total_resources.update(new)
+        state.available_resources.update(new)
+        return {name: state.total_resources[name] for name in own}
+
+    async def _declare(self, resources: dict[str, float], refusal: str | None) -> bool:
+        """Have the scheduler know that this node is ready for the manager, or why not; return False if it does not
+        know the manager any more. Repeated until that is acknowledged. Raises: `OSError` where it never is."""
+        until_s = time.monotonic() + DECLARE_S
+        while True:
+            try:
+                tell = getattr(self._worker.scheduler, DECLARE)
+                address = self._worker.address
+                return await tell(name=self.name, address=address, resources=resources, refusal=refusal)  # type: ignore[no-any-return]
+            except OSError:
+                if time.monotonic() >= until_s:
+                    raise
+                await asyncio.sleep(LOOK_S)
 
     def _send(self, report: w.Report) -> None:
         """Send a report soon, with those that come meanwhile. From any thread."""
@@ -199,6 +231,8 @@ class NodePlugin(WorkerPlugin):  # type: ignore[misc]  # it is untyped
     async def teardown(self, worker: Worker) -> None:
         """Called by dask when the worker closes, or the manager has, which wants nothing more."""
         _departure.plugins.discard(self)
+        if not hasattr(self, "_agent"):
+            return  # it has refused the manager
         if worker.status in LEAVING and not worker.batched_stream.closed():
             await self.drain()  # a nanny ends its worker so, and kills it some seconds later
         await asyncio.to_thread(self._agent.close)
@@ -268,9 +302,19 @@ def address_of(node: str) -> str:
 def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNode]) -> bytes | None:
     """The dask task: run the requests of a bundle of the manager `name`."""
     worker = get_worker()
-    if name not in worker.plugins and not _is_wanted(worker, key_of(name, bundle)):
-        return None  # the manager has closed just before
-    return _plugin_of(worker, name).run(bundle, data, shares)
+    until_s = time.monotonic() + READY_S
+    while True:
+        plugin = worker.plugins.get(name)
+        if plugin is not None and plugin.is_ready:
+            return plugin.run(bundle, data, shares)  # type: ignore[no-any-return]
+        if not _is_wanted(worker, key_of(name, bundle)):
+            return None  # the manager has closed just before
+        if time.monotonic() >= until_s or (plugin is not None and plugin.has_refused):
+            elsewhere = getattr(worker.scheduler, ELSEWHERE)
+            if not sync(worker.loop, elsewhere, name=name, bundle=bundle):
+                time.sleep(READY_S)  # nor is any other node ready
+            raise Reschedule
+        time.sleep(LOOK_S)
 
 
 def _is_wanted(worker: Worker, key: Any) -> bool:

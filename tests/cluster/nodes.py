@@ -158,6 +158,8 @@ def _left_in_scheduler(nodes: int, dask_scheduler: Any) -> list[str]:
 
     left = [f"task {key} is {task.state}" for key, task in dask_scheduler.tasks.items()]
     left += [f"plugin {name}" for name, each in dask_scheduler.plugins.items() if isinstance(each, SchedulerSide)]
+    for node in dask_scheduler.workers.values():
+        left += [f"{much:g} {name} of {node.name} in use" for name, much in node.used_resources.items() if much]
     if len(dask_scheduler.workers) != nodes:
         left.append(f"{len(dask_scheduler.workers)} nodes")
     return left
@@ -169,6 +171,8 @@ def _left_in_node(dask_worker: Any) -> list[str]:
 
     left = [f"task {key} is {task.state}" for key, task in dask_worker.state.tasks.items()]
     left += [f"plugin {name}" for name, each in dask_worker.plugins.items() if isinstance(each, NodePlugin)]
+    if dask_worker.state.available_resources != dask_worker.state.total_resources:
+        left.append(f"{dask_worker.state.available_resources} is free of {dask_worker.state.total_resources}")
     if dask_worker.status.name != "running":
         left.append(f"a worker is {dask_worker.status.name}")
     return left
