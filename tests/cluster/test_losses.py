@@ -271,7 +271,7 @@ def test_signal_to_a_node_that_was_retired_does_not_keep_it_from_ending(make_clu
         gate.wait_for_arrival()
         with distributed.Client(cluster.address, set_as_default=False) as client:
             client.retire_workers(names=["node-1"])
-            wait_until(lambda: "Removing Worker plugin procbackground" in node.log, "it is closing")
+            wait_until(lambda: "Stopping worker" in node.log, "it is closing")
             node.process.terminate()
             assert node.process.wait(PATIENCE_S) == 0
         handle.cancel()
