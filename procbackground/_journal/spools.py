@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import glob
-import logging
 import os
 import sqlite3
 import time
 
 from procbackground._journal import values
+from procbackground._log import logger
 from procbackground._wire import spool
-
-logger = logging.getLogger("procbackground")
 
 # For workers to end whose manager was killed: they do within a second, or when the disk lets them.
 ORPHANS_S = 10.0

@@ -13,7 +13,6 @@ are neither used nor finalized: closing a copied connection could destroy the pa
 from __future__ import annotations
 
 import errno
-import logging
 import os
 import queue
 import sqlite3
@@ -27,9 +26,8 @@ from procbackground._journal import records as r
 from procbackground._journal import schema, spools, statements
 from procbackground._journal.lock import FileLock, network_of
 from procbackground._journal.statements import Found
+from procbackground._log import logger
 from procbackground.errors import JournalError
-
-logger = logging.getLogger("procbackground")
 
 GROUP_ENTRIES = 2000
 GROUP_BYTES = 64 << 20

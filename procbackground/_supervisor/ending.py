@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures._base import FINISHED
 from typing import TYPE_CHECKING, Any
 
+from procbackground._log import logger
 from procbackground._supervisor.waits import end_waits_in_fork, unsettled_handles
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport
@@ -16,7 +16,6 @@ from procbackground.report import CloseReport
 if TYPE_CHECKING:
     from procbackground._supervisor.loop import Loop
 
-logger = logging.getLogger("procbackground")
 
 JOURNAL_S = 10.0  # for the journal's last group, on a slow disk
 

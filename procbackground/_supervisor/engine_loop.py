@@ -5,11 +5,11 @@ The loop is the same as without. In place of processes it has `places`, and in p
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from procbackground._log import logger
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -32,7 +32,6 @@ from procbackground.report import ProcessInfo
 if TYPE_CHECKING:
     from procbackground._supervisor.options import Options
 
-logger = logging.getLogger("procbackground")
 
 CLOSE_S = 2.0  # for the engine to tell the nodes that the manager is gone
 

@@ -6,7 +6,6 @@ that is slower than the tasks makes the queue grow, and delays no task; `close` 
 
 from __future__ import annotations
 
-import logging
 import queue
 import threading
 import time
@@ -14,14 +13,13 @@ from _thread import get_ident
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from procbackground._log import logger
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._sync import Latch
 from procbackground._wire.page import NO_ROW
 from procbackground.handle import TaskHandle
 from procbackground.observers.base import events_wanted_by
-
-logger = logging.getLogger("procbackground")
 
 OF_RUNNING_ROWS = frozenset({"on_task_progress", "on_task_stalled"})  # that a chunk's job has for the row that runs
 

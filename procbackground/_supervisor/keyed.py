@@ -9,7 +9,6 @@ called in the supervisor thread, but `_deliver`, which posts to it.
 
 from __future__ import annotations
 
-import logging
 import pickle
 import time
 from collections import OrderedDict
@@ -21,6 +20,7 @@ from procbackground._journal import records as r
 from procbackground._journal import values
 from procbackground._journal.statements import Found
 from procbackground._journal.writer import Writer
+from procbackground._log import logger
 from procbackground._state.fleet import Worker
 from procbackground._state.job import FOLLOWING, LOOKED_UP, Job, KeyedJob
 from procbackground._state.scheduler import Scheduler
@@ -34,8 +34,6 @@ from procbackground._wire.parcel import ReceivedParcel
 from procbackground._wire.plain import EXTENSION_CODES, STACK_GLOBAL, is_plain
 from procbackground.errors import SerializationError, repr_of
 from procbackground.report import Outcome
-
-logger = logging.getLogger("procbackground")
 
 
 class KeyedJobs:

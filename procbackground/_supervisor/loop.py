@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import logging
 import os
 import signal
 import threading
@@ -60,7 +59,6 @@ if TYPE_CHECKING:
     from procbackground._supervisor.keyed import KeyedJobs
     from procbackground._supervisor.submit_gate import SubmitQueueGate
 
-logger = logging.getLogger("procbackground")
 
 LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
 CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invariants, in tests

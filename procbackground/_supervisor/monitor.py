@@ -11,12 +11,12 @@ what the tree really holds is measured: see `without_files` and `held_bytes` of 
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Collection
 
 from procbackground import _platform
+from procbackground._log import logger
 from procbackground._named import NamedTuple
 from procbackground._platform.trees import Figures
 from procbackground._state import fleet
@@ -28,7 +28,6 @@ if _platform.IS_LINUX:
 else:
     from procbackground._platform import trees_portable as trees  # type: ignore[no-redef]
 
-logger = logging.getLogger("procbackground")
 
 MIN_PAUSE_S = 0.01  # a task that allocates 1 GB/s is noticed 10 MB over its limit
 MAX_PAUSE_S = 0.05  # the longest delay until a task that has started meanwhile is measured

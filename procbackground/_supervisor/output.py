@@ -6,13 +6,13 @@ else still holds the other end, such as a process that the task left behind, is 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import sys
 from collections import deque
 from typing import Any
 
+from procbackground._log import logger
 from procbackground._printable import printable
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
@@ -22,8 +22,6 @@ from procbackground._supervisor.watches import Watches
 from procbackground._wire import frames as wire
 from procbackground._wire.output import CAPTURE, TAGGED, Plan
 from procbackground._wire.parcel import receive_pipes
-
-logger = logging.getLogger("procbackground")
 
 # So much of the output of an attempt is kept: the beginning often says what was run, the end what went wrong.
 HEAD_BYTES = 256 << 10

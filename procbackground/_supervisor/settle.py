@@ -5,7 +5,6 @@ What takes the user's code goes to `usercode` and comes back as a verdict, by th
 
 from __future__ import annotations
 
-import logging
 import pickle
 import time
 from _thread import LockType
@@ -15,6 +14,7 @@ from concurrent.futures._base import CANCELLED_AND_NOTIFIED, FINISHED
 from typing import TYPE_CHECKING, Any
 
 from procbackground._figures import Figures
+from procbackground._log import logger
 from procbackground._named import NamedTuple
 from procbackground._state import commands as c
 from procbackground._state import outcomes
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from procbackground._supervisor.exiting import Losses
     from procbackground._supervisor.keyed import KeyedJobs
 
-logger = logging.getLogger("procbackground")
 
 PLAIN_LIMIT = 65536  # bytes of a value that are loaded on the spot; more would delay other tasks
 

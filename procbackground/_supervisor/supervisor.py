@@ -7,7 +7,6 @@ any point of a call (Ctrl-C, `MemoryError`) leaves it whole: the request is made
 from __future__ import annotations
 
 import _thread
-import logging
 import os
 import threading
 import time
@@ -18,6 +17,7 @@ from multiprocessing.context import BaseContext
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from procbackground import _headstart
+from procbackground._log import logger
 from procbackground._state import commands as c
 from procbackground._state import stops
 from procbackground._state.job import Job
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-logger = logging.getLogger("procbackground")
 
 _living: weakref.WeakSet[Supervisor] = weakref.WeakSet()
 _is_exiting = False  # the interpreter is exiting: a manager that started now would never be closed

@@ -7,7 +7,6 @@ have no guard, so they cost nothing.
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 import weakref
@@ -15,9 +14,8 @@ from collections import deque
 from collections.abc import Callable
 from math import inf
 
+from procbackground._log import logger
 from procbackground._printable import printable
-
-logger = logging.getLogger("procbackground")
 
 # Of one manager, failures that differ get so many records of their own in this time; all others are counted. Where no
 # worker can be started every task fails with the same long text.

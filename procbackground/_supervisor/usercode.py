@@ -6,14 +6,13 @@ There is one thread at first, which keeps the order. Another one is added when a
 
 from __future__ import annotations
 
-import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-logger = logging.getLogger("procbackground")
+from procbackground._log import logger
 
 BLOCKED_S = 0.05  # a thread that has been at one piece of work for longer is blocked in it
 MAX_THREADS = 64  # of blocked ones; beyond that the rest waits

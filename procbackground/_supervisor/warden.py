@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
 from typing import TYPE_CHECKING
 
 from procbackground import _platform
+from procbackground._log import logger
 from procbackground._platform import marks
 from procbackground._supervisor.page import Page
 from procbackground._wire.page import LINES_SIZE, MARK, PID, WORDS_PER_LINE
@@ -16,7 +16,6 @@ from procbackground._wire.page import LINES_SIZE, MARK, PID, WORDS_PER_LINE
 if TYPE_CHECKING:
     import subprocess
 
-logger = logging.getLogger("procbackground")
 
 EXIT_S = 1.0  # for its exit: it has nothing else to do when the manager closes
 REAP_S = 0.5  # at the close, for helpers and killed processes to be gone

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import time
 from collections.abc import Callable
 from functools import partial
 
 from procbackground import _platform
+from procbackground._log import logger
 from procbackground._state import commands as c
 from procbackground._state.fleet import Worker
 from procbackground._state.job import Job, KeyedJob
@@ -29,8 +29,6 @@ from procbackground._wire.page import LOOKS, REVOKED, STARTED, STOP
 from procbackground._wire.shares import NUMBER
 from procbackground.errors import SerializationError
 from procbackground.task import NO_LIMIT
-
-logger = logging.getLogger("procbackground")
 
 
 class Workers:

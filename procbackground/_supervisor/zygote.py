@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import copy
 import errno
-import logging
 import os
 import signal
 import socket
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from procbackground import _headstart, _platform
 from procbackground._load import load
+from procbackground._log import logger
 from procbackground._platform.passing import receive_fds
 from procbackground._state.fleet import Worker
 from procbackground._supervisor.channel import Channel
@@ -43,7 +43,6 @@ from procbackground.errors import death_phrase
 if TYPE_CHECKING:
     from multiprocessing.process import BaseProcess
 
-logger = logging.getLogger("procbackground")
 
 # Modules whose import leaves what forks must not share; the main module with where it is. Known to all managers.
 _unfit: set[Any] = set()

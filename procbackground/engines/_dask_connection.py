@@ -8,7 +8,6 @@ before that comes here; see `_dask_scheduler`. The future is of no more use then
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import queue
 import threading
@@ -21,6 +20,7 @@ import dask.config
 from distributed.protocol.pickle import dumps
 from distributed.scheduler import KilledWorker
 
+from procbackground._log import logger
 from procbackground._wire import attempts as w
 from procbackground.engines._answers import Answers
 from procbackground.engines._bundles import Bundle, in_bundles, in_messages, key_of
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
 
     from procbackground.engines.port import Listener
 
-logger = logging.getLogger("procbackground")
 
 # Between two looks at what no report tells: an attempt that took several nodes down, and the loss of the scheduler. A
 # callback for each future would cost a tenth of the throughput, and more in latency than it gains.

@@ -8,7 +8,6 @@ processes. So the death of a manager and a cancel take the same way.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import threading
@@ -22,6 +21,7 @@ from distributed.core import Status
 from distributed.diagnostics.plugin import WorkerPlugin
 from distributed.utils import sync
 
+from procbackground._log import logger
 from procbackground._node.agent import NodeAgent, node_memory_bytes, node_name
 from procbackground._wire import attempts as w
 from procbackground.engines._bundles import bundle_of, key_of
@@ -32,7 +32,6 @@ from procbackground.engines._resources import CORES, MEMORY, slots_of
 if TYPE_CHECKING:
     from distributed import Worker
 
-logger = logging.getLogger("procbackground")
 
 # A larger report is the result of the dask task, and is fetched by the manager. A smaller one goes by the events, which
 # is a third quicker. The scheduler keeps the last thousand events of each manager, so they must not be large.

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import itertools
 import json
-import logging
 import math
 import os
 import sys
 from typing import IO, Any
 
 from procbackground import events
+from procbackground._log import logger
 from procbackground.errors import repr_of
 from procbackground.observers.base import Observer
-
-_logger = logging.getLogger("procbackground")
 
 LONGEST_INT = 2000  # bits: Python refuses to write numbers of some thousand digits
 FORMAT = 1  # of the lines; a reader ignores fields that it does not know
@@ -167,7 +165,7 @@ class JsonLinesObserver(Observer):
             self._is_torn = os.write(self._fd, data) != len(data)
         except OSError as error:
             if not self._has_failed:  # once, and not for each event
-                _logger.error("events cannot be written to %r, and are lost meanwhile: %s", self._path, error.strerror)
+                logger.error("events cannot be written to %r, and are lost meanwhile: %s", self._path, error.strerror)
             self._has_failed = True
         else:
             self._has_failed = False

@@ -15,17 +15,17 @@ ROOT = Path(procbackground.__file__).parent
 # its own for a module of it stands for all of them.
 LEAVES = {
     "_sync", "_load", "_named", "_record", "_headstart", "task", "retry", "events", "report", "errors", "_broken",
-    "_figures", "_printable",
+    "_figures", "_printable", "_log",
 }  # fmt: skip
 CHILD = {"_wire", "_platform", "_named", "context"}
 MAY_IMPORT: dict[str, set[str]] = {
     "manager": {"_compat", "_submit", "_supervisor", "_state", "_wire", "handle", "observers"} | LEAVES,
-    "engines": {"_node", "_wire", "errors", "_load"},
+    "engines": {"_node", "_wire", "_log", "errors", "_load"},
     "_node": {"_supervisor", "_submit", "_state", "_wire", "handle"} | LEAVES,
     "_compat": {"_supervisor", "_state", "_load"},
     "_supervisor": {"_journal", "_state", "_submit", "_worker", "_report", "handle", "observers"} | CHILD | LEAVES,
     "_state": LEAVES,
-    "_journal": {"_wire", "_platform", "errors", "report", "shared"},
+    "_journal": {"_wire", "_platform", "_log", "errors", "report", "shared"},
     "shared": {"_wire", "errors"},
     "_submit": {"shared", "_journal", "_status", "_state", "handle", "observers", "_wire"} | LEAVES,
     "handle": LEAVES,
@@ -48,6 +48,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_record": set(),
     "_named": set(),
     "_printable": set(),
+    "_log": set(),
     "errors": {"_broken", "_load"},  # on first use: it takes concurrent.futures.process along
     "_broken": set(),
 }
@@ -219,3 +220,10 @@ def modules_after(code: str) -> set[str]:
         env={"PYTHONPATH": str(ROOT.parent)},
     )
     return set(ran.stdout.split())
+
+
+def test_the_parent_logs_by_the_logger_that_never_raises():
+    # In a worker the handler is the package's own, and `logging` is imported on need.
+    others = [path for path in module_files() if path.parent.name != "_worker" and path.name != "_log.py"]
+    assert len(others) > 50
+    assert not [str(path) for path in others if 'getLogger("procbackground")' in path.read_text()]
