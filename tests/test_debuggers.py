@@ -18,6 +18,17 @@ def test_a_debugger_in_a_worker_says_what_to_do(make_manager, method: str):
         assert "debugpy" in str(error)
 
 
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_pudb_in_a_worker_says_what_to_do(make_manager, method: str):
+    pytest.importorskip("pudb")
+    manager = make_manager(max_workers=1, mp_context=method)
+    for _ in range(2):
+        error = manager.run(debugging.start_pudb).exception(timeout=PATIENCE_S)
+        assert type(error) is RuntimeError
+        assert "pudb in a worker process" in str(error)
+        assert "inline=True" in str(error)
+
+
 def test_a_debugger_with_an_input_of_its_own_works(manager):
     number, printed = manager.run(debugging.debug_with_an_own_input).result(timeout=PATIENCE_S)
     assert number == 17

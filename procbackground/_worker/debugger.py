@@ -1,6 +1,7 @@
 """Refuses debuggers that would read from a worker's standard input.
 
-It is empty there. So `pdb` would quit at once, and the task would fail with a `BdbQuit` that says nothing.
+It is empty there. So `pdb` would quit at once, and the task would fail with a `BdbQuit` that says nothing. `pudb` would
+draw over the terminal, and fail with an error of the terminal's settings.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ if TYPE_CHECKING:
 
 
 def refuse_debuggers() -> None:
-    """Have `breakpoint()` and those of `pdb` raise `RuntimeError` from now on."""
+    """Have `breakpoint()`, `pudb`, `pdb` and what derives from it raise `RuntimeError` from now on."""
     if sys.breakpointhook is sys.__breakpointhook__ and "PYTHONBREAKPOINT" not in os.environ:
         sys.breakpointhook = refuse_breakpoint
-    if "pdb" in sys.modules:
-        _guard_pdb()
-    elif _pdb not in sys.meta_path:
-        sys.meta_path.insert(0, _pdb)
+    for debugger in _debuggers:
+        if debugger.name in sys.modules:
+            debugger.set_up()
+        elif debugger not in sys.meta_path:
+            sys.meta_path.insert(0, debugger)
 
 
 def refuse_breakpoint(*args: Any, **kwargs: Any) -> NoReturn:
@@ -55,6 +57,22 @@ def _guard_pdb() -> None:
     debugger.set_trace = set_trace_or_refuse
 
 
+def _guard_pudb() -> None:
+    debugger = sys.modules["pudb.debugger"].Debugger
+    init = debugger.__init__
+    if hasattr(init, "__wrapped__"):
+        return  # in the zygote
+
+    @wraps(init)
+    def init_or_refuse(self: Any, stdin: Any = None, *args: Any, **options: Any) -> None:
+        # It has a terminal of its own where it is reached over the network, or PUDB_TTY names one.
+        if stdin is None and _is_empty(sys.stdin):
+            _refuse("pudb")
+        init(self, stdin, *args, **options)
+
+    debugger.__init__ = init_or_refuse
+
+
 def _is_empty(stream: Any) -> bool:
     try:
         return os.path.samestat(os.fstat(stream.fileno()), os.stat(os.devnull))
@@ -62,4 +80,4 @@ def _is_empty(stream: Any) -> bool:
         return False  # no file
 
 
-_pdb = OnImport("pdb", _guard_pdb)
+_debuggers = (OnImport("pdb", _guard_pdb), OnImport("pudb.debugger", _guard_pudb))

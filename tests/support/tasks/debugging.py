@@ -17,6 +17,10 @@ def start_a_class_derived_from_pdb() -> None:
     Other().set_trace()
 
 
+def start_pudb() -> None:
+    import_module("pudb").set_trace()
+
+
 def debug_with_an_own_input() -> tuple[int, str]:
     """Start a debugger that has another input than the process, as those for the network have; return its output."""
     printed = io.StringIO()
