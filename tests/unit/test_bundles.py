@@ -78,13 +78,22 @@ class FakeScheduler:
 
     def __init__(self) -> None:
         self.tasks: dict[Any, Any] = {}
-        self.workers: dict[str, Any] = {}
+        self.workers: dict[str, Any] = {"node": SimpleNamespace(resources={}, used_resources={})}
         self.sent: list[tuple[str, int]] = []
         self.released: list[str] = []
 
     def client_releases_keys(self, keys: list[str], client: str) -> None:
         assert client == "client"
         self.released += keys
+
+    def add_resources(self, address: str, resources: dict[str, float]) -> None:
+        self.workers[address].resources |= resources
+
+    def bulk_schedule_unrunnable_after_adding_worker(self, node: Any) -> dict[str, str]:
+        return {}
+
+    def transitions(self, recommendations: dict[str, str], stimulus: str) -> None:
+        assert not recommendations
 
     def worker_send(self, address: str, message: dict[str, Any]) -> None:
         self.sent.append((address, message["number"]))
@@ -119,7 +128,7 @@ def test_scheduler_has_dask_forget_a_bundle_with_its_last_report(side):
 
 
 def test_withdrawn_request_is_over_and_stopped_where_its_bundle_runs(side):
-    side.declare("node", {})
+    side.declare("node", {}, None)
     side._scheduler.tasks = {key_of("m", 7): runs_at("node"), key_of("m", 20): runs_at(None)}
     side.withdraw([(7, 8), (20, 21), (30, 31)])
     assert side._scheduler.sent == [("node", 8)]
@@ -130,7 +139,7 @@ def test_node_is_sent_something_from_its_declaration_until_it_is_gone(side):
     side._scheduler.tasks = {key_of("m", 7): runs_at("node")}
     side.withdraw([(7, 8)])
     assert side._scheduler.sent == []
-    side.declare("node", {})
+    side.declare("node", {}, None)
     side.withdraw([(7, 8)])
     side.remove_worker(side._scheduler, "node")
     side.withdraw([(7, 8)])
