@@ -58,6 +58,54 @@ def test_a_close_of_an_unused_manager_tells_of_an_observer_that_blocks(make_mana
     assert not report.is_clean
 
 
+class Slow(Observer):
+    """Takes 5 milliseconds for each success, until it may hurry."""
+
+    def __init__(self, hold: threading.Event) -> None:
+        self.count = 0
+        self._hold = hold
+
+    def on_task_succeeded(self, event: Any) -> None:
+        self._hold.wait(0.005)
+        self.count += 1
+
+
+def test_a_close_without_a_timeout_waits_for_an_observer_that_is_slower_than_the_tasks(make_manager, hold, monkeypatch):
+    monkeypatch.setattr("procbackground._supervisor.ending.MOMENT_S", 0.05)
+    observer = Slow(hold)
+    manager = make_manager(observer=observer)
+    for number in range(100):
+        manager.run(plain.square, number)
+    report = manager.close()
+    assert observer.count == 100
+    assert report.left == ()
+
+
+def test_a_close_with_a_timeout_does_not_wait_for_all_events_of_a_slow_observer(make_manager, hold, monkeypatch):
+    monkeypatch.setattr("procbackground._supervisor.ending.MOMENT_S", 0.05)
+    observer = Slow(hold)
+    manager = make_manager(observer=observer)
+    handles = [manager.run(plain.square, number) for number in range(1000)]
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(1000)]
+    report = manager.close(timeout=0)
+    assert observer.count < 1000
+    assert report.left == ("an observer",)
+
+
+def test_a_close_with_a_timeout_ends_the_wait_of_one_without(make_manager, hold, monkeypatch):
+    monkeypatch.setattr("procbackground._supervisor.ending.MOMENT_S", 0.05)
+    observer = Slow(hold)
+    manager = make_manager(observer=observer)
+    handles = [manager.run(plain.square, number) for number in range(1000)]
+    assert [handle.result(timeout=PATIENCE_S) for handle in handles] == [number**2 for number in range(1000)]
+    closing = threading.Thread(target=manager.close)
+    closing.start()
+    manager.close(timeout=0)
+    closing.join(PATIENCE_S)
+    assert not closing.is_alive()
+    assert observer.count < 1000
+
+
 def test_a_close_tells_of_a_callback_that_blocks(make_manager, hold):
     manager = make_manager()
     blocks = threading.Event()

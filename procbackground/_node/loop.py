@@ -112,7 +112,7 @@ class NodeEvents(Events):
     def start(self) -> None:
         """There is no thread of observers."""
 
-    def stop(self, timeout_s: float) -> bool:
+    def stop(self, timeout_s: float, is_hurried: Callable[[], bool] = lambda: True) -> bool:
         return True
 
     def started(self, job: Job, worker: Worker) -> None:

@@ -52,7 +52,7 @@ def finish(loop: Loop) -> None:
     report = make_report(loop, leftovers=leftovers, left=tuple(left))
     loop.report = report
     loop.events.manager("on_manager_closed", report=report)
-    if not loop.events.stop(MOMENT_S):
+    if not loop.events.stop(MOMENT_S, lambda: loop.is_hurried):
         if is_ready:  # else this thread is not one of `threading`, to which logging would add it for good
             warn_of_observer()
         loop.report = make_report(loop, leftovers=leftovers, left=(*left, AN_OBSERVER))

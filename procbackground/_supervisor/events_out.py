@@ -1,7 +1,7 @@
 """Makes events and passes them to the observers, one at a time and in order, in a thread of its own.
 
 Only events that some observer wants are made. The supervisor thread puts them in a queue without a bound: an observer
-that is slower than the tasks makes the queue grow, and delays no task; `close` waits a moment for it to be emptied.
+that is slower than the tasks makes the queue grow, and delays no task; `close` waits for it to be emptied.
 """
 
 from __future__ import annotations
@@ -168,8 +168,11 @@ class Events:
     def owns(self, thread: threading.Thread) -> bool:
         return thread.ident == self._ident
 
-    def stop(self, timeout_s: float) -> bool:
-        """Wait until all events are delivered; return False when an observer blocks for `timeout_s`."""
+    def stop(self, timeout_s: float, is_hurried: Callable[[], bool] = lambda: True) -> bool:
+        """Wait until all events are delivered; return False when an observer blocks for `timeout_s`.
+
+        Of observers that are only slow, the rest is waited for, unless the close `is_hurried`.
+        """
         if self._thread is None and self._queue.empty():
             return True
         self._queue.put(None)
@@ -179,7 +182,13 @@ class Events:
             self._run()  # no thread can be started, for example while the interpreter exits
             return True
         # Not by `join`: a thread that is none of `threading`'s would be added to its list for good.
-        return self._has_ended.wait(timeout_s)
+        before = self._queue.qsize()
+        while not self._has_ended.wait(timeout_s):
+            left = self._queue.qsize()
+            if left >= before or is_hurried():
+                return False
+            before = left
+        return True
 
     def _run(self) -> None:
         self._ident = get_ident()  # before any observer is called, which may close the manager

@@ -286,7 +286,7 @@ class InlineSupervisor:
             share.free()
         runs.unseen.report_all()
         runs.events.manager("on_manager_closed", report=report)
-        runs.events.stop(CLOSE_S)
+        runs.events.stop(CLOSE_S, lambda: timeout_s is not None)
         return report
 
 

@@ -143,6 +143,7 @@ class Loop:
         self.report: CloseReport = CloseReport()
         self.has_drained: Latch = Latch()  # all workers are gone
         self.has_closed: Latch = Latch()
+        self.is_hurried: bool = False  # a close has a timeout; set by its caller's thread
         self._unchecked_steps = 0
         self._start_lock = threading.Lock()  # taken in threads in which no signal handler runs
 

@@ -246,6 +246,8 @@ class Supervisor(Questions):
         if acceptance.is_foreign:
             return
         acceptance.is_refusing = True
+        if timeout_s is not None:
+            self._loop.is_hurried = True
         if not self._loop.is_ready:
             self._drop_head_start()
         if not self._inbox.is_over:
