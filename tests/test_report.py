@@ -19,6 +19,7 @@ from procbackground._figures import Figures
 from procbackground._report.plots import OTHER_NAMES
 from procbackground._report.run import RunReport
 from procbackground._report.text import columns_of
+from procbackground.observers import JsonLinesObserver
 from tests.support.gate import PATIENCE_S, stop_at_gate
 from tests.support.tasks import failing, plain
 
@@ -311,3 +312,14 @@ def test_a_browser_shows_the_page_so_that_it_can_be_read(finished, tmp_path, wid
     assert least_name > 100
     assert least_text > 7
     assert across <= width
+
+
+def test_short_tasks_that_came_back_together_share_their_time(tmp_path):
+    path = tmp_path / "run.jsonl"
+    with Manager(max_workers=1, observer=JsonLinesObserver(path)) as manager:
+        for number in range(2000):
+            manager.run(abs, number)
+    report = RunReport.of_events(path)
+    assert report.as_dict()["tasks"]["abs"]["succeeded"] == 2000
+    assert report.speed_up is not None
+    assert report.speed_up < 1.5  # one worker

@@ -31,12 +31,14 @@ def figures_of(path: Path) -> Figures:
                 reader.take(event)
             except (KeyError, TypeError) as error:
                 raise ValueError(f"{path}, line {number}: {error!r} in an event {event['event']!r}") from error
+    reader.end()
     return reader.figures
 
 
 class _Reader:
     def __init__(self) -> None:
         self.figures = Figures()
+        self._together: dict[Any, list[dict[str, Any]]] = {}  # by pid: successes of one time, which it ran in a row
         self._added_s: dict[Any, float] = {}  # by the task's number in its run
         self._held: dict[Any, int] = {}  # by pid: memory
 
@@ -68,10 +70,34 @@ class _Reader:
         elif kind == "process_exited":
             self._held.pop(event["pid"], None)
 
+    def end(self) -> None:
+        """Nothing follows."""
+        for successes in self._together.values():
+            self._add_row(successes)
+        self._together.clear()
+
     def _take_attempt(self, event: dict[str, Any]) -> None:
-        began_s, ended_s = event.get("started"), event.get("ended")
-        if began_s is not None and ended_s is not None:
+        began_s, ended_s, pid = event.get("started"), event.get("ended"), event.get("pid")
+        if began_s is None or ended_s is None:
+            return
+        if event.get("outcome") == "succeeded" and pid is not None:
+            successes = self._together.setdefault(pid, [])
+            if successes and (successes[0]["started"], successes[0]["ended"]) != (began_s, ended_s):
+                self._add_row(successes)
+                successes.clear()
+            successes.append(event)
+            return
+        self.figures.attempt(
+            pid, event["task"], event.get("outcome") or "unknown", began_s, ended_s,
+            event.get("cpu_seconds"), event.get("peak_memory"),
+        )  # fmt: skip
+
+    def _add_row(self, successes: list[dict[str, Any]]) -> None:
+        """Add short tasks of one worker that came back together: each has the time of all, and had its share of it."""
+        began_s, ended_s = successes[0]["started"], successes[0]["ended"]
+        each_s = (ended_s - began_s) / len(successes)
+        for number, event in enumerate(successes):
             self.figures.attempt(
-                event.get("pid"), event["task"], event.get("outcome") or "unknown", began_s, ended_s,
+                event["pid"], event["task"], "succeeded", began_s + number * each_s, began_s + (number + 1) * each_s,
                 event.get("cpu_seconds"), event.get("peak_memory"),
             )  # fmt: skip
