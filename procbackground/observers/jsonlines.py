@@ -42,6 +42,9 @@ class JsonLinesObserver(Observer):
     `samples`, and has `rss` in bytes, `cpu_percent` and, while it runs a task, `id` and `task`. Results and arguments
     are never written. A number that JSON has not (NaN, infinity) is null.
 
+    The file stays open until the manager closes. To rotate it, copy it and truncate it, as logrotate's `copytruncate`
+    does: the next event is written at its new end. A file that is renamed goes on getting the events.
+
     Args:
         target: a path, to which is appended; or a text stream; standard error by default.
         samples: whether to write the memory and CPU of processes, four times a second.
