@@ -175,7 +175,8 @@ class Figures:
         figures.ended["succeeded"] += ended
         if count:
             figures.wall.add((ended_s - began_s) / count, count)
-        self._add_cost(figures, cpu_s, peak_bytes)
+        if cpu_s is not None or peak_bytes is not None:  # of short ones neither is
+            self._add_cost(figures, cpu_s, peak_bytes)
         self._add_span(pid, name, began_s, ended_s, "succeeded", peak_bytes)
 
     def rows(self, name: str, count: int, took_s: float) -> None:

@@ -332,7 +332,7 @@ class TaskHandle(Future[R]):
             self._owner.check_usable()  # now: a fork of the process from here on ends the wait
             if self._state in _DONE:
                 return
-            has_waited = acquire_within(lock, timeout)
+            has_waited = lock.acquire() if timeout is None else acquire_within(lock, timeout)
             if self._state not in _DONE:
                 if not has_waited:
                     raise FutureTimeoutError

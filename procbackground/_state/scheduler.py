@@ -361,7 +361,8 @@ class Scheduler(State):
     @property
     def next_due_s(self) -> float:
         """When `clock_advanced` has something to do, at the latest."""
-        return min(self.timers.next_due_s, self.next_scan_s)
+        timers = self.timers
+        return min(timers.next_due_s, self.next_scan_s) if timers.heap else self.next_scan_s
 
     def clock_advanced(self, now_s: float, clocks_of: Callable[[Worker], Clocks]) -> None:
         """Act on the timers that are due."""

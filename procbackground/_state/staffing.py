@@ -178,12 +178,12 @@ def _launch_missing(state: State, now_s: float) -> None:
 
 def want_rescue(state: State, now_s: float) -> None:
     """A worker has nothing to do: see in a moment whether tasks wait behind a long one."""
-    if (
-        state.may_rescue
-        and state.rescue_timer is None
-        and any(len(other.pipeline.jobs) > 1 and other.state == fleet.BUSY for other in state.workers)
-    ):
-        state.rescue_timer = state.timers.at(now_s + RESCUE_AFTER_S, _rescue)
+    if not state.may_rescue or state.rescue_timer is not None:
+        return
+    for other in state.workers:
+        if len(other.pipeline.jobs) > 1 and other.state == fleet.BUSY:
+            state.rescue_timer = state.timers.at(now_s + RESCUE_AFTER_S, _rescue)
+            return
 
 
 def _rescue(state: State, subject: None, now_s: float) -> None:

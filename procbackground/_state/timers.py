@@ -22,10 +22,10 @@ Timer: TypeAlias = list[Any]
 class Timers:
     """The timers of one scheduler."""
 
-    __slots__ = ("_cancelled", "_heap", "_number")
+    __slots__ = ("_cancelled", "_number", "heap")
 
     def __init__(self) -> None:
-        self._heap: list[Timer] = []
+        self.heap: list[Timer] = []  # empty most of the time, which is asked more often than anything else
         self._number = 0
         self._cancelled = 0
 
@@ -33,7 +33,7 @@ class Timers:
         """Have `act(state, subject, now_s)` called at `due_s`; return what `cancel` takes."""
         self._number += 1
         timer: Timer = [due_s, self._number, act, subject]
-        heapq.heappush(self._heap, timer)
+        heapq.heappush(self.heap, timer)
         return timer
 
     def cancel(self, timer: Timer | None) -> None:
@@ -42,16 +42,16 @@ class Timers:
             return
         timer[2] = timer[3] = None
         self._cancelled += 1
-        heap = self._heap
+        heap = self.heap
         if len(heap) >= COMPACT_FROM and self._cancelled > len(heap) >> 1:
-            self._heap = [each for each in heap if each[2] is not None]
-            heapq.heapify(self._heap)
+            self.heap = [each for each in heap if each[2] is not None]
+            heapq.heapify(self.heap)
             self._cancelled = 0
 
     @property
     def next_due_s(self) -> float:
         """When the next one is due, at the latest; `inf` without any."""
-        heap = self._heap
+        heap = self.heap
         while heap and heap[0][2] is None:
             heapq.heappop(heap)
             self._cancelled -= 1
@@ -61,13 +61,13 @@ class Timers:
         """Remove the next timer that is due; return its function and argument, or None if none is due."""
         if self.next_due_s > now_s:
             return None
-        timer = heapq.heappop(self._heap)
+        timer = heapq.heappop(self.heap)
         _, _, act, subject = timer
         timer[2] = timer[3] = None
         return act, subject
 
     def __len__(self) -> int:
-        return len(self._heap)
+        return len(self.heap)
 
     def __iter__(self) -> Iterator[Timer]:
-        return (timer for timer in self._heap if timer[2] is not None)
+        return (timer for timer in self.heap if timer[2] is not None)

@@ -22,7 +22,20 @@ class Chores:
 
     def next_due_s(self) -> float:
         """Return when the next one is due, at the latest; `inf` without any."""
-        due_s = self._next_look_s()
+        loop = self._loop
+        due_s = NO_LOOK_S
+        if loop.stacks.dumps:
+            due_s = loop.stacks.next_due_s
+        if loop.exits.awaited or loop.exits.unwatched:
+            due_s = min(due_s, loop.exits.next_due_s)
+        if loop.launcher.is_starting:
+            due_s = min(due_s, loop.launcher.look_s)
+        if loop.user_code.work:
+            due_s = min(due_s, loop.user_code.look_s)
+        if loop.answers.progress.looks:
+            due_s = min(due_s, loop.answers.progress.next_due_s)
+        if loop.log_records.waiting:
+            due_s = min(due_s, loop.log_records.look_s)
         # Some ask for a look in so many seconds from now, whenever that is. Passes in between must not put it off.
         self._due_s = due_s if due_s == NO_LOOK_S else min(due_s, self._due_s)
         return self._due_s
@@ -41,20 +54,3 @@ class Chores:
             loop.answers.progress.look(now_s)
         loop.log_records.look(now_s)
         loop.user_code.add_thread_if_blocked()
-
-    def _next_look_s(self) -> float:
-        loop = self._loop
-        due_s = NO_LOOK_S
-        if loop.stacks.dumps:
-            due_s = loop.stacks.next_due_s
-        if loop.exits.awaited or loop.exits.unwatched:
-            due_s = min(due_s, loop.exits.next_due_s)
-        if loop.launcher.is_starting:
-            due_s = min(due_s, loop.launcher.look_s)
-        if loop.user_code.work:
-            due_s = min(due_s, loop.user_code.look_s)
-        if loop.answers.progress.looks:
-            due_s = min(due_s, loop.answers.progress.next_due_s)
-        if loop.log_records.waiting:
-            due_s = min(due_s, loop.log_records.look_s)
-        return due_s

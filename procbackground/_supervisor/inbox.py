@@ -18,11 +18,12 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 from math import nan
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import ref
 
 from procbackground._state.job import Job
+from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
     from procbackground import _platform
@@ -35,6 +36,8 @@ SPIN_S = 40e-6
 WAKING_S = 60e-6
 MAX_MISSES = 3  # spins in a row that were too short, after which none pays: other programs have the processors
 QUICK_S = 200e-6  # a task that takes longer is not worth it
+
+LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
 
 # A caller that finds so many requests waits until the supervisor has come to its own: threads that only submit would
 # otherwise keep the interpreter's lock from the supervisor, and the inbox would grow without end.
@@ -154,13 +157,8 @@ class Inbox:
         dropped.act = act
         return notify, dropped
 
-    @property
-    def is_crowded(self) -> bool:
-        """Whether a caller should `wait_for_reading`."""
-        return len(self.requests) > CROWDED
-
     def wait_for_reading(self) -> None:
-        """Wait until the supervisor has read what is in the inbox now."""
+        """Wait until the supervisor has read what is in the inbox now, which is more than `CROWDED`."""
         self.ask(_nothing)
 
     def wake(self) -> None:
@@ -191,12 +189,12 @@ class Inbox:
         """Notify through `wakeup` from now on."""
         self._notify = wakeup.notify
 
-    def sleep(self, poll: Poll, seconds: float | None) -> list[tuple[int, int]]:
-        """Return what `poll` does; it ends early when a request comes."""
+    def sleep(self, poll: Poll, until_s: float) -> list[tuple[int, int]]:
+        """Return what `poll` does until the monotonic time `until_s`; it ends early when a request comes."""
         if self.requests:
             return poll(0)
         if not (self.may_spin and self._has_cores):
-            return self._sleep_until_notified(poll, seconds)
+            return self._sleep_until_notified(poll, until_s)
         self.may_spin = False
         since_s = perf_counter()
         if self._misses < MAX_MISSES:
@@ -206,12 +204,13 @@ class Inbox:
                 if events or self.requests:
                     self._misses = 0
                     return events
-        events = self._sleep_until_notified(poll, seconds)
+        events = self._sleep_until_notified(poll, until_s)
         # Without the time that waking takes, would it have come within a spin?
         self._misses = 0 if perf_counter() - since_s < SPIN_S + WAKING_S else self._misses + 1
         return events
 
-    def _sleep_until_notified(self, poll: Poll, seconds: float | None) -> list[tuple[int, int]]:
+    def _sleep_until_notified(self, poll: Poll, until_s: float) -> list[tuple[int, int]]:
+        seconds = None if until_s == NO_LIMIT else max(0.0, min(until_s - monotonic(), LONGEST_WAIT_S))
         self._sleep += 1
         events = poll(0 if self.requests else seconds)
         self._woken = self._sleep

@@ -88,13 +88,15 @@ class Intake:
                 if request.state != SETTLED:  # else it was cancelled before it came, see `take_in`
                     plain.append(request)
                 continue
-            self._take_in_plain(plain, now_s)  # first, as they came first
+            if plain:
+                self._take_in_plain(plain, now_s)  # first, as they came first
             if isinstance(request, Job):
                 self.take_in(request, now_s)
             else:
                 request()
                 is_plain = self._is_plain
-        self._take_in_plain(plain, now_s)
+        if plain:
+            self._take_in_plain(plain, now_s)
         if scheduler.needs_staff:
             scheduler.staff(now_s)
         if scheduler.payload_bytes > self._pending.limit:
@@ -108,7 +110,7 @@ class Intake:
             worker = self._scheduler.accept(jobs[0], now_s, not self._inbox.requests)
             if worker is not None:
                 self._send(worker, [jobs[0]])
-        elif jobs:
+        else:
             self._scheduler.accept_all(jobs, now_s)
         jobs.clear()
 

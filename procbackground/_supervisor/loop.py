@@ -37,7 +37,7 @@ from procbackground._supervisor.launching import make_launchers
 from procbackground._supervisor.obstacles import patience_s
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.page import Page
-from procbackground._supervisor.process import NO_LOOK_S, Launcher, WorkerProcess
+from procbackground._supervisor.process import Launcher, WorkerProcess
 from procbackground._supervisor.relay import RecordRelay
 from procbackground._supervisor.sampling import Sampler
 from procbackground._supervisor.settle import Settler
@@ -60,7 +60,6 @@ if TYPE_CHECKING:
     from procbackground._supervisor.submit_gate import SubmitQueueGate
 
 
-LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
 CHECKS = bool(os.environ.get("PROCBACKGROUND_CHECK"))  # the scheduler's invariants, in tests
 
 
@@ -256,9 +255,9 @@ class Loop:
         """Wait for facts, report them to the scheduler, and have its commands carried out."""
         inbox, scheduler, watches = self.inbox, self.scheduler, self.watches
         due_s, look_s = scheduler.next_due_s, self.chores.next_due_s()  # what this step brings is for the next one
-        wait_s = self._seconds_to_wait(min(due_s, look_s))
-        self.settler.wake_callers()
-        ready = inbox.sleep(watches.poll, wait_s)
+        if self.settler.sleepers:
+            self.settler.wake_callers()
+        ready = inbox.sleep(watches.poll, 0.0 if scheduler.commands else min(due_s, look_s))
         # First, before times are read that go by it: the machine may have been suspended meanwhile.
         self.wall.note(time.monotonic())
         if inbox.requests:  # first: a worker that has answered is then given what was asked for before
@@ -293,11 +292,6 @@ class Loop:
         if self._unchecked_steps > self.scheduler.unsettled >> 3:
             self._unchecked_steps = 0
             self.scheduler.check()
-
-    def _seconds_to_wait(self, due_s: float) -> float | None:
-        if self.scheduler.commands:
-            return 0.0
-        return None if due_s == NO_LOOK_S else max(0.0, min(due_s - time.monotonic(), LONGEST_WAIT_S))
 
     def _wake(self) -> None:
         if _thread.get_ident() != self.ident:

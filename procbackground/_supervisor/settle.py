@@ -80,7 +80,7 @@ class Settler:
         self.losses: Losses | None = None  # where to note what is dropped, while the interpreter exits
         self.log_records = log_records
         self._waiters: list[tuple[Callable[[], bool], LockType]] = []
-        self._sleepers: list[Sleeper] = []  # of callers whose results are there
+        self.sleepers: list[Sleeper] = []  # of callers whose results are there
 
     # -- values --------------------------------------------------------------------------------------------
 
@@ -101,8 +101,8 @@ class Settler:
         So they find it in the poller instead of waiting for the GIL: a twelfth of a round trip. One wake-up for all
         handles of a round, rather than one for each worker at its first handle, is worth a tenth of a burst.
         """
-        while self._sleepers:
-            self._sleepers.pop().release()
+        while self.sleepers:
+            self.sleepers.pop().release()
 
     def _settle_batch(self, batch: ResultBatch) -> int:
         """Settle the handles of plain values and return how many those are; others are judged."""
@@ -145,7 +145,7 @@ class Settler:
                         handle._history = tuple(job.history.attempts)
                 cost = None
                 value = pickle.loads(body) if body else None
-                if handle._settle(FINISHED, value, None, self._sleepers):
+                if handle._settle(FINISHED, value, None, self.sleepers):
                     self._user_code.put(handle._invoke_callbacks)
                 if has_event:
                     self._events.task("on_task_succeeded", job, result=value)
@@ -248,7 +248,7 @@ class Settler:
         has_event = self._events.has_succeeded
         for job, value in ended:
             handle = job.handle
-            if handle._settle(FINISHED, value, None, self._sleepers):
+            if handle._settle(FINISHED, value, None, self.sleepers):
                 self._user_code.put(handle._invoke_callbacks)
             if has_event:
                 self._events.task("on_task_succeeded", job, result=value)
@@ -314,7 +314,7 @@ class Settler:
             handle = job.handle
             if job.history is not None:
                 handle._history = tuple(job.history.attempts)
-            if handle._settle(CANCELLED_AND_NOTIFIED, None, None, self._sleepers):
+            if handle._settle(CANCELLED_AND_NOTIFIED, None, None, self.sleepers):
                 self._user_code.put(handle._invoke_callbacks)
             if has_event:
                 self._events.task("on_task_cancelled", job)

@@ -24,6 +24,7 @@ from procbackground._state.job import Job
 from procbackground._supervisor import ending, exiting
 from procbackground._supervisor.acceptance import AFTER_EXIT
 from procbackground._supervisor.forks import forget_parents_helpers
+from procbackground._supervisor.inbox import CROWDED
 from procbackground._supervisor.loop import Loop
 from procbackground._supervisor.obstacles import check_main_is_imported
 from procbackground._supervisor.options import Options
@@ -69,7 +70,7 @@ class Supervisor(Questions):
         Raises: `ManagerClosedError`, `InitializerError`, `QueueFullError`; `OSError`, `RuntimeError` where the manager
         cannot start.
         """
-        loop, acceptance = self._loop, self._acceptance
+        loop, acceptance, inbox = self._loop, self._acceptance, self._inbox
         if acceptance.is_refusing or not loop.is_ready:
             self._open()
         if job.recipe.deadline_s != NO_LIMIT:
@@ -77,10 +78,10 @@ class Supervisor(Questions):
         if loop.gate is not None and not job.recipe.is_loop and not acceptance.is_insider:
             loop.gate.submit(job, is_patient)
         else:
-            self._inbox.put(job)
-            if self._inbox.is_crowded and not self._is_own_thread():
-                self._inbox.wait_for_reading()
-        if self._inbox.is_over or acceptance.is_foreign:
+            inbox.put(job)
+            if len(inbox.requests) > CROWDED and not self._is_own_thread():
+                inbox.wait_for_reading()
+        if inbox.is_over or acceptance.is_foreign:
             self._check_taken(job)
 
     accept_loop = accept

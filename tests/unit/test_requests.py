@@ -12,6 +12,7 @@ import pytest
 from procbackground import _platform
 from procbackground._state.job import Job, Recipe
 from procbackground._supervisor.inbox import Inbox, Question
+from procbackground.task import NO_LIMIT
 from tests.support.gate import PATIENCE_S
 
 PUTS, ASKS, THREADS = 500, 50, 8
@@ -40,7 +41,7 @@ class Supervisor:
 
     def _run(self) -> None:
         while not self.is_asked_to_end:
-            self.inbox.sleep(self._poll, None)
+            self.inbox.sleep(self._poll, NO_LIMIT)
             while self.inbox.requests:
                 request = self.inbox.requests.popleft()
                 self.done.append(request) if isinstance(request, Job) else request()
@@ -211,7 +212,7 @@ class LateInbox(Inbox):
         if self.is_late:
             self.is_late = False
             self.requests.clear()  # as the supervisor would, once it was notified
-            self.sleep(lambda seconds: [], None)
+            self.sleep(lambda seconds: [], NO_LIMIT)
             self._sleep += 1  # announced, and not ended
 
 
