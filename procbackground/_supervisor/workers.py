@@ -72,24 +72,21 @@ class Workers:
                 self._events.loop_started(worker.loop, worker)
             else:
                 self._events.head_started(worker)
-        if len(jobs) == 1:
-            job = jobs[0]
+        needs_watch = self._is_sampled
+        frames: list[bytes] = []
+        for job in jobs:
             if job.flags & wire.PARCEL and not self._send_parcel(worker, job):
-                return
-            if job.recipe.memory_limit is not None or self._is_sampled:
-                self._monitor.request_watch()
-            if 0 <= job.recipe.mean_s < QUICK_S:
-                self._inbox.may_spin = True
-            data = call_frame(job)
-        else:
-            if self._is_sampled or any(job.recipe.memory_limit is not None for job in jobs):
-                self._monitor.request_watch()
-            for position, job in enumerate(jobs):
-                if job.flags & wire.PARCEL and not self._send_parcel(worker, job):
-                    jobs = jobs[:position]
-                    break
-            data = b"".join(map(call_frame, jobs))
-        if not process.channel.write(data):
+                break  # those behind it go to another worker, too
+            if job.recipe.memory_limit is not None:
+                needs_watch = True
+            frames.append(call_frame(job))
+        if not frames:
+            return
+        if needs_watch:
+            self._monitor.request_watch()
+        if len(jobs) == 1 and 0 <= jobs[0].recipe.mean_s < QUICK_S:
+            self._inbox.may_spin = True
+        if not process.channel.write(b"".join(frames)):
             self._write_when_ready(process)
 
     def _send_parcel(self, worker: Worker, job: Job) -> bool:
