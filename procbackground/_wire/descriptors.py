@@ -179,13 +179,14 @@ def _reduce_socket(sock: socket.socket) -> tuple[Any, ...]:
 
 copyreg.pickle(socket.socket, _reduce_socket)
 
+CONNECTIONS = "multiprocessing.connection"
 knows_connections = False
 
 
 def know_connections() -> None:
     """Register the reducer of connections, once there can be any: 7 of 139 ms of imports go into their module."""
     global knows_connections
-    kind = getattr(sys.modules.get("multiprocessing.connection"), "Connection", None)
+    kind = getattr(sys.modules.get(CONNECTIONS), "Connection", None)
     if kind is not None:
         copyreg.pickle(kind, _reduce_connection)
         knows_connections = True

@@ -43,7 +43,7 @@ def dumps(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes
     Args:
         buffers: takes the buffers of arrays and the like, which are not in the pickle then.
     """
-    if not descriptors.knows_connections:
+    if not descriptors.knows_connections and descriptors.CONNECTIONS in sys.modules:
         descriptors.know_connections()
     mark = collected_so_far()
     take_buffer = None if buffers is None else buffers.append
@@ -158,7 +158,7 @@ def dump_payload(value: Any) -> bytes | Parcel:
 
     Raises: as `dumps`.
     """
-    if not descriptors.knows_connections:
+    if not descriptors.knows_connections and descriptors.CONNECTIONS in sys.modules:
         descriptors.know_connections()
     buffers: list[pickle.PickleBuffer] = []
     try:
