@@ -6,6 +6,7 @@ import gc
 import os
 import sys
 import threading
+import time
 from _thread import LockType, allocate_lock, get_ident, start_new_thread
 from importlib import import_module
 
@@ -58,21 +59,32 @@ os.register_at_fork(after_in_child=_resume_collector)  # it has no thread that w
 
 
 def aside(act: Callable[[], T]) -> T:
-    """Have `act` called where no signal handler can interrupt it: not in the main thread. Raises: what it raises."""
+    """Have `act` called where no signal handler can interrupt it: not in the main thread.
+
+    A fork waits until `act` has ended. Raises: what it raises; `RuntimeError` in a fork where that took too long.
+    """
     if get_ident() != threading.main_thread().ident:
         return act()
     done = allocate_lock()
     done.acquire()
     outcome: list[Any] = []
+    begun: list[bool] = []
 
     def run() -> None:
+        at_work = allocate_lock()
+        at_work.acquire()
+        _working[get_ident()] = at_work
+        begun.append(True)
         try:
             outcome.append(act())
         except BaseException as error:
             outcome.append(error)
-        done.release()
+        if done.locked():  # else a fork has ended the wait before this thread began
+            done.release()
+        del _working[get_ident()]
+        at_work.release()
 
-    awaited = done, outcome
+    awaited = done, outcome, begun
     try:
         _awaited.append(awaited)
         try:
@@ -80,6 +92,8 @@ def aside(act: Callable[[], T]) -> T:
         except RuntimeError:
             return act()  # the system has no thread to give, or the interpreter exits
         done.acquire()
+        if not outcome:
+            return act()  # this is a fork, and the thread has not begun
     finally:
         if awaited in _awaited:
             _awaited.remove(awaited)
@@ -88,15 +102,27 @@ def aside(act: Callable[[], T]) -> T:
     return outcome[0]  # type: ignore[no-any-return]
 
 
-_awaited: list[tuple[LockType, list[Any]]] = []  # by the main thread
+_awaited: list[tuple[LockType, list[Any], list[bool]]] = []  # by the main thread
+_working: dict[int, LockType] = {}  # by thread, a lock that it holds until it has done its work
+LONGEST_S = 2.0  # that a fork waits for them
+
+
+def _let_finish() -> None:
+    """Before a fork: the locks of an import that is under way in another thread would stay held there for ever."""
+    until_s = time.monotonic() + LONGEST_S
+    for ident, at_work in list(_working.items()):
+        if ident != get_ident() and at_work.acquire(True, max(0.0, until_s - time.monotonic())):
+            at_work.release()
 
 
 def _end_waits() -> None:
     """In a fork, that a signal handler has made: the threads that are waited for do not exist."""
-    for done, outcome in _awaited:
+    _working.clear()
+    for done, outcome, begun in _awaited:
         if done.locked():
-            outcome.append(RuntimeError("this process was forked while another thread did this for it"))
+            if begun and not outcome:
+                outcome.append(RuntimeError("this process was forked while another thread did this for it"))
             done.release()
 
 
-os.register_at_fork(after_in_child=_end_waits)
+os.register_at_fork(before=_let_finish, after_in_child=_end_waits)

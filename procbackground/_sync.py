@@ -1,31 +1,116 @@
 """Waiting that an exception at any point cannot break.
 
-Below every other module. `threading.Event` and `Condition` are Python code: a signal handler that raises inside them
-can leave their inner lock held for ever. What is here rests on raw locks and on single calls of C functions.
+Nor a fork: a wait for something of the parent process raises `ManagerClosedError` in a fork, whenever that was made.
+`acquire_within` is where all threads wait, and keeps to that.
+
+Below every module that waits. `threading.Event` and `Condition` are Python code: a signal handler that raises inside
+them can leave their inner lock held for ever. What is here rests on raw locks and on single calls of C functions.
 """
 
 from __future__ import annotations
 
+import os
 import threading
 import time
-from _thread import LockType, allocate_lock
+import weakref
+from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
 from operator import attrgetter
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
+
+from procbackground.errors import ManagerClosedError
 
 if TYPE_CHECKING:
     import asyncio
 
+IN_FORK = "this manager belongs to the process that this one was forked from; make one here"
 
-def acquire_within(lock: LockType, timeout_s: float | None) -> bool:
-    """Acquire `lock`, and wait up to `timeout_s` seconds for that; None means without end.
+_life: object = object()  # another one in each process
+_asleep: set[LockType] = set()  # what threads wait for, or are about to
 
-    It may be a user's `timeout`. Raises: `TypeError` for what is no number.
+
+def this_life() -> object:
+    """Return what stands for this process, and never for a fork of it."""
+    return _life
+
+
+def check_life(life: object) -> None:
+    """Raise `ManagerClosedError` if what began in the process `life` was copied by a fork."""
+    if life is not _life:
+        raise ManagerClosedError(IN_FORK)
+
+
+def acquire_within(lock: LockType, timeout_s: float | None, life: object) -> bool:
+    """Acquire `lock`, which is held, and wait up to `timeout_s` seconds for that; None means without end.
+
+    `life` is that of the process whose thread will release it. `timeout_s` may be a user's `timeout`.
+    Raises: `ManagerClosedError` in a fork of that process; `TypeError` for what is no number.
     """
     if timeout_s is not None and not hasattr(timeout_s, "__float__"):
         raise TypeError(f"timeout takes a number of seconds, such as timeout=30, not {timeout_s!r}")
-    return lock.acquire(True, -1 if timeout_s is None else max(0.0, float(min(timeout_s, threading.TIMEOUT_MAX))))
+    try:
+        _asleep.add(lock)  # before the look at `life`: either we see the fork, or the fork sees our lock
+        check_life(life)
+        if timeout_s is None:
+            has_acquired = lock.acquire()
+        else:
+            has_acquired = lock.acquire(True, max(0.0, float(min(timeout_s, threading.TIMEOUT_MAX))))
+        check_life(life)
+        return has_acquired
+    finally:
+        _asleep.discard(lock)
+
+
+def _wake_in_fork() -> None:
+    """In a fork, that a signal handler may have made amid a wait: the threads that would end it do not exist."""
+    global _life
+    _life = object()
+    for lock in _asleep:
+        try:
+            lock.release()
+        except RuntimeError:
+            pass  # it was released in the parent, and the wait was about to end
+    _asleep.clear()
+
+
+os.register_at_fork(after_in_child=_wake_in_fork)
+
+
+# Locks that threads hold for moments, made by `moment_lock`. The thread that forks takes them all meanwhile, else a
+# fork might find one held by a thread that it does not have.
+_moment_locks: weakref.WeakSet[Any] = weakref.WeakSet()
+_held: dict[int, list[list[Any]]] = {}  # by thread, for each of its forks: a signal handler may fork amid another
+LONGEST_MOMENT_S = 1.0
+
+
+def moment_lock() -> threading.RLock:
+    """Return a lock that is never found held by another thread in a fork. No thread may wait while it holds it."""
+    lock = threading.RLock()
+    _moment_locks.add(lock)
+    return lock
+
+
+def _hold_moment_locks() -> None:
+    held: list[Any] = []
+    _held.setdefault(get_ident(), []).append(held)
+    until_s = time.monotonic() + LONGEST_MOMENT_S
+    for lock in list(_moment_locks):
+        if lock.acquire(True, max(0.0, until_s - time.monotonic())):
+            held.append(lock)  # noqa: PERF401  # each at once: a handler may raise amid this
+
+
+def _let_go_moment_locks() -> None:
+    forks = _held[get_ident()]
+    for lock in forks.pop():
+        lock.release()
+    if not forks:
+        del _held[get_ident()]
+
+
+os.register_at_fork(
+    before=_hold_moment_locks, after_in_parent=_let_go_moment_locks, after_in_child=_let_go_moment_locks
+)
 
 
 class SafeCondition(threading.Condition):
@@ -40,11 +125,15 @@ class SafeCondition(threading.Condition):
 
 
 class Latch:
-    """An event that happens once: `set` wakes all waiting threads, and later waits return at once."""
+    """An event that happens once: `set` wakes all waiting threads, and later waits return at once.
 
-    __slots__ = ("_waiting", "is_set")
+    It belongs to the process `life`: by default to this one.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_life", "_waiting", "is_set")
+
+    def __init__(self, life: object = None) -> None:
+        self._life = life or _life
         self.is_set: bool = False
         self._waiting: deque[LockType] = deque()  # one held lock for each thread that waits
 
@@ -76,7 +165,7 @@ class Latch:
         lock.acquire()
         try:
             self._waiting.append(lock)  # before the look at `is_set`: either we see it, or `set` sees our lock
-            return self.is_set or acquire_within(lock, timeout_s) or self.is_set
+            return self.is_set or acquire_within(lock, timeout_s, self._life) or self.is_set
         finally:
             self._remove(lock)  # else each wait that times out would leave a lock behind
 
@@ -101,9 +190,10 @@ class Bell:
     The thread that makes it true rings afterwards; it need not while `sleepers` is empty.
     """
 
-    __slots__ = ("sleepers",)
+    __slots__ = ("_life", "sleepers")
 
     def __init__(self) -> None:
+        self._life = _life  # a thread of a fork of this process waits in vain
         self.sleepers: list[Sleeper] = []
 
     def ring(self, sleepers: list[Sleeper] | None = None) -> None:
@@ -127,7 +217,7 @@ class Bell:
                 if is_so():
                     return True
                 timeout_s = None if until_s is None else until_s - time.monotonic()
-                if not acquire_within(sleeper.lock, timeout_s):
+                if not acquire_within(sleeper.lock, timeout_s, self._life):
                     return is_so()
             finally:
                 self._remove(sleeper)

@@ -17,7 +17,7 @@ from concurrent.futures._base import CANCELLED, CANCELLED_AND_NOTIFIED, FINISHED
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeVar
 
-from procbackground._sync import SafeCondition, Sleeper, acquire_within
+from procbackground._sync import SafeCondition, Sleeper, acquire_within, this_life
 from procbackground.errors import ManagerClosedError, repr_of
 from procbackground.report import Attempt, Outcome, Progress
 from procbackground.task import Task
@@ -329,14 +329,13 @@ class TaskHandle(Future[R]):
         sleepers: list[_thread.LockType] = self.__dict__.setdefault("_sleepers", [])
         try:
             sleepers.append(lock)
+            life = this_life()
             self._owner.check_usable()  # now: a fork of the process from here on ends the wait
             if self._state in _DONE:
                 return
-            has_waited = lock.acquire() if timeout is None else acquire_within(lock, timeout)
-            if self._state not in _DONE:
-                if not has_waited:
-                    raise FutureTimeoutError
-                self._owner.check_usable()  # a fork of the process interrupted the wait
+            has_waited = acquire_within(lock, timeout, life)
+            if not has_waited and self._state not in _DONE:
+                raise FutureTimeoutError
         finally:
             if self._state not in _DONE:  # else the list goes with the wait
                 try:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from procbackground._load import aside
 from procbackground._platform.files import OwnedFile
 from procbackground._status.places import is_allowed, make_folder, reachable, socket_name
-from procbackground._sync import Latch
+from procbackground._sync import Latch, check_life, this_life
 from procbackground.observers.base import Observer
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ class StatusServer(Observer):
 
     def __init__(self, name: str, max_workers: int) -> None:
         stopped, self._stop = map(OwnedFile, map(socket.socket.detach, socket.socketpair()), ("r", "w"))
+        self._life = this_life()
         self._managed: Managed | None = None  # the thread has a weak reference
         _living.add(self)
         service = _Service(stopped, name, max_workers)
@@ -83,7 +84,8 @@ class StatusServer(Observer):
         self._service = service
 
     def start(self, managed: Managed) -> None:
-        """Answer from now on."""
+        """Answer from now on. Raises: `ManagerClosedError` in a fork of the process that made it."""
+        check_life(self._life)
         self._managed = managed
         managed.mark_arrivals()
         self._service.managed = weakref.ref(managed)

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from procbackground._supervisor.breakage import Breakage
+from procbackground._sync import IN_FORK
 from procbackground.errors import ManagerClosedError, ProcbackgroundError
 from procbackground.handle import TaskHandle
 
 # The first words are the standard library's, which callers have learnt to look for.
 AFTER_CLOSE = "cannot schedule new futures after shutdown: the manager is closed"
 AFTER_EXIT = "cannot schedule new futures after interpreter shutdown"
-IN_FORK = "this manager belongs to the process that this one was forked from; make one here"
 
 
 class Acceptance:

@@ -165,8 +165,8 @@ def _fail_handle(loop: Loop, handle: TaskHandle[Any]) -> None:
 def abandon_in_fork(loop: Loop) -> None:
     """In a fork of the manager's process: the workers belong to the other one.
 
-    Every later call raises `ManagerClosedError`, and so do the waits of the thread that forked. The copies of the
-    parent's descriptors are closed, else the workers would not notice its end; nothing is written to any.
+    Every later call raises `ManagerClosedError`, and so do the waits of the thread that forked (`_sync`). The copies of
+    the parent's descriptors are closed, else the workers would not notice its end; nothing is written to any.
     """
     acceptance = loop.acceptance
     if acceptance.is_foreign:
@@ -176,9 +176,7 @@ def abandon_in_fork(loop: Loop) -> None:
     error = acceptance.fork_error()
     end_waits_in_fork(loop)
     loop.shares.watch_no_more()
-    loop.inbox.abandon(error)
-    loop.settler.abandon()
-    loop.intake.gate.abandon(error)
+    loop.inbox.abandon()
     for puller in list(loop.pullers):
         puller.abandon(error)
     is_open = loop.is_ready and not loop.has_closed.is_set

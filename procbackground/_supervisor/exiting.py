@@ -24,7 +24,7 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import AFTER_EXIT
-from procbackground._sync import acquire_within
+from procbackground._sync import acquire_within, this_life
 
 if TYPE_CHECKING:
     from procbackground._supervisor.loop import Loop
@@ -105,6 +105,7 @@ class _Exit:
             (now_s + STACKS_S + STACKS_TAKE_S, self._tell),
         ]
         self._stacks: list[tuple[int, str]] = []
+        self._life = this_life()
         self._wake: LockType = allocate_lock()
         self._wake.acquire()
 
@@ -137,7 +138,7 @@ class _Exit:
     def wait(self) -> None:
         """Wait until a manager has closed, a notice is due or the wait is over; give the notice."""
         due_s = min(self._until_s, self._due[0][0] if self._due else float("inf"))
-        acquire_within(self._wake, None if due_s == float("inf") else due_s - time.monotonic())
+        acquire_within(self._wake, None if due_s == float("inf") else due_s - time.monotonic(), self._life)
         while self._due and time.monotonic() >= self._due[0][0]:
             self._due.pop(0)[1]()
 

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 from weakref import ref
 
 from procbackground._state.job import Job
+from procbackground._sync import acquire_within, this_life
 from procbackground.task import NO_LIMIT
 
 if TYPE_CHECKING:
@@ -66,18 +67,15 @@ class Question:
             self.error = error
         self._done.release()
 
-    def wait(self) -> Any:
-        """Return the answer, or raise the error. An interrupted wait changes nothing: the question is asked."""
-        self._done.acquire()
+    def wait(self, life: object) -> Any:
+        """Return the answer, or raise the error. An interrupted wait changes nothing: the question is asked.
+
+        Raises: `ManagerClosedError` in a fork of the process `life`, which has no thread that would answer.
+        """
+        acquire_within(self._done, None, life)
         if self.error is not None:
             raise self.error
         return self.answer
-
-    def drop(self, error: BaseException) -> None:
-        """End the wait with `error`: in a fork there is no supervisor thread to answer. Does nothing once it has."""
-        if self._done.locked():
-            self.error = error
-            self._done.release()
 
 
 class _Dropped(ref[object]):
@@ -97,7 +95,7 @@ class Inbox:
         self.requests: deque[Job | Callable[[], object]] = deque()
         self.is_over: bool = False  # the supervisor reads it no more; callers answer their own requests
         self.may_spin: bool = False  # the supervisor expects something within microseconds
-        self._asked: set[Question] = set()  # not answered yet
+        self._life = this_life()
         self._sleep: float = 0  # the number of the supervisor's sleep, or of its last one; written by it only
         self._woken: float = 0  # the sleep that was ended, or will be by a notification
         self._notify: Callable[[], object] = _nothing
@@ -128,22 +126,14 @@ class Inbox:
     def ask_aside(self, act: Callable[[], T]) -> T:
         """Have `act` called in a thread of its own; return what it returns, or raise what it raises."""
         question = Question(act)
-        self._asked.add(question)
-        try:
-            _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
-            answer: T = question.wait()
-            return answer
-        finally:
-            self._asked.discard(question)
+        _thread.start_new_thread(question, ())  # one call: no list of `threading` can be left half changed
+        answer: T = question.wait(self._life)
+        return answer
 
     def wait_for(self, question: Question, request: Callable[[], object]) -> Any:
         """Have `request` called in the supervisor thread, which calls `question` then or later; return its answer."""
-        self._asked.add(question)
-        try:
-            self.put(request)
-            return question.wait()
-        finally:
-            self._asked.discard(question)
+        self.put(request)
+        return question.wait(self._life)
 
     def when_dropped(self, target: object, act: Callable[[], object]) -> object:
         """Have `act` called in the supervisor thread once nothing refers to `target` any more.
@@ -228,12 +218,10 @@ class Inbox:
         """Return the jobs that are in it."""
         return [request for request in list(self.requests) if isinstance(request, Job)]
 
-    def abandon(self, error: BaseException) -> None:
-        """In a fork of this process: end the waits of the thread that forked with `error`."""
+    def abandon(self) -> None:
+        """In a fork of this process: there is no supervisor thread to wake, and nothing to do for one."""
         self._notify = _nothing
         self.requests.clear()
-        for question in list(self._asked):
-            question.drop(error)
 
 
 def _nothing() -> None:

@@ -375,12 +375,6 @@ class Settler:
         else:
             self._waiters.append((is_so, lock))
 
-    def abandon(self) -> None:
-        """In a fork of this process: end the wait of the thread that forked."""
-        waiters, self._waiters = self._waiters, []
-        for _, lock in waiters:
-            lock.release()
-
     def remove_waiter(self, lock: LockType) -> None:
         """The wait for this lock is over."""
         self._waiters = [waiter for waiter in self._waiters if waiter[1] is not lock]

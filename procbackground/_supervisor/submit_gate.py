@@ -16,6 +16,7 @@ from collections.abc import Callable
 from procbackground._state.job import Job
 from procbackground._supervisor.inbox import Inbox
 from procbackground._supervisor.pending_bytes import UNITS, PendingBytes
+from procbackground._sync import acquire_within, this_life
 from procbackground.errors import QueueFullError
 
 
@@ -64,6 +65,7 @@ class SubmitQueueGate:
         self._credits: deque[None] = deque()
         self._line: deque[_Place] = deque()
         self._refusal: Callable[[], BaseException] | None = None
+        self._life = this_life()
 
     # -- callers -------------------------------------------------------------------------------------------
 
@@ -90,7 +92,7 @@ class SubmitQueueGate:
         place = _Place(job, waits)
         self._inbox.put(lambda: self._line_up(place))
         try:
-            place.turn.acquire()
+            acquire_within(place.turn, None, self._life)
         except BaseException:
             place.is_given_up = True
             self._inbox.put(self.advance)
@@ -191,10 +193,6 @@ class SubmitQueueGate:
             place = self._line.popleft()
             place.error = error()
             place.turn.release()
-
-    def abandon(self, error: BaseException) -> None:
-        """In a fork of this process: end the wait of the thread that forked."""
-        self.refuse_line(lambda: error)
 
 
 def _runs_event_loop() -> bool:

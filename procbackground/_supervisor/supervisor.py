@@ -29,7 +29,7 @@ from procbackground._supervisor.loop import Loop
 from procbackground._supervisor.obstacles import check_main_is_imported
 from procbackground._supervisor.options import Options
 from procbackground._supervisor.questions import Questions
-from procbackground._sync import acquire_within
+from procbackground._sync import acquire_within, this_life
 from procbackground.errors import ManagerClosedError
 from procbackground.handle import TaskHandle
 from procbackground.report import CloseReport
@@ -228,10 +228,10 @@ class Supervisor(Questions):
         settler = self._loop.settler
         lock = _thread.allocate_lock()
         lock.acquire()
+        life = this_life()  # before the question, which a fork from here on refuses
         self.ask(lambda: settler.add_waiter(is_so, lock))
         try:
-            if acquire_within(lock, timeout_s):
-                self._acceptance.check_fork()
+            if acquire_within(lock, timeout_s, life):
                 return True
         except BaseException:
             self._do(lambda: settler.remove_waiter(lock))

@@ -1,4 +1,4 @@
-"""The handles of a manager that are not done, and the end of the waits for them in a fork of its process."""
+"""The handles of a manager that are not done, and how the standard library's waits for them end in a fork."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from procbackground._supervisor.loop import Loop
 
-_WAITS = frozenset(function.__code__ for function in (TaskHandle._wait, wait, as_completed))
+_WAITS = frozenset(function.__code__ for function in (wait, as_completed))
 
 
 def unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
@@ -35,11 +35,15 @@ def unsettled_handles(loop: Loop) -> list[TaskHandle[Any]]:
 
 
 def end_waits_in_fork(loop: Loop) -> None:
-    """End the waits for handles of the thread that forked, in a signal handler say, and forget those of others."""
+    """End the waits of `concurrent.futures` of the thread that forked, and forget those of others.
+
+    All waits of ours end by themselves: see `_sync.acquire_within`.
+    """
     if _is_in_wait():
         # A wait that is just beginning cannot be seen; it ends, too, if the handle has been settled.
-        handles = unsettled_handles(loop)
-        waited = [handle for handle in handles if _forget_waits(handle) or not handle.__dict__.get("_sleepers")]
+        waited = unsettled_handles(loop)
+        for handle in waited:
+            _forget_waits(handle)
     else:
         handles = [job.handle for job in (*loop.scheduler.all_jobs(), *loop.inbox.jobs())]
         waited = [handle for handle in handles if _forget_waits(handle)]
@@ -55,26 +59,19 @@ def end_waits_in_fork(loop: Loop) -> None:
 
 
 def _is_in_wait() -> bool:
-    """Whether a wait for handles is what this thread was interrupted in. Ends those by `handle.result`.
-
-    The lock of such a wait is in nobody's list where another thread was about to release it, with the handle done.
-    """
-    is_so = False
+    """Whether a wait of `concurrent.futures` is what this thread was interrupted in."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code in _WAITS:
-            is_so = True
-        if frame.f_code is TaskHandle._wait.__code__:
-            _release(frame.f_locals.get("lock"))
+            return True
         frame = frame.f_back
-    return is_so
+    return False
 
 
 def _forget_waits(handle: TaskHandle[Any]) -> bool:
-    """End waits by `handle.result`; return whether there may be others, which end once the handle is settled."""
+    """Forget the threads that the fork does not have; return whether this one may wait, until the handle is settled."""
     attributes = handle.__dict__
-    for lock in attributes.get("_sleepers", ()):
-        _release(lock)
+    attributes.pop("_sleepers", None)  # their locks have been released
     condition = attributes.get("_condition")
     if condition is None or not condition._is_owned():  # a thread that does not exist here may hold its lock
         attributes.pop("_claim", None)
@@ -82,11 +79,3 @@ def _forget_waits(handle: TaskHandle[Any]) -> bool:
     if attributes.get("_waiters"):
         attributes["_claim"] = attributes.setdefault("_condition", SafeCondition())
     return "_claim" in attributes
-
-
-def _release(lock: Any) -> None:
-    """End a wait for this lock, unless it does not wait yet, or any more."""
-    try:
-        lock.release()
-    except (AttributeError, RuntimeError):
-        pass  # there is none yet, or it was released: here, or in the parent by a thread that had not removed it

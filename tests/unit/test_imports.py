@@ -42,7 +42,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "_figures": {"_named"},
     "task": {"retry", "_record"},
     "retry": {"_load"},
-    "_sync": set(),
+    "_sync": {"errors"},
     "_load": set(),
     "_headstart": set(),
     "_record": set(),

@@ -11,7 +11,7 @@ import pytest
 
 from procbackground import _platform
 from procbackground._state.job import Job, Recipe
-from procbackground._supervisor.inbox import Inbox, Question
+from procbackground._supervisor.inbox import Inbox
 from procbackground.task import NO_LIMIT
 from tests.support.gate import PATIENCE_S
 
@@ -230,64 +230,3 @@ def test_each_sleep_is_ended_by_one_notification_also_after_a_late_note():
     inbox.put(print)
     inbox.put(print)
     assert notified == [1, 1, 3]
-
-
-def test_in_a_fork_who_waits_gets_the_error(supervisor):
-    may_go_on = threading.Event()
-    supervisor.inbox.put(lambda: may_go_on.wait(PATIENCE_S))
-    errors: list[BaseException] = []
-
-    def ask() -> None:
-        try:
-            supervisor.inbox.ask(lambda: None)
-        except LookupError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    while not (supervisor.inbox._asked and supervisor.inbox.requests):
-        may_go_on.wait(0.001)
-    notify = supervisor.inbox._notify
-    error = LookupError("this is a fork")
-    supervisor.inbox.abandon(error)
-    thread.join(PATIENCE_S)
-    assert errors == [error]
-    supervisor.inbox._notify = notify
-    may_go_on.set()
-
-
-def test_in_a_fork_who_waits_for_another_thread_gets_the_error():
-    inbox = Inbox()
-    may_end, has_begun = threading.Event(), threading.Event()
-    errors: list[BaseException] = []
-
-    def act() -> None:
-        has_begun.set()
-        may_end.wait(PATIENCE_S)
-
-    def ask() -> None:
-        try:
-            inbox.ask_aside(act)
-        except LookupError as error:
-            errors.append(error)
-
-    thread = threading.Thread(target=ask)
-    thread.start()
-    assert has_begun.wait(PATIENCE_S)
-    inbox.abandon(LookupError("this is a fork"))
-    thread.join(PATIENCE_S)
-    assert [str(error) for error in errors] == ["this is a fork"]
-    may_end.set()
-
-
-def test_in_a_fork_a_question_that_was_answered_keeps_its_answer():
-    """Another thread forks before the one that asked has noticed."""
-    inbox = Inbox()
-    inbox.end(lambda job: None)  # so that the caller acts on its own request
-    question = Question(lambda: 7)
-
-    def answer_and_fork() -> None:
-        question()
-        inbox.abandon(ValueError("nobody answers"))
-
-    assert inbox.wait_for(question, answer_and_fork) == 7

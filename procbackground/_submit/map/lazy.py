@@ -87,10 +87,12 @@ class LazyMapper(Mapper):
             if has_ended:
                 puller.raise_error()
                 return None
-            if self._rows and not self._giving.locked():
-                with self._giving:
+            if self._rows and self._giving.acquire(False):
+                try:
                     if self._rows:
                         self._give_pulled()
+                finally:
+                    self._giving.release()
             elif not puller.news.wait(self._has_news, self._end_s):
                 raise TimeoutError
 

@@ -23,7 +23,7 @@ from procbackground._submit.map.chunk import Chunk, Columns
 from procbackground._submit.map.rest import Failed, Part, Rest
 from procbackground._submit.map.watch import UNWATCHED, RowWatch
 from procbackground._submit.recipes import Submitter
-from procbackground._sync import Latch
+from procbackground._sync import Latch, moment_lock, this_life
 from procbackground.errors import ManagerClosedError, ProcbackgroundError, SerializationError
 from procbackground.handle import TaskHandle
 
@@ -49,7 +49,8 @@ class Mapper:
     ) -> None:
         self._watch = watch  # if it tells, columns have one more, of the rows' handles
         self.is_watched = self.adapts or watch is not UNWATCHED
-        self.lock = threading.RLock()
+        self._life = this_life()
+        self.lock = moment_lock()
         self._submitter = submitter
         self._port = submitter.port
         self._fn = fn
@@ -303,7 +304,7 @@ class Mapper:
                     return
                 if not rest.left:
                     return
-                news = rest.news = Latch()
+                news = rest.news = Latch(self._life)
             if not news.wait(self._remaining_s()):
                 raise TimeoutError
 
