@@ -440,6 +440,14 @@ def test_file_that_is_removed_while_in_use_is_an_error_in_the_report(path, is_us
     assert not os.path.exists(path)
 
 
+def test_second_manager_is_kept_off_though_the_file_of_the_lock_was_removed(path, tmp_path):
+    with Manager(max_workers=1, journal=path) as manager:
+        os.unlink(path + "-lock")
+        assert manager.run(plain.square, 2).result(PATIENCE_S) == 4
+        other = run(f"from procbackground import Manager\nManager(journal={path!r})\n", folder=tmp_path)
+        assert "is in use by a manager of process" in other.stderr
+
+
 def test_file_that_is_moved_back_has_everything(path, caplog):
     with Manager(max_workers=1, journal=path) as manager:
         assert manager.run(plain.square, 1).result(PATIENCE_S) == 1

@@ -53,10 +53,21 @@ class FileLock:
         with _list_lock:
             if self._file is not None:
                 try:
-                    os.unlink(self._path)  # while it is locked: a file that another process has locked must stay
+                    if _is_at(self._file, self._path):  # else it was removed, and another process may have made its own
+                        os.unlink(self._path)  # while it is locked: a file that another process has locked must stay
                 except OSError:
                     pass
                 self._file = None
+
+    def renew(self) -> None:
+        """Take the lock once more if its file was removed, as others would not be kept off any longer.
+
+        Raises: `JournalError` where another manager has taken it meanwhile, `OSError`.
+        """
+        with _list_lock:
+            if self._file is not None and not _is_at(self._file, self._path):
+                path = self._entry[1]
+                self._file = _held[self._entry] = _locked(self._path, path)
 
 
 def is_held(path: str) -> bool:
@@ -78,16 +89,22 @@ def _locked(lock_path: str, path: str) -> OwnedFile:
         try:
             # Not `flock`, which a fork of this process would keep.
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(lock_path)):
-                return file
-        except FileNotFoundError:
-            pass  # its owner has removed it meanwhile
+            if _is_at(file, lock_path):
+                return file  # else its owner has removed it meanwhile
         except BaseException as error:
             holder = _holder(file.fileno()) if isinstance(error, OSError) else 0
             file.close()  # not when the traceback is dropped: that would end a lock which is taken meanwhile
             if isinstance(error, OSError) and error.errno in (errno.EACCES, errno.EAGAIN):
                 raise _taken(path, f"process {holder}" if holder else "another process") from None
             raise
+
+
+def _is_at(file: OwnedFile, path: str) -> bool:
+    """Whether `file` is the one at `path` now. Raises: `OSError`."""
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _holder(fd: int) -> int:

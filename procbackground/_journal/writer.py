@@ -184,13 +184,14 @@ class Writer:
         return connection, run
 
     def _check_place(self) -> None:
-        """Raise `JournalError` unless the file is still in its place."""
+        """Raise `JournalError` unless the file is still in its place, and locked for this manager."""
         if schema.identity_of(self.path) != self._identity:
             raise JournalError(
                 f"the journal {self.path!r} was moved, removed or replaced while it was in use: move it back",
                 path=self.path,
                 number=errno.ENOENT,
             )
+        self._lock.renew()
 
     def _note_success(self) -> None:
         self._kept, self._kept_bytes = [], 0
