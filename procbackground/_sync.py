@@ -16,6 +16,7 @@ import weakref
 from _thread import LockType, allocate_lock, get_ident
 from collections import deque
 from collections.abc import Callable
+from functools import cache
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -86,9 +87,18 @@ LONGEST_MOMENT_S = 1.0
 
 def moment_lock() -> threading.RLock:
     """Return a lock that is never found held by another thread in a fork. No thread may wait while it holds it."""
+    _hold_in_forks()
     lock = threading.RLock()
     _moment_locks.add(lock)
     return lock
+
+
+@cache
+def _hold_in_forks() -> None:
+    """Have forks take them. Not before there is one: each fork of a zygote, which has none, would copy pages for it."""
+    os.register_at_fork(
+        before=_hold_moment_locks, after_in_parent=_let_go_moment_locks, after_in_child=_let_go_moment_locks
+    )
 
 
 def _hold_moment_locks() -> None:
@@ -101,16 +111,13 @@ def _hold_moment_locks() -> None:
 
 
 def _let_go_moment_locks() -> None:
-    forks = _held[get_ident()]
+    forks = _held.get(get_ident())
+    if not forks:
+        return  # the first such lock was made by a signal handler amid this fork
     for lock in forks.pop():
         lock.release()
     if not forks:
         del _held[get_ident()]
-
-
-os.register_at_fork(
-    before=_hold_moment_locks, after_in_parent=_let_go_moment_locks, after_in_child=_let_go_moment_locks
-)
 
 
 class SafeCondition(threading.Condition):
