@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -163,6 +165,60 @@ def test_interrupts_of_the_exit_stop_then_kill_what_runs(gate, tmp_path):
         assert process.returncode == 0
         assert "Traceback" not in stderr
         assert "its exit was interrupted: 1 stopped while they ran: held; 3 not begun: waiting (3)." in stderr
+        wait_until_gone(everybody, ORPHANS_GONE_S)
+
+
+AT_ONCE_S = 3.0  # the second Ctrl-C would end the wait after 5
+
+HELD = """
+    import signal, time
+    from procbackground._testing import hasten_exit_notices
+    hasten_exit_notices(after_s=0.01, stacks_after_s=3600)
+
+    def hold():
+        print("held", file=sys.stderr, flush=True)
+        time.sleep(3600)
+
+    def hear(number, frame):
+        print("heard", file=sys.stderr, flush=True)
+
+    signal.signal(signal.SIGUSR1, lambda number, frame: manager._supervisor._inbox.put(hold))
+    signal.signal(signal.SIGUSR2, hear)
+    manager = Manager(max_workers=1, grace=3600)
+    {block}
+        manager.run(gated.survive_all_stops, address)
+"""
+
+
+@pytest.mark.parametrize("block", ["if True:", "with manager:"], ids=["exit", "end of with"])
+def test_a_third_ctrl_c_leaves_what_the_second_could_not_end(block, gate, tmp_path):
+    """The supervisor is held, so that it kills nothing, as on a machine that is too busy."""
+    with running(parent(gate, HELD.format(block=block)), tmp_path) as process:
+        assert gate.wait_for_label() == "at work"
+        if block == "if True:":
+            read_until(process, "waits for")
+        everybody = family(process.pid)
+        os.killpg(process.pid, signal.SIGINT)
+        assert gate.wait_for_label() == "stopped"
+        process.send_signal(signal.SIGUSR1)
+        noise = read_until(process, "held")
+        os.killpg(process.pid, signal.SIGINT)
+        # Its handler runs after that of SIGINT, which has the lower number. A signal that comes just before the main
+        # thread blocks runs its handler with the next one.
+        process.send_signal(signal.SIGUSR2)
+        while not select.select([process.stderr], [], [], 0.2)[0]:
+            process.send_signal(signal.SIGUSR2)
+        noise += read_until(process, "heard")
+        assert process.poll() is None
+        began_s = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        while not select.select([process.stderr], [], [], 1.0)[0]:
+            os.killpg(process.pid, signal.SIGINT)
+        _, stderr = process.communicate(timeout=PATIENCE_S)
+        assert time.monotonic() - began_s < AT_ONCE_S
+        assert process.returncode == (0 if block == "if True:" else -signal.SIGINT)
+        assert (noise + stderr).count("Traceback") == (0 if block == "if True:" else 1), stderr
+        assert "Exception ignored" not in stderr
         wait_until_gone(everybody, ORPHANS_GONE_S)
 
 

@@ -34,6 +34,10 @@ class Closing(Protocol):
         """During a close, end what still runs at once."""
         ...
 
+    def leave(self) -> None:
+        """During a close, have nobody wait for its end any more, the exit of the interpreter included."""
+        ...
+
     def close(self, timeout_s: float | None) -> object:
         """Close, and wait for the end."""
         ...
@@ -63,6 +67,8 @@ class _Hurry:
             self._closing.ask_to_close(0.0)
         elif self._level == 2:
             self._closing.kill_all()
+        else:
+            self._closing.leave()
         return self._level < 3
 
     def pass_on(self) -> None:

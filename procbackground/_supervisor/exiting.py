@@ -24,6 +24,7 @@ from procbackground._state.fleet import Worker
 from procbackground._state.job import Job
 from procbackground._supervisor import ending
 from procbackground._supervisor.acceptance import AFTER_EXIT
+from procbackground._supervisor.forks import forget_processes
 from procbackground._sync import acquire_within, this_life
 
 if TYPE_CHECKING:
@@ -88,6 +89,7 @@ def finish_all(supervisors: Sequence[Supervisor]) -> None:
             except BaseException:  # a handler of the program's own raised, as SIGTERM's often does
                 exit.hasten()
         exit.report()
+        exit.leave()
 
 
 class _Exit:
@@ -166,10 +168,15 @@ class _Exit:
             if text:
                 _say(f"dropped tasks, because {self._reason(supervisor)}: {text}")
 
+    def leave(self) -> None:
+        """Have `multiprocessing` not wait for the processes of managers that have not closed."""
+        if not all(supervisor.has_closed for supervisor in self._supervisors):
+            forget_processes()
+
     # -- its parts -----------------------------------------------------------------------------------------
 
     def _open(self) -> list[Supervisor]:
-        return [supervisor for supervisor in self._supervisors if not supervisor.has_closed]
+        return [each for each in self._supervisors if not (each.has_closed or each.is_left)]
 
     def _bound(self) -> None:
         """Set when to give up: supervisors keep their times, unless the machine is too busy."""

@@ -15,11 +15,11 @@ _LOCKS = {
 def forget_parents_helpers() -> None:
     """In a fork: forget the processes that its parent has, and the locks that its parent's threads hold."""
     _release_inherited_locks()
-    _forget_parents_processes()
+    forget_processes()
 
 
-def _forget_parents_processes() -> None:
-    """In a fork: have its exit not wait for our processes, which are its parent's children."""
+def forget_processes() -> None:
+    """Have the exit of this process not wait for our processes: its parent's in a fork, or those that it leaves."""
     children: set[Any] = mp_process._children  # type: ignore[attr-defined]
     for child in list(children):
         if str(child.name).startswith("procbackground-"):

@@ -261,6 +261,9 @@ class InlineSupervisor:
     def kill_all(self) -> None:
         """There is no process to kill."""
 
+    def leave(self) -> None:
+        """The exit of the interpreter waits for no inline manager."""
+
     def close(self, timeout_s: float | None) -> CloseReport:
         """Wait for what other threads run here. Past `timeout_s` it is asked to stop, and has `grace` to do so."""
         self.check_usable()

@@ -55,6 +55,7 @@ class Supervisor(Questions):
 
     def __init__(self, **options: Any) -> None:
         self._loop = self.make_loop(self, Options(**options))
+        self.is_left: bool = False  # its end was waited for, until that was interrupted for the third time
         self._inbox = self._loop.inbox
         self._acceptance = self._loop.acceptance
         self.tells_tasks: bool = any(name.startswith("on_task") for name in self._loop.events.wanted)
@@ -303,6 +304,10 @@ class Supervisor(Questions):
         """During a close: end what still runs at once. Takes no lock, as `ask_to_close`."""
         if not self._acceptance.is_foreign and not self._inbox.is_over:
             self._inbox.put(lambda: self._loop.scheduler.kill_all(time.monotonic()))
+
+    def leave(self) -> None:
+        """During a close: let the interpreter exit though it has not ended."""
+        self.is_left = True
 
     @property
     def has_closed(self) -> bool:
