@@ -448,6 +448,18 @@ def test_second_manager_is_kept_off_though_the_file_of_the_lock_was_removed(path
         assert "is in use by a manager of process" in other.stderr
 
 
+def test_results_are_found_though_the_write_ahead_log_was_removed_while_in_use(path, tmp_path, caplog):
+    count = f"import sqlite3; print(sqlite3.connect({path!r}).execute('SELECT count(*) FROM tasks').fetchone()[0])"
+    with Manager(max_workers=1, journal=path) as manager:
+        for number in (1, 2, 3):
+            assert manager.run(plain.square, number).result(PATIENCE_S) == number**2
+            assert run(count, folder=tmp_path).stdout == f"{number}\n"
+            os.unlink(path + "-wal")
+        assert manager.close().left == ()
+    assert "was removed while it was in use" in caplog.text
+    assert states_of(path) == {"succeeded": 3}
+
+
 def test_file_that_is_moved_back_has_everything(path, caplog):
     with Manager(max_workers=1, journal=path) as manager:
         assert manager.run(plain.square, 1).result(PATIENCE_S) == 1

@@ -74,6 +74,7 @@ class Writer:
         try:
             schema.check_and_prepare(self.path)
             self._identity = schema.identity_of(self.path)
+            self._log_identity: tuple[int, int] | None = None  # of the -wal file, known after the first commit
             network = network_of(self.path)
             if network is not None:
                 logger.warning(
@@ -161,6 +162,7 @@ class Writer:
                 run = statements.begin_run(connection, facts)
             answers = _commit(connection, run, entries)
             self._check_place()  # again: what has gone to a file that nobody finds is not recorded
+            connection = self._with_its_log(connection)
         except Exception as error:
             _roll_back(connection)
             if connection is not None and not run:
@@ -192,6 +194,22 @@ class Writer:
                 number=errno.ENOENT,
             )
         self._lock.renew()
+
+    def _with_its_log(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        """Return the connection; or another, if its -wal file was removed: nobody else would find what is in there.
+
+        What is in there goes to the journal first. Raises: `sqlite3.Error`, `OSError`.
+        """
+        found = schema.identity_of(f"{self.path}-wal")
+        if self._log_identity is not None and found != self._log_identity:
+            logger.warning("the file %r-wal was removed while it was in use: it is made again", self.path)
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            other = schema.connect(self.path)
+            connection.close()
+            connection = other
+            found = None  # made by the next commit
+        self._log_identity = found
+        return connection
 
     def _note_success(self) -> None:
         self._kept, self._kept_bytes = [], 0
