@@ -162,3 +162,29 @@ def test_where_no_kills_are_counted_there_are_none(lay_out, tmp_path, group):
     root = str(tmp_path) if group is None else lay_out(group, {"app/memory.max": "max\n"})
     found = cgroup.oom_files(root)
     assert (cgroup.oom_kills(found), cgroup.limits_reached(found)) == (None, 0)
+
+
+@pytest.mark.parametrize(
+    ("group", "parent", "cause"),
+    [
+        ("oom 0\noom_kill 1", "oom 2\noom_kill 5", machine.BY_MACHINE),
+        ("oom 1\noom_kill 1", "oom 2\noom_kill 5", machine.BY_CONTAINER),
+        ("oom 0\noom_kill 1", "oom 3\noom_kill 6", machine.BY_CONTAINER),  # by the limit of the group above
+        ("oom 0\noom_kill 0", "oom 3\noom_kill 6", ""),  # another process of the group above was killed
+    ],
+)
+def test_a_kill_is_told_by_what_the_files_of_our_groups_count(lay_out, tmp_path, monkeypatch, group, parent, cause):
+    events = "low 0\nhigh 0\nmax 4\n{}\noom_group_kill 0\n"
+    files = {
+        "slice/memory.events": events.format("oom 2\noom_kill 5"),
+        "slice/app/memory.events": events.format("oom 0\noom_kill 0"),
+    }
+    found = cgroup.oom_files(lay_out("/slice/app", files))
+    monkeypatch.setattr(cgroup, "oom_files", lambda: found)
+    kills = machine.OomKills()
+    assert kills.cause_of_death(kills.count()) == ""
+    folder = tmp_path / "sys/fs/cgroup/slice"
+    (folder / "memory.events").write_text(events.format(parent))
+    (folder / "app/memory.events").write_text(events.format(group))
+    assert kills.cause_of_death(kills.count()) == cause
+    assert kills.cause_of_death(kills.count()) == ""  # each kill once
