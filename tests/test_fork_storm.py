@@ -21,6 +21,9 @@ STORM = """
     SEED, SECONDS, BOUND_S, PERIOD_S, MOST_CHILDREN = {seed}, {seconds}, {bound_s}, 0.013, 6
     REFUSED = ManagerClosedError, CancelledError
 
+    # In a fork, their locks may be held for ever, by a thread of the parent that was about to settle a future.
+    STANDARD_WAITS = "as_completed", "wait of futures"
+
     parent = os.getpid()
     manager = None
     doing = "nothing"
@@ -31,7 +34,7 @@ STORM = """
 
     def fork(number, frame):
         global forks, is_in_handler
-        if is_in_handler or os.getpid() != parent:
+        if is_in_handler or os.getpid() != parent or doing in STANDARD_WAITS:
             return
         is_in_handler = True
         try:

@@ -79,6 +79,7 @@ class StatusServer(Observer):
                 raise
             service.is_listening.wait()
             if service.failure is not None:
+                check_life(self._life)
                 raise service.failure
             undo.pop_all()
         self._service = service
