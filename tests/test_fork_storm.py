@@ -34,10 +34,13 @@ STORM = """
 
     def fork(number, frame):
         global forks, is_in_handler
-        if is_in_handler or os.getpid() != parent or doing in STANDARD_WAITS:
+        if is_in_handler:
             return
         is_in_handler = True
         try:
+            # Only now: a handler that came just before may have made this process a fork.
+            if os.getpid() != parent or doing in STANDARD_WAITS:
+                return
             reap(os.WNOHANG)
             if len(children) < MOST_CHILDREN:
                 forks += 1
