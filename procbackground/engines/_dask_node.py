@@ -303,7 +303,7 @@ def run_bundle(name: str, bundle: int, data: bytes, shares: dict[int, ShareOnNod
     worker = get_worker()
     until_s = time.monotonic() + READY_S
     while True:
-        plugin = worker.plugins.get(name)
+        plugin: Any = worker.plugins.get(name)
         if plugin is not None and plugin.is_ready:
             return plugin.run(bundle, data, shares)  # type: ignore[no-any-return]
         if not _is_wanted(worker, key_of(name, bundle)):
