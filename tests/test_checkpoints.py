@@ -182,7 +182,7 @@ def leave_a_saving_thread():
 # -- the example -----------------------------------------------------------------------------------------------
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "pi.py"
-SAMPLES = "2400000"
+SAMPLES = "12000000"  # so that a quick machine has not done before ten kills
 
 
 def start_example(folder, name):
