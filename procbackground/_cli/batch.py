@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from procbackground._cli.errors import Wrong, say
 from procbackground._cli.inputs import Call, Inputs
 from procbackground._cli.records import CANCELLED, LEFT_OUT, SUCCEEDED, Ended, ended_of
-from procbackground._cli.signals import signals_into
+from procbackground._cli.signals import Requests, signals_into
 from procbackground.errors import ManagerClosedError
 from procbackground.task import Task
 
@@ -78,7 +78,7 @@ class Batch:
         self._failed = 0
         self._succeeded = 0
         self._has_read_all = False
-        self._stops = 0  # how often a stop was asked for
+        self._requests = Requests()
         self._killer: threading.Thread | None = None
         self._feeder = threading.Thread(target=self._feed, name="procbackground-input", daemon=True)
         self.signal: int | None = None  # the first that came
@@ -118,7 +118,7 @@ class Batch:
                 if self.error is not None:
                     self._drain()
             elif kind == "signal":
-                self._take_signal(facts[0])
+                self._take_signal(*facts)
 
     def _in_order(self) -> Iterator[Ended]:
         waiting: dict[int, Ended] = {}
@@ -160,16 +160,17 @@ class Batch:
 
     # -- ending early --------------------------------------------------------------------------------------
 
-    def _take_signal(self, number: int) -> None:
+    def _take_signal(self, number: int, came_s: float) -> None:
+        if not self._requests.is_new(came_s):
+            return
         if self.signal is None:
             self.signal = number
-        self._stops += 1
-        if number == signal.SIGHUP and self._stops == 1:
-            self._stops = 2  # the terminal is gone: a second SIGHUP cannot come
+        if number == signal.SIGHUP and self._requests.count == 1:
+            self._requests.count = 2  # the terminal is gone: a second SIGHUP cannot come
         again = "Ctrl-C" if number == signal.SIGINT else "the same signal"
-        if self._stops == 1:
+        if self._requests.count == 1:
             self._drain("", f"; {again} again terminates them")
-        elif self._stops == 2:
+        elif self._requests.count == 2:
             self._terminate("terminating", f"; {again} again kills them")
         else:
             self._kill()
@@ -183,11 +184,14 @@ class Batch:
         begun = stats.succeeded + stats.failed + self._without_task + finishing
         total = self._inputs.total
         left = "the rest" if total is None else str(max(0, total - begun))
+        self._requests.answer()
         say(f"{why}finishing {finishing}, {left} not started{hint if finishing else ''}")
 
     def _terminate(self, why: str, hint: str = "") -> None:
         self._stop_giving()
-        say(f"{why} {self._running()}{hint}")
+        running = self._running()
+        self._requests.answer()
+        say(f"{why} {running}{hint}")
         self._killer = threading.Thread(target=self._manager.close, args=(0.0,), daemon=True)
         self._killer.start()
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from procbackground._cli.errors import say
 from procbackground._cli.records import failure_of
 from procbackground._cli.sdnotify import notify, watchdog_s
-from procbackground._cli.signals import signals_into
+from procbackground._cli.signals import Requests, signals_into
 from procbackground._cli.work import make_manager, retry_of
 from procbackground._printable import printable
 from procbackground.observers import Observer
@@ -58,14 +58,14 @@ class _Service:
         self._ping_s = None if limit_s is None else limit_s / 2  # as sd_watchdog_enabled(3) recommends
         self._is_stalled = False
         self._is_ready = False
-        self._stops = 0
+        self._requests = Requests()
         self.signal: int | None = None
 
     def run(self) -> None:
         """Return when the loop has ended."""
         while not self._handle.done():
             try:
-                kind, number = self._news.get(timeout=self._ping_s)
+                kind, *facts = self._news.get(timeout=self._ping_s)
             except Empty:
                 self._ping()
                 continue
@@ -79,20 +79,23 @@ class _Service:
                 self._is_stalled = True
                 notify("STATUS=an iteration has stalled")
             elif kind == "signal":
-                self._stop(number)
+                self._stop(*facts)
 
     def _ping(self) -> None:
         if self._ping_s is not None and not self._is_stalled:
             notify("WATCHDOG=1")
 
-    def _stop(self, number: int) -> None:
+    def _stop(self, number: int, came_s: float) -> None:
+        if not self._requests.is_new(came_s):
+            return
         self.signal = self.signal or number
-        self._stops += 1
-        if self._stops == 1:
+        if self._requests.count == 1:
             notify("STOPPING=1")
+            self._requests.answer()
             say("finishing the running iteration; the same signal again terminates it")
             threading.Thread(target=self._manager.cancel, daemon=True).start()
-        elif self._stops == 2:
+        elif self._requests.count == 2:
+            self._requests.answer()
             say("terminating; the same signal again kills")
             threading.Thread(target=self._manager.close, args=(0.0,), daemon=True).start()
         else:

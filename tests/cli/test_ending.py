@@ -44,6 +44,23 @@ def test_a_second_signal_terminates_what_runs(command):
     assert not family(process.pid)
 
 
+@pytest.mark.parametrize(
+    "line", [("map", "tasks:sleeps", "-j", "1", ":::", "a", ":::", "0.5"), ("loop", "tasks:sleeps", "a", "0.5")]
+)
+def test_a_request_that_is_sent_twice_is_one_request(command, line):
+    """`timeout` signals the process and then its group; systemd's SendSIGHUP sends another signal right behind."""
+    with command.running(*line) as process:
+        assert process.stderr.readline() == "begun\n"
+        process.send_signal(signal.SIGSTOP)  # so that both are there when it goes on
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        process.send_signal(signal.SIGCONT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode in (130, 143)  # which of the two is heard first is not defined
+    assert "finishing" in err
+    assert "terminating" not in err
+
+
 def test_a_third_signal_kills_what_will_not_end(command):
     with command.running("map", "tasks:stubborn", "-j", "1", "--grace", "1h", "a") as process:
         assert process.stderr.readline() == "begun\n"
