@@ -11,6 +11,7 @@ import time
 import pytest
 
 from procbackground import Manager, SerializationError, Task, events
+from procbackground._supervisor import sampling
 from procbackground.observers import CallbackObserver, LoguruObserver, Observer
 from tests.support.gate import PATIENCE_S, Address, stop_at_gate
 from tests.support.recorder import Recorder, SampleRecorder
@@ -137,6 +138,34 @@ def test_samples_are_told_while_a_task_runs(make_manager, gate):
     event = recorder.wait_for("process_sampled")[0]
     assert event.pid == event.sample.pid == pid
     assert event.sample.rss > 1_000_000
+
+
+def test_no_sample_of_a_task_follows_its_end(make_manager, gate, monkeypatch):
+    read_figures = sampling.sample
+    recorder = SampleRecorder()
+    ended: list[bool] = []
+
+    def task_ends_meanwhile(pids):
+        figures = read_figures(pids)
+        if pid in pids and not ended:
+            gate.release(pid, "done")
+            ended.append(handle.result(timeout=PATIENCE_S) == "done")
+        return figures
+
+    manager = make_manager(observer=recorder, max_workers=1)
+    handle = manager.run(stop_at_gate, gate.address)
+    pid = gate.wait_for_arrival()
+    monkeypatch.setattr(sampling, "sample", task_ends_meanwhile)
+    recorder.wait_for("task_succeeded")
+    later = manager.run(stop_at_gate, gate.address)
+    later_pid = gate.wait_for_arrival()
+    before = len(recorder.events("process_sampled"))
+    recorder.wait_for("process_sampled", before + 1)  # so the round in which the task ended is over
+    assert ended == [True]
+    seen = [kind for kind, event in recorder.seen if event.handle is handle]
+    assert seen[-1] == "task_succeeded"
+    gate.release(later_pid, "done")
+    assert later.result(timeout=PATIENCE_S) == "done"
 
 
 def test_the_close_is_the_last_event_and_bears_the_report(make_manager, recorder):

@@ -143,7 +143,7 @@ class Events:
             self.put(name, _event_class(name)(task=None, handle=None, attempt=None, time=time.time(), **facts))
 
     def sampled(self, info: Any, job: Job | None) -> None:
-        """Make an event of a sample; in the monitor's thread."""
+        """Make an event of a sample."""
         handle = None if job is None else job.handle._shown()
         task = info.task if handle is None else handle.task
         make = _event_class("on_process_sampled")

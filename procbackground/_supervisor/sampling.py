@@ -135,6 +135,16 @@ class Sampler:
     def _send_samples(self) -> bool:
         """Send events of all processes' figures; return whether any of them runs a task."""
         samples = self.sample()
-        for info, job in samples:
-            self._events.sampled(info, job)
+        self._inbox.ask(lambda: self._put_samples(samples))
         return any(job is not None for _, job in samples)
+
+    def _put_samples(self, samples: list[tuple[ProcessInfo, Job | None]]) -> None:
+        """Send events of the samples that are still true. In the supervisor thread, which makes all other events.
+
+        While the figures were read a task may have ended, or a process: an observer that has forgotten it must not
+        hear of it again.
+        """
+        job_of_pid = {row.worker.pid: row.job for row in self.rows()}
+        for info, job in samples:
+            if info.pid in job_of_pid and (job is None or job is job_of_pid[info.pid]):
+                self._events.sampled(info, job)
