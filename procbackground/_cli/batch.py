@@ -23,6 +23,7 @@ from procbackground.task import Task
 if TYPE_CHECKING:
     from procbackground._cli.values import Halt
     from procbackground.manager import Manager
+    from procbackground.report import Stats
 
 LOOKS_AT_LOAD_S = 1.0  # the kernel updates the load every five seconds
 
@@ -181,17 +182,23 @@ class Batch:
         self._manager.shutdown(wait=False, cancel_futures=True)
         stats = self._manager.stats()
         finishing = stats.running + stats.queued
-        begun = stats.succeeded + stats.failed + self._without_task + finishing
-        total = self._inputs.total
-        left = "the rest" if total is None else str(max(0, total - begun))
+        left = self._unbegun(stats, finishing)
         self._requests.answer()
         say(f"{why}finishing {finishing}, {left} not started{hint if finishing else ''}")
 
+    def _unbegun(self, stats: Stats, at_work: int) -> str:
+        """Return how many tasks have not begun, in words, when `at_work` are at the workers."""
+        total = self._inputs.total
+        begun = stats.succeeded + stats.failed + self._without_task + at_work
+        return "the rest" if total is None else str(max(0, total - begun))
+
     def _terminate(self, why: str, hint: str = "") -> None:
+        has_drained = self._stop.is_set()  # and said what was not started
         self._stop_giving()
-        running = self._running()
+        stats = self._manager.stats()
+        left = "" if has_drained else f", {self._unbegun(stats, stats.running)} not started"
         self._requests.answer()
-        say(f"{why} {running}{hint}")
+        say(f"{why} {stats.running}{left}{hint}")
         self._killer = threading.Thread(target=self._manager.close, args=(0.0,), daemon=True)
         self._killer.start()
 

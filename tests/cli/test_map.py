@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import pty
+import re
 import subprocess
 import sys
 import urllib.request
@@ -211,9 +212,13 @@ def test_a_run_halts_soon_or_now(command):
     assert ran.code == 1
     assert len(ran.records) <= 4
     assert "1 failed: finishing" in ran.err
-    ran = command("map", "tasks:sleeps", "-j", "2", "--halt", "now,success=1", ":::", "a", "b", ":::+", "0.1", "60")
+    times = (":::+", "0.1", "60", "60", "60")
+    ran = command("map", "tasks:sleeps", "-j", "2", "--halt", "now,success=1", ":::", *"abcd", *times)
     assert ran.code == 0
-    assert sorted(record["outcome"] for record in ran.records) == ["cancelled", "succeeded"]
+    said = re.search(r"1 succeeded: stopping (\d+), (\d+) not started", ran.err)
+    assert said
+    assert sum(map(int, said.groups())) == 3
+    assert {record["outcome"] for record in ran.records} == {"cancelled", "succeeded"}
 
 
 def test_a_reader_that_leaves_ends_the_run(command):
