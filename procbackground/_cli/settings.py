@@ -68,8 +68,12 @@ def _section() -> tuple[Path, dict[str, Any]]:
             parsed = tomllib.loads(data.decode("utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise Wrong(f"{path} cannot be read: {error}") from None
-        section = parsed.get("tool", {}).get("procbackground", {})
-        return path, section if isinstance(section, dict) else {}
+        section = parsed
+        for key in ("tool", "procbackground"):
+            section = section.get(key, {})
+            if not isinstance(section, dict):
+                raise Wrong(f"{path}: {key} = {section!r}, where [tool.procbackground] is needed")
+        return path, section
     return Path(FILE), {}
 
 

@@ -259,6 +259,8 @@ def test_settings_come_from_flags_then_environment_then_the_project(command):
         ("[tool.procbackground]\njbos = 3\n", "has 'jbos', which is no option of any command; did you mean jobs?"),
         ("[tool.procbackground.map]\ninterval = 3\n", "has 'interval', which is no option of it"),
         ("[tool.procbackground\n", "cannot be read"),
+        ("[tool]\nprocbackground = 3\n", "procbackground = 3, where [tool.procbackground] is needed"),
+        ("tool = 'procbackground'\n", "tool = 'procbackground', where [tool.procbackground] is needed"),
     ],
 )
 def test_settings_that_are_wrong_are_named(command, text, message):
