@@ -655,3 +655,20 @@ def test_what_is_wrong_with_the_iteration_is_raised_all_the_same(make_manager, g
 
     with pytest.raises(KeyError):
         list(manager.map(plain.square, numbers(), return_exceptions=True, **options))
+
+
+def test_rows_that_are_given_where_no_thread_can_be_started_are_run_before_the_end(make_manager, monkeypatch):
+    """As while the interpreter exits, under Python 3.12 and later: the supervisor's own thread gives them then."""
+    start = threading.Thread.start
+
+    def refuse_for_user_code(thread):
+        if thread.name.endswith("-user-code"):
+            raise RuntimeError("can't create new thread at interpreter shutdown")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_for_user_code)
+    for _ in range(20):
+        manager = make_manager(max_workers=1)
+        results = manager.map(plain.square, range(12))
+        manager.close()
+        assert list(results) == [number**2 for number in range(12)]

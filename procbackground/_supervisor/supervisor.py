@@ -181,8 +181,8 @@ class Supervisor(Questions):
         self._do(self._hold)
 
     def let_go(self) -> None:
-        """End one `hold`."""
-        self._do(self._let_go)
+        """End one `hold`. By the inbox from the supervisor thread, too: behind what was given while it was held."""
+        self._inbox.put(self._let_go)
 
     def _hold(self) -> None:
         self._loop.scheduler.holds += 1
