@@ -33,9 +33,9 @@ T = TypeVar("T")
 
 # After a short task was sent to a worker, its answer is worth waiting for without sleeping: waking up costs 20 µs of a
 # round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
-SPIN_S = 40e-6
-WAKING_S = 60e-6
-MAX_MISSES = 3  # spins in a row that were too short, after which none pays: other programs have the processors
+# It must do for a worker that has to wake up first: with 40 µs, or if it is given up after some in vain, both sides fall
+# asleep, and stay at 280 µs a round trip for a hundred of them.
+SPIN_S = 100e-6
 QUICK_S = 200e-6  # a task that takes longer is not worth it
 
 LONGEST_WAIT_S = 86400.0  # a poller refuses more than 24 days
@@ -101,7 +101,6 @@ class Inbox:
         self._notify: Callable[[], object] = _nothing
         self._refuse_late: Callable[[Job], None] | None = None
         self._has_cores = _usable_cpus() > 1
-        self._misses = 0
 
     # -- any thread ----------------------------------------------------------------------------------------
 
@@ -183,23 +182,14 @@ class Inbox:
         """Return what `poll` does until the monotonic time `until_s`; it ends early when a request comes."""
         if self.requests:
             return poll(0)
-        if not (self.may_spin and self._has_cores):
-            return self._sleep_until_notified(poll, until_s)
-        self.may_spin = False
-        since_s = perf_counter()
-        if self._misses < MAX_MISSES:
-            until_s = since_s + SPIN_S
-            while perf_counter() < until_s:
-                events = poll(0)
-                if events or self.requests:
-                    self._misses = 0
-                    return events
-        events = self._sleep_until_notified(poll, until_s)
-        # Without the time that waking takes, would it have come within a spin?
-        self._misses = 0 if perf_counter() - since_s < SPIN_S + WAKING_S else self._misses + 1
-        return events
-
-    def _sleep_until_notified(self, poll: Poll, until_s: float) -> list[tuple[int, int]]:
+        if self.may_spin:
+            self.may_spin = False
+            if self._has_cores:
+                give_up_s = perf_counter() + SPIN_S
+                while perf_counter() < give_up_s:
+                    events = poll(0)
+                    if events or self.requests:
+                        return events
         seconds = None if until_s == NO_LIMIT else max(0.0, min(until_s - monotonic(), LONGEST_WAIT_S))
         self._sleep += 1
         events = poll(0 if self.requests else seconds)
