@@ -33,8 +33,8 @@ T = TypeVar("T")
 
 # After a short task was sent to a worker, its answer is worth waiting for without sleeping: waking up costs 20 µs of a
 # round trip of 36, and callers need not notify meanwhile. Longer looks take time from others for nothing.
-# It must do for a worker that has to wake up first: with 40 µs, or if it is given up after some in vain, both sides fall
-# asleep, and stay at 280 µs a round trip for a hundred of them.
+# It must do for a worker that has to wake up first: with 40 µs, or if it is given up after some in vain, both sides
+# fall asleep, and stay at 280 µs a round trip for a hundred of them.
 SPIN_S = 100e-6
 QUICK_S = 200e-6  # a task that takes longer is not worth it
 
