@@ -227,7 +227,3 @@ def _plain(value: Any, depth: int = 0) -> Any:
     if depth < 20 and isinstance(value, (list, tuple)):
         return [_plain(each, depth + 1) for each in value]
     return repr_of(value)[:1000]
-
-
-def _name_of(key: Any) -> str:
-    return str(key) if isinstance(key, str) else repr_of(key)
