@@ -32,7 +32,7 @@ _asleep: set[LockType] = set()  # what threads wait for, or are about to
 
 
 def this_life() -> object:
-    """Return what stands for this process, and never for a fork of it."""
+    """Return an object that identifies this process. A fork of it has another one."""
     return _life
 
 
@@ -64,7 +64,7 @@ def acquire_within(lock: LockType, timeout_s: float | None, life: object) -> boo
 
 
 def _wake_in_fork() -> None:
-    """In a fork, that a signal handler may have made amid a wait: the threads that would end it do not exist."""
+    """In a fork: release what threads wait for. The threads that would release it do not exist here."""
     global _life
     _life = object()
     for lock in _asleep:
@@ -81,7 +81,9 @@ os.register_at_fork(after_in_child=_wake_in_fork)
 # Locks that threads hold for moments, made by `moment_lock`. The thread that forks takes them all meanwhile, else a
 # fork might find one held by a thread that it does not have.
 _moment_locks: weakref.WeakSet[Any] = weakref.WeakSet()
-_held: dict[int, list[list[Any]]] = {}  # by thread, for each of its forks: a signal handler may fork amid another
+_held: dict[
+    int, list[list[Any]]
+] = {}  # by thread, for each fork under way: signal handlers fork, too
 LONGEST_MOMENT_S = 1.0
 
 
@@ -107,13 +109,13 @@ def _hold_moment_locks() -> None:
     until_s = time.monotonic() + LONGEST_MOMENT_S
     for lock in list(_moment_locks):
         if lock.acquire(True, max(0.0, until_s - time.monotonic())):
-            held.append(lock)  # noqa: PERF401  # each at once: a handler may raise amid this
+            held.append(lock)  # noqa: PERF401  # one by one: a signal handler may raise in between
 
 
 def _let_go_moment_locks() -> None:
     forks = _held.get(get_ident())
     if not forks:
-        return  # the first such lock was made by a signal handler amid this fork
+        return  # the first of these locks was made during this fork, by a signal handler
     for lock in forks.pop():
         lock.release()
     if not forks:

@@ -196,7 +196,7 @@ class Writer:
         self._lock.renew()
 
     def _with_its_log(self, connection: sqlite3.Connection) -> sqlite3.Connection:
-        """Return the connection; or another, if its -wal file was removed: nobody else would find what is in there.
+        """Return the connection; or a new one, if its -wal file was removed: other connections cannot read that file.
 
         What is in there goes to the journal first. Raises: `sqlite3.Error`, `OSError`.
         """

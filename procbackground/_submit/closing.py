@@ -35,7 +35,7 @@ class Closing(Protocol):
         ...
 
     def leave(self) -> None:
-        """During a close, have nobody wait for its end any more, the exit of the interpreter included."""
+        """During a close: do not wait for its end any more, at the exit of the interpreter either."""
         ...
 
     def close(self, timeout_s: float | None) -> object:

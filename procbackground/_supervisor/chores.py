@@ -1,6 +1,6 @@
 """Chores of the supervisor's loop: looks at what nothing announces, only while there is something to look at.
 
-While short tasks come and go there are none, and a pass of the loop asks nobody when the next one is due.
+With short tasks there are none, and a pass of the loop computes no time for the next one.
 """
 
 from __future__ import annotations

@@ -141,8 +141,7 @@ class Sampler:
     def _put_samples(self, samples: list[tuple[ProcessInfo, Job | None]]) -> None:
         """Send events of the samples that are still true. In the supervisor thread, which makes all other events.
 
-        While the figures were read a task may have ended, or a process: an observer that has forgotten it must not
-        hear of it again.
+        A task or a process may have ended while the figures were read, and no event of it may follow its end.
         """
         job_of_pid = {row.worker.pid: row.job for row in self.rows()}
         for info, job in samples:

@@ -33,7 +33,7 @@ DRAIN = "procbackground-drain"
 DRAINED = "procbackground-drained"  # sent by it
 UNFIT = "unfit"  # reported of a node that cannot run what the manager gives
 REGISTER_S = 5.0  # that a manager waits for nodes to know of it; others follow when they can
-AGAIN_S = 1.0  # before a node that could not be reached is told once more
+AGAIN_S = 1.0  # pause before a message to a node that could not be reached is repeated
 LATE_S = 2.0  # that a node may take longer for draining than it leaves to attempts
 SWEEP_AT = 512  # bundles of which something is known
 
