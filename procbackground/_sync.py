@@ -81,9 +81,7 @@ os.register_at_fork(after_in_child=_wake_in_fork)
 # Locks that threads hold for moments, made by `moment_lock`. The thread that forks takes them all meanwhile, else a
 # fork might find one held by a thread that it does not have.
 _moment_locks: weakref.WeakSet[Any] = weakref.WeakSet()
-_held: dict[
-    int, list[list[Any]]
-] = {}  # by thread, for each fork under way: signal handlers fork, too
+_held: dict[int, list[list[Any]]] = {}  # by thread, for each fork under way: signal handlers fork, too
 LONGEST_MOMENT_S = 1.0
 
 
